@@ -1,0 +1,33 @@
+# The two commands of this project, and what they need. Everything happens in .venv.
+#   make demo    the whole way on handwritten digits, into runs/demo/
+#   make test    lint, format check, tests
+# The first of these that runs and is new enough.
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(SUITS)' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+.PHONY: demo test setup lint clean
+
+demo: setup
+	$(BIN)/keras-vit demo --out runs/demo
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+setup: $(STAMP)
+
+# `python -m pip` and not `pip`: the script breaks when the folder is moved.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv build dist *.egg-info runs

@@ -1,0 +1,20 @@
+"""Quantization-aware training, export to TFLite and SavedModel, and the proof that all copies agree."""
+
+import importlib
+
+# Eager, since the function has its module's name, and light: it starts processes, and imports no TensorFlow.
+from keras_vit.export.verify import verify
+
+_HOME = {
+    "export": "keras_vit.export.directory",
+    "fold": "keras_vit.export.graph",
+    "load_runner": "keras_vit.export.runners",
+    "quantize_aware": "keras_vit.export.aware",
+}
+__all__ = [*_HOME, "verify"]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'keras_vit.export' has no attribute '{name}'; it has {__all__}")

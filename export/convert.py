@@ -1,0 +1,115 @@
+"""One Keras model to one .tflite file, in a process of its own.
+
+    folded ViT -> float .tflite, traced at batch 1 -> ai-edge-quantizer, one rule per operator,
+    with the trained ranges in the place of its calibration
+
+`convert` starts `python -m keras_vit.export.convert`: TensorFlow's converter leaks memory and may
+crash, and neither shall reach the caller.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from keras_vit.errors import InputError
+from keras_vit.export.profiles import profile_named
+from keras_vit.files import atomic_write
+
+
+class ConversionError(RuntimeError):
+    """The converter failed; the message holds its last words."""
+
+
+def convert(model_path, target, profile):
+    """Write the .keras file `model_path` to `target` as a .tflite file of `profile`.
+
+    Raises:
+        ConversionError: the converter's process failed; its last lines are in the message.
+    """
+    job = {"model": str(model_path), "target": str(target), "profile": profile}
+    result = subprocess.run(
+        [sys.executable, "-m", "keras_vit.export.convert", json.dumps(job)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
+    )
+    if result.returncode:
+        last = " | ".join(result.stderr.strip().splitlines()[-3:]) or "it said nothing"
+        raise ConversionError(f"converting {profile} failed (exit code {result.returncode}): {last}")
+
+
+def _work(job):
+    import keras
+
+    import keras_vit.export.aware  # registers the classes that the file may hold
+    from keras_vit.export.graph import fold
+
+    profile = profile_named(job["profile"])
+    model = keras.models.load_model(job["model"], compile=False)
+    aware = isinstance(model, keras_vit.export.aware.QuantizeAware)
+    if aware != profile.quantized or (aware and model.profile != profile.name):
+        raise InputError(f"{job['model']} was not made for the profile {profile.name}.")
+    plain, ranges = model.deploy() if aware else (fold(model), {})
+    content = float_file(plain)
+    if profile.quantized:
+        content = quantize_file(content, plain, ranges, profile)
+    with atomic_write(job["target"]) as temporary:
+        temporary.write_bytes(content)
+
+
+def float_file(model):
+    """The bytes of a float .tflite: `image` [1, H, W, 3] in 0..255 -> `probability` [1, classes].
+
+    Args:
+        model: a folded `ViT`, on raw pixels.
+    """
+    import tempfile
+
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    spec = tf.TensorSpec((1, *model.image_size, 3), tf.float32, name="image")
+    traced = tf.function(lambda image: tf.nn.softmax(model(image)), autograph=False)
+    # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
+    frozen = convert_variables_to_constants_v2(traced.get_concrete_function(spec))
+    module = tf.Module()
+    module.serve = tf.function(lambda image: {"probability": frozen(image)[0]}, input_signature=[spec])
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        # Builtins only: a Flex operator would need a runtime that phones and browsers do not have.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        return converter.convert()
+
+
+def quantize_file(content, model, ranges, profile):
+    """The bytes of the quantized .tflite.
+
+    Args:
+        content: the float .tflite of `model`.
+        model: the folded `ViT` with rounded kernels that `content` was made from.
+        ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
+        profile: the `Profile`.
+    """
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    from keras_vit.export.placement import plan
+
+    quantizer = Quantizer(bytearray(content))
+    rules, tensor_ranges = plan(content, model, ranges, profile)
+    for rule in rules:
+        if rule.static:
+            quantizer.add_static_config(
+                rule.pattern, rule.operation, activation_num_bits=8, weight_num_bits=8
+            )
+        else:
+            quantizer.add_dynamic_config(rule.pattern, rule.operation, num_bits=8)
+    result = quantizer.quantize(tensor_ranges or None, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+if __name__ == "__main__":
+    _work(json.loads(Path(sys.argv[1][1:]).read_text() if sys.argv[1].startswith("@") else sys.argv[1]))

@@ -1,0 +1,104 @@
+"""Exact rewrites: the same function with fewer operators and better ranges for quantization.
+
+Each rewrite moves a parameter that only rescales or shifts into its neighbour:
+
+- pixel normalisation into the patch projection: the model takes raw pixels 0..255, which int8
+  holds without any error;
+- the bias of the patch projection into the positions, where the converter would put it anyway;
+- LayerNorm's scale and shift into the projections that follow it;
+- 1/sqrt(d) into the query projection;
+- the bias of the values into the output projection (the softmax's rows sum to one);
+- the bias of the keys is dropped (it adds the same number to all scores of a query, and the
+  softmax does not see it).
+"""
+
+import math
+
+import numpy as np
+
+from keras_vit.errors import InputError
+from keras_vit.models.vit import ViT
+
+RAW_PIXELS = {"mean": [0.0, 0.0, 0.0], "std": [1 / 255] * 3}  # (pixel / 255 - 0) * 255 = pixel
+
+
+def fold(model):
+    """A new ViT that computes the same logits as `model`, from raw pixels.
+
+    Args:
+        model: a `ViT` with a head. It takes (pixel / 255 - mean) / std; the new one takes pixels
+            in 0..255.
+
+    Raises:
+        InputError: the model is no `ViT`, or has no head.
+    """
+    if not isinstance(model, ViT) or model.head is None:
+        kind = "one without a head (classes=None)" if isinstance(model, ViT) else type(model).__name__
+        raise InputError(f"only a keras_vit.ViT with classes can be exported, not {kind}.")
+    if model.config.folded:
+        return model
+    dtype = "float32"  # ranges and rewrites are exact only there; so is LiteRT's GELU operator
+    folded = ViT(
+        model.config,
+        image_size=model.image_size,
+        classes=model.classes,
+        preprocessing=RAW_PIXELS,
+        name=model.name,
+        dtype=dtype,
+        folded=True,
+    )
+    _patches(model, folded)
+    if model.config.pooling == "cls":
+        folded.cls.assign(model.cls)
+    for old, new in zip(model.blocks, folded.blocks, strict=True):
+        _attention(old, new)
+        _after_norm(old.norm_2, old.mlp.expand, new.mlp.expand)
+        _copy(old.mlp.contract, new.mlp.contract)
+    _after_norm(model.norm, model.head, folded.head)
+    return folded
+
+
+def _array(variable):
+    return np.array(variable, dtype="float64")  # exact enough that the order of rewrites is no matter
+
+
+def _copy(old, new):
+    for source, target in zip(old.weights, new.weights, strict=True):
+        target.assign(source)
+
+
+def _patches(model, folded):
+    """W ((x/255 - m) / s) + b + p = (W / (255 s)) x + (p + b - W m / s), p being the positions."""
+    old, new = model.patches.projection, folded.patches.projection
+    mean, std = (np.asarray(model.preprocessing[key], "float64") for key in ("mean", "std"))
+    repeats = old.kernel.shape[0] // 3
+    mean, std = np.tile(mean, repeats)[:, None], np.tile(std, repeats)[:, None]
+    kernel = _array(old.kernel) / std
+    new.kernel.assign(kernel / 255.0)
+    table = _array(model.positions.table)
+    first = 1 if model.config.pooling == "cls" else 0  # [CLS] is no patch
+    table[:, first:] += _array(old.bias) - (kernel * mean).sum(0)
+    folded.positions.table.assign(table)
+
+
+def _after_norm(norm, old, new):
+    """W (n g + h) + b = (diag(g) W) n + (W h + b)."""
+    kernel = _array(old.kernel)
+    new.kernel.assign(_array(norm.scale)[:, None] * kernel)
+    if new.use_bias:
+        bias = _array(old.bias) if old.use_bias else 0.0
+        new.bias.assign(bias + _array(norm.shift) @ kernel)
+
+
+def _attention(old_block, new_block):
+    old, new, norm = old_block.attention, new_block.attention, old_block.norm_1
+    for name in ("query", "key", "value"):
+        _after_norm(norm, getattr(old, name), getattr(new, name))
+    scale = 1.0 / math.sqrt(old.query.units // old.heads)
+    new.query.kernel.assign(_array(new.query.kernel) * scale)
+    new.query.bias.assign(_array(new.query.bias) * scale)
+    # The values' bias, the norm's shift included, passes through the softmax unchanged.
+    value_bias = _array(old.value.bias) + _array(norm.shift) @ _array(old.value.kernel)
+    output = _array(old.output_projection.kernel)
+    new.output_projection.kernel.assign(output)
+    new.output_projection.bias.assign(_array(old.output_projection.bias) + value_bias @ output)

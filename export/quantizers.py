@@ -1,0 +1,138 @@
+"""Fake quantization: tensors rounded as the phone will round them, in a model that still trains.
+
+`FakeQuantizer` is a Keras 3 layer around a quantizer of tensorflow-model-optimization (tfmot).
+Five kinds are all that a ViT needs:
+
+- "weight": symmetric int8 for each output channel, s = max|w| / 127 (tfmot LastValueQuantizer);
+- "range": int8 with a moving average of the tensor's range (tfmot MovingAverageQuantizer);
+- "symmetric_range": the same with zero point 0, range (-128 s, 127 s): what XNNPACK demands of
+  the right-hand side of a batched matmul (keys and values);
+- "pixels": the fixed range 0..255, exact for 8-bit images (tfmot FixedQuantizer);
+- "token": a range for each token, taken while running (ours, LiteRT's arithmetic).
+"""
+
+import functools
+import os
+
+import keras
+import tensorflow as tf
+
+
+@functools.cache
+def _tfmot():
+    """tfmot's quantizer classes, plus ours written on the same interface."""
+    # Importing tfmot sets TF_USE_LEGACY_KERAS=1, for this process and its children: it would
+    # give the next `import keras` of a child another library. Put it back.
+    before = os.environ.get("TF_USE_LEGACY_KERAS")
+    import keras_cv  # noqa: F401  (keras-cv chooses its Keras when imported: it must come first)
+    from tensorflow_model_optimization.python.core.quantization.keras import quantizers
+
+    if before is None:
+        os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    else:
+        os.environ["TF_USE_LEGACY_KERAS"] = before
+
+    class PerTokenQuantizer(quantizers.Quantizer):
+        """LiteRT's run-time quantization of the left-hand side of a FULLY_CONNECTED.
+
+        For each vector along the last axis: lo = min(x, 0), hi = max(x, 0),
+        s = (hi - lo) / 255, z = round(-lo / s) - 128. The gradient passes straight through.
+        """
+
+        def build(self, tensor_shape, name, layer):
+            return {}
+
+        def __call__(self, inputs, training, weights, **kwargs):
+            low = tf.minimum(tf.reduce_min(inputs, axis=-1, keepdims=True), 0.0)
+            high = tf.maximum(tf.reduce_max(inputs, axis=-1, keepdims=True), 0.0)
+            # An all-zero token has no range; any scale serves it.
+            scale = tf.where(high > low, (high - low) / 255.0, tf.ones_like(low))
+            zero = tf.round(-low / scale) - 128.0
+            rounded = (tf.clip_by_value(tf.round(inputs / scale) + zero, -128.0, 127.0) - zero) * scale
+            return inputs + tf.stop_gradient(rounded - inputs)
+
+        def get_config(self):
+            return {}
+
+    return {
+        "weight": lambda: quantizers.LastValueQuantizer(8, per_axis=True, symmetric=True, narrow_range=True),
+        "range": lambda: quantizers.MovingAverageQuantizer(
+            8, per_axis=False, symmetric=False, narrow_range=False
+        ),
+        "symmetric_range": lambda: quantizers.MovingAverageQuantizer(
+            8, per_axis=False, symmetric=True, narrow_range=False
+        ),
+        "pixels": lambda: quantizers.FixedQuantizer(8, init_min=0.0, init_max=255.0, narrow_range=False),
+        "token": PerTokenQuantizer,
+    }
+
+
+class _VariablesOf:
+    """What tfmot takes for a Keras 2 layer: it only ever calls `add_weight`."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def add_weight(self, name, initializer=None, trainable=False, shape=None):
+        if shape is None:
+            shape = ()
+        elif isinstance(shape, int):
+            shape = (shape,)
+        # `initializer` is a Keras 2 object, which Keras 3 refuses: give it the value instead.
+        value = getattr(initializer, "value", 0.0)
+        return self.layer.add_weight(
+            name=name,
+            shape=shape,
+            initializer=keras.initializers.Constant(value),
+            trainable=trainable,
+            dtype="float32",
+        )
+
+
+class FakeQuantizer(keras.layers.Layer):
+    """A Keras 3 layer that rounds its input as int8 would: same shape and dtype out as in.
+
+    Args:
+        kind: one of those in this module's first lines.
+        name: a name that tells where it sits, e.g. "block_0.attention.query.input".
+    """
+
+    def __init__(self, kind, name=None, **kwargs):
+        super().__init__(name=name, dtype="float32", autocast=False, **kwargs)
+        self.kind = kind
+        self.quantizer = _tfmot()[kind]()
+        self.ranges = {}
+
+    def build(self, input_shape):
+        self.ranges = self.quantizer.build(tuple(input_shape), "range", _VariablesOf(self)) or {}
+
+    def call(self, x, training=None):
+        # A weight's range is a function of the weight as it is now, also at inference: the range
+        # kept from the last training step would be one update behind.
+        training = True if self.kind == "weight" else bool(training)
+        ranges = {key: variable.value for key, variable in self.ranges.items()}
+        y = self.quantizer(tf.cast(x, "float32"), training, ranges)
+        return tf.cast(y, x.dtype)
+
+    @property
+    def has_trained_range(self):
+        return self.kind in ("range", "symmetric_range")
+
+    def set_range(self, low, high):
+        """Start the moving average from the range [low, high] of a calibration pass."""
+        low, high = min(float(low), 0.0), max(float(high), 0.0)
+        if high == low:
+            high = 1e-6  # a tensor that was always zero: any range but an empty one
+        if self.kind == "symmetric_range":
+            step = max(-low / 128.0, high / 127.0)
+            low, high = -128.0 * step, 127.0 * step
+        self.ranges["min_var"].assign(low)
+        self.ranges["max_var"].assign(high)
+
+    def get_range(self):
+        """(low, high) as floats, or None for kinds whose range is not a trained constant."""
+        if self.kind == "pixels":
+            return 0.0, 255.0
+        if not self.has_trained_range:
+            return None
+        return float(self.ranges["min_var"].value), float(self.ranges["max_var"].value)

@@ -1,0 +1,329 @@
+"""`load_runner`: one way to ask any copy of a model, and to time it.
+
+    runner = load_runner("dist/int8.tflite", threads=1)    # or a .keras file, or a SavedModel folder
+    runner.predict(images)                                 # uint8 [N, H, W, 3] -> probabilities [N, classes]
+    runner.time_one(images[0], seconds=1.0)                # milliseconds, one number a run
+
+TensorFlow is imported only for a Keras file or a SavedModel: a .tflite file needs NumPy and
+LiteRT alone, as on a phone.
+"""
+
+import importlib
+import importlib.util
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from keras_vit.errors import InputError
+
+SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "probability"
+KINDS = "a .tflite file, a .keras file or a SavedModel folder"
+
+
+def load_runner(path, threads=1):
+    """The runner for the model at `path`, told by what lies there.
+
+    Args:
+        path: a .tflite file, a .keras file, or a SavedModel folder; a folder of numbered
+            SavedModel versions stands for the highest of them.
+        threads: CPU threads of a .tflite file. TensorFlow has one pool for the whole process,
+            so a Keras file and a SavedModel use what that pool was given.
+
+    Raises:
+        InputError: nothing there, none of these kinds, damaged, or a model with other inputs.
+    """
+    path = Path(path)
+    if not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads must be a positive integer, not {threads!r}.")
+    if not path.exists():
+        raise InputError(f"there is no {path}: give {KINDS}.")
+    if path.is_dir():
+        return SavedModelRunner(path)
+    if path.suffix == ".keras":
+        return KerasRunner(path)
+    if path.suffix == ".tflite":
+        return TFLiteRunner(path, threads)
+    raise InputError(f"{path} has the unknown suffix {path.suffix!r}: give {KINDS}.")
+
+
+class Runner:
+    """What all three kinds share. A subclass loads a model, and answers one batch in `_answer`.
+
+    Attributes:
+        kind: "keras", "saved_model" or "tflite".
+        image_size: (height, width).
+        classes: number of classes.
+        labels: their names, or None when no `labels.txt` of as many lines is near.
+        operators: {operator: count}, of a .tflite file; else empty.
+        delegated: the share of operators that run inside a delegate, of a .tflite file; else None.
+    """
+
+    kind = None
+    batch = 64
+    operators = {}  # noqa: RUF012, never written to
+    delegated = None
+
+    def __init__(self, path, image_size, classes):
+        self.path = Path(path)
+        self.image_size = tuple(int(size) for size in image_size)
+        self.classes = int(classes)
+        self.labels = _labels_near(self.path, self.classes)
+
+    def predict(self, images, progress=None):
+        """Probabilities, float32 [N, classes], of images [N, H, W, 3] with values 0..255.
+
+        Args:
+            images: uint8 or float; an array that is mapped from a file is read a batch at a time.
+            progress: called with (images done, images in all) after every batch of 64.
+        """
+        if images.ndim != 4 or images.shape[1:] != (*self.image_size, 3):
+            raise InputError(
+                f"{self.path.name} takes images of shape [N, {self.image_size[0]}, {self.image_size[1]}, 3], "
+                f"not {list(images.shape)}: resize them first."
+            )
+        answers = np.empty((len(images), self.classes), np.float32)
+        for start in range(0, len(images), self.batch):
+            stop = min(start + self.batch, len(images))
+            answers[start:stop] = self._answer(np.asarray(images[start:stop], np.float32))
+            if progress and (stop % 64 == 0 or stop == len(images)):
+                progress(stop, len(images))
+        return answers
+
+    def time_one(self, image, seconds=1.0, warmup=5, least=20, most=2000):
+        """Milliseconds of each run on one image [H, W, 3], for about `seconds`.
+
+        Everything that a caller waits for is inside: input, run, output.
+        """
+        image = np.asarray(image, np.float32)[None]
+        for _ in range(warmup):
+            self._answer(image)
+        times, end = [], time.perf_counter() + seconds
+        while len(times) < most and (len(times) < least or time.perf_counter() < end):
+            start = time.perf_counter()
+            self._answer(image)
+            times.append((time.perf_counter() - start) * 1e3)
+        return times
+
+    def _answer(self, images):
+        raise NotImplementedError
+
+
+class KerasRunner(Runner):
+    """A .keras file. The model gives logits of normalised images; both ends are added here."""
+
+    kind = "keras"
+
+    def __init__(self, path):
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is not a Keras file, or is damaged: save it again with model.save().")
+        import keras
+        import tensorflow as tf
+
+        # Keras can only load classes that are registered, which importing their files does.
+        for name in ("keras_vit.models", "keras_vit.export.aware"):
+            if importlib.util.find_spec(name):
+                importlib.import_module(name)
+        try:
+            model = keras.models.load_model(path, compile=False)
+        except Exception as error:  # Keras raises whatever its parts raise: KeyError, TypeError, OSError ...
+            raise InputError(f"{path} cannot be loaded as a Keras model: {_line(error)}") from error
+        if not all(getattr(model, name, None) for name in ("image_size", "classes", "preprocessing")):
+            raise InputError(
+                f"{path} holds a {type(model).__name__}, not a classifier of keras_vit: "
+                "train one with keras-vit train, or give another file."
+            )
+        super().__init__(path, model.image_size, model.classes)
+        mean = np.asarray(model.preprocessing["mean"], np.float32)
+        std = np.asarray(model.preprocessing["std"], np.float32)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *self.image_size, 3], tf.float32)])
+        def probabilities(images):
+            logits = model((images / 255.0 - mean) / std, training=False)
+            return tf.nn.softmax(tf.cast(logits, tf.float32))  # in float32, whatever the model computes in
+
+        self.model = model
+        self._probabilities = probabilities
+
+    def _answer(self, images):
+        return self._probabilities(images).numpy()
+
+
+class SavedModelRunner(Runner):
+    """A SavedModel folder, or the highest of its numbered versions."""
+
+    kind = "saved_model"
+
+    def __init__(self, path):
+        folder = _saved_model(Path(path))
+        import tensorflow as tf
+
+        try:
+            # The functions stop working when the object that owns their weights is gone.
+            self._model = tf.saved_model.load(str(folder))
+        except Exception as error:  # OSError, ValueError, DecodeError of protobuf ...
+            raise InputError(f"{folder} cannot be loaded as a SavedModel: {_line(error)}") from error
+        serve = self._model.signatures.get(SIGNATURE)
+        inputs = serve.structured_input_signature[1] if serve else {}
+        outputs = serve.structured_outputs if serve else {}
+        _check_signature(folder, {SIGNATURE: (inputs, outputs)} if serve else dict(self._model.signatures))
+        given, answer = inputs[INPUT], outputs[OUTPUT]
+        try:
+            given.shape.assert_is_compatible_with([None, None, None, 3])
+            super().__init__(folder, given.shape[1:3].as_list(), answer.shape[-1])
+        except (TypeError, ValueError) as error:  # of another or an unknown shape
+            raise InputError(
+                f"{folder} maps `{INPUT}` {given.shape} to `{OUTPUT}` {answer.shape}, not [None, H, W, 3] "
+                "to [None, classes]: export the model with keras-vit export."
+            ) from error
+        self._serve = serve
+
+    def _answer(self, images):
+        import tensorflow as tf
+
+        return self._serve(**{INPUT: tf.constant(images)})[OUTPUT].numpy()
+
+
+class TFLiteRunner(Runner):
+    """A .tflite file in LiteRT, float or quantized at both ends, one image at a time."""
+
+    kind = "tflite"
+    batch = 1  # the files are made for one image
+
+    def __init__(self, path, threads=1):
+        with open(path, "rb") as file:
+            if file.read(8)[4:] != b"TFL3":
+                raise InputError(f"{path} is not a TFLite file, or is damaged: export the model again.")
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            interpreter = Interpreter(str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"{path} cannot be loaded by LiteRT: {_line(error)}") from error
+        signatures = interpreter.get_signature_list()
+        _check_signature(path, {k: (v["inputs"], v["outputs"]) for k, v in signatures.items()})
+        runner = interpreter.get_signature_runner(SIGNATURE)
+        self._input = runner.get_input_details()[INPUT]
+        self._output = runner.get_output_details()[OUTPUT]
+        shape = tuple(int(size) for size in self._input["shape"])
+        if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
+            raise InputError(
+                f"{path} takes `{INPUT}` of shape {list(shape)}, not [1, H, W, 3]: "
+                "export the model with keras-vit export."
+            )
+        super().__init__(path, shape[1:3], self._output["shape"][-1])
+        self._interpreter = interpreter
+        operators = interpreter._get_ops_details()  # the only way from Python to what was delegated
+        self.operators = dict(
+            Counter(op["op_name"] for op in operators if not _is_delegate(op)).most_common()
+        )
+        self.delegated = delegated_share(operators)
+
+    def _answer(self, images):
+        self._interpreter.set_tensor(self._input["index"], _quantize(images, self._input))
+        self._interpreter.invoke()
+        return _dequantize(self._interpreter.get_tensor(self._output["index"]), self._output)
+
+
+def delegated_share(operators):
+    """The share of a graph's operators that run inside a delegate (XNNPACK), 0 to 1.
+
+    LiteRT keeps the replaced operators in its list, appends one DELEGATE node per group, and does
+    not say which operators a node replaced. They follow from the tensors: what lies between a
+    node's outputs and its inputs is inside. The walk from the outputs cannot leave the group,
+    since every tensor that enters the group is an input of the node. With clustering switched off
+    (`experimental_disable_delegate_node_fusion`) LiteRT makes one DELEGATE node per operator, and
+    their number is the same; that is the test of this function.
+
+    Args:
+        operators: `Interpreter._get_ops_details()` after `allocate_tensors()`.
+    """
+    nodes = [op for op in operators if not _is_delegate(op)]
+    made_by = {int(tensor): i for i, node in enumerate(nodes) for tensor in node["outputs"]}
+    inside = set()
+    for delegate in filter(_is_delegate, operators):
+        entering = {int(tensor) for tensor in delegate["inputs"]}
+        todo = [int(tensor) for tensor in delegate["outputs"]]
+        while todo:
+            tensor = todo.pop()
+            maker = made_by.get(tensor)  # None for a constant
+            if tensor not in entering and maker is not None and maker not in inside:
+                inside.add(maker)
+                todo.extend(int(t) for t in nodes[maker]["inputs"])
+    return len(inside) / len(nodes) if nodes else 0.0
+
+
+def _is_delegate(op):
+    return op["op_name"] == "DELEGATE"
+
+
+def _quantize(values, tensor):
+    """float32 values in the type of a tensor: real = scale * (stored - zero point)."""
+    if tensor["dtype"] == np.float32:
+        return values
+    scale, zero_point = tensor["quantization"]
+    limits = np.iinfo(tensor["dtype"])
+    return np.clip(np.round(values / scale + zero_point), limits.min, limits.max).astype(tensor["dtype"])
+
+
+def _dequantize(stored, tensor):
+    if tensor["dtype"] == np.float32:
+        return stored
+    scale, zero_point = tensor["quantization"]
+    return (stored.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+def _check_signature(path, signatures):
+    """Refuse a model whose `serving_default` is not image -> probability; say what it has.
+
+    Args:
+        signatures: {name: (input names, output names)}.
+    """
+    inputs, outputs = signatures.get(SIGNATURE, ((), ()))
+    if set(inputs) == {INPUT} and OUTPUT in outputs:
+        return
+    if SIGNATURE in signatures:
+        has = f"takes {', '.join(inputs)} and gives {', '.join(outputs)}"
+    else:
+        has = f"has the signatures {', '.join(signatures)}" if signatures else "has no signature"
+    raise InputError(
+        f"{path} {has}, not `{SIGNATURE}` from `{INPUT}` to `{OUTPUT}`: "
+        "export the model with keras-vit export."
+    )
+
+
+def _saved_model(folder):
+    """The folder with saved_model.pb: `folder` itself, or its highest numbered version."""
+    if (folder / "saved_model.pb").exists():
+        return folder
+    versions = [v for v in folder.iterdir() if v.name.isdecimal() and (v / "saved_model.pb").exists()]
+    if versions:
+        return max(versions, key=lambda version: int(version.name))
+    near = [f.name for f in sorted(folder.iterdir()) if f.suffix in (".tflite", ".keras")]
+    near += ["saved_model"] if (folder / "saved_model").is_dir() else []
+    hint = f"give one of the models in it: {', '.join(near)}." if near else f"give {KINDS}."
+    raise InputError(f"{folder} is not a SavedModel, it holds no saved_model.pb: {hint}")
+
+
+def _labels_near(path, classes):
+    """The nearest labels.txt in the model's folder or up to three above, or None.
+
+    One with another number of lines belongs to something else: a wrong name is worse than none.
+    """
+    folder = path.resolve() if path.is_dir() else path.resolve().parent
+    for place in [folder, *folder.parents][:4]:
+        file = place / "labels.txt"
+        if file.is_file():
+            labels = file.read_text(encoding="utf-8").splitlines()
+            if len(labels) == classes:
+                return labels
+    return None
+
+
+def _line(error):
+    """An exception's message on one line, without the pages that TensorFlow and Keras add."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

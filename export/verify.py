@@ -1,0 +1,322 @@
+"""`verify`: every file of an export directory is run on the same images, and compared.
+
+    report = verify("dist", (images, labels), limit=1000)
+
+Each artifact runs in a process of its own on the CPU, so that a crash becomes a row of the report
+that says so. Nothing is taken on trust: the answers are compared, not the exit codes.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from keras_vit.errors import InputError
+
+FORMAT = 1
+SAMPLES, DISPUTED = 12, 4
+REFERENCE = "keras/float32.keras"
+PACKAGES = ("keras-vit", "tensorflow", "keras", "ai-edge-litert", "numpy")
+ROW = {
+    "name": None,
+    "kind": None,
+    "profile": None,
+    "bytes": None,
+    "top1": None,
+    "agreement": None,
+    "agreement_float": None,
+    "max_abs_diff": None,
+    "mean_abs_diff": None,
+    "kl": None,
+    "latency_ms_p50": None,
+    "latency_ms_p95": None,
+    "threads": None,
+    "delegated": None,
+    "operators": None,
+    "error": None,
+}
+
+
+def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
+    """Run every model of an export directory on `data`; return the report as plain JSON types.
+
+    Args:
+        directory: what `export` wrote, with its manifest.json.
+        data: (images, labels) or an object with these: uint8 [N, H, W, 3] and int [N].
+        limit: use this many of the images, evenly spaced, since data often lies class by class.
+        seconds: how long to time each artifact on one image.
+        threads: CPU threads of every artifact.
+        progress: called with (artifact name, images done, images in all).
+
+    Returns:
+        {"format", "images", "labels", "machine", "versions", "artifacts": rows, "samples"}. The Keras
+        models come first, then the artifacts in the manifest's order. In a row `agreement`,
+        `max_abs_diff`, `mean_abs_diff` and `kl` compare with the Keras model that the file was made
+        from, `agreement_float` with the float32 model. What could not be measured is None, and
+        `error` says why in one line.
+
+    Raises:
+        InputError: no export directory, or data that does not fit it.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    images, truth = _checked_data(data, manifest)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise InputError(f"limit must be a positive number of images or None, not {limit!r}.")
+    if not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads must be a positive integer, not {threads!r}.")
+    chosen = np.arange(len(images))
+    if limit and limit < len(images):
+        chosen = np.linspace(0, len(images) - 1, limit).round().astype(int)
+    truth = truth[chosen]
+
+    rows, answers = [], {}
+    with tempfile.TemporaryDirectory(prefix="keras_vit-verify-") as scratch:
+        np.save(Path(scratch, "images.npy"), images[chosen])
+        for entry in _entries(manifest):
+            row = {**ROW, "kind": _kind(entry["name"]), "threads": threads}
+            row.update({key: entry.get(key) for key in ("name", "profile")})
+            rows.append(row)
+            try:
+                path = _checked_file(directory, entry)
+                row["bytes"] = _size(path)
+                result = _run(path, scratch, threads, seconds, len(chosen), row["name"], progress)
+                _check_answers(result["probabilities"], manifest["labels"])
+            except _Failure as failure:
+                row["error"] = str(failure).replace(f"{directory}{os.sep}", "")
+                continue
+            answers[row["name"]] = result["probabilities"]
+            row.update(_timing(result))
+            row.update(
+                compare(result["probabilities"], truth, answers.get(entry["source"]), answers.get(REFERENCE))
+            )
+
+    return {
+        "format": FORMAT,
+        "images": len(chosen),
+        "labels": manifest["labels"],
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version(), **_versions()},
+        "artifacts": rows,
+        "samples": _samples(chosen, truth, answers, manifest["labels"]),
+    }
+
+
+def compare(probabilities, truth, source=None, reference=None):
+    """How well `probabilities` [N, classes] answer, alone and against two other models' answers.
+
+    kl is the mean over images of KL(source || this) = sum p log(p / q), in nats, with
+    probabilities of at least 1e-9.
+    """
+    top = probabilities.argmax(-1)
+    numbers = {"top1": float(np.mean(top == truth))}
+    if source is not None:
+        difference = np.abs(probabilities.astype(np.float64) - source)
+        p = np.maximum(source.astype(np.float64), 1e-9)
+        q = np.maximum(probabilities.astype(np.float64), 1e-9)
+        numbers["agreement"] = float(np.mean(top == source.argmax(-1)))
+        numbers["max_abs_diff"] = float(difference.max())
+        numbers["mean_abs_diff"] = float(difference.mean())
+        numbers["kl"] = float(np.mean(np.sum(p * np.log(p / q), axis=-1)))
+    if reference is not None:
+        numbers["agreement_float"] = float(np.mean(top == reference.argmax(-1)))
+    return numbers
+
+
+class _Failure(Exception):
+    """An artifact could not be measured; the message becomes its row's `error`."""
+
+
+def _run(path, scratch, threads, seconds, total, name, progress):
+    """Ask one artifact in a worker process; return its arrays."""
+    job = {"path": str(path), "images": f"{scratch}/images.npy", "result": f"{scratch}/result.npz"}
+    Path(job["result"]).unlink(missing_ok=True)
+    Path(scratch, "job.json").write_text(json.dumps({**job, "threads": threads, "seconds": seconds}))
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "-1",  # a GPU answers, and takes its time, in its own way
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    environment.pop("TF_USE_LEGACY_KERAS", None)  # tensorflow-model-optimization leaves it behind
+    # -P: the folder that the user happens to be in is no place to import from.
+    command = [sys.executable, "-P", "-m", "keras_vit.export.verify_worker", f"{scratch}/job.json"]
+    if progress:
+        progress(name, 0, total)
+    with open(f"{scratch}/stderr.txt", "w+", encoding="utf-8", errors="replace") as said:
+        with _process(command, environment, said) as process:
+            for line in process.stdout:
+                if progress and line.startswith("done "):
+                    progress(name, int(line.split()[1]), total)
+        said.seek(0)
+        if process.returncode:
+            raise _Failure(_reason(process.returncode, said.read()))
+    with np.load(job["result"]) as result:
+        return dict(result)
+
+
+@contextlib.contextmanager
+def _process(command, environment, stderr):
+    pipe = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True, "errors": "replace"}
+    with subprocess.Popen(command, env=environment, **pipe) as process:
+        try:
+            yield process
+        except BaseException:  # Ctrl-C too: no worker outlives its caller
+            process.kill()
+            raise
+
+
+def _reason(returncode, said):
+    """One line: the signal that ended a process, and the last thing that it said."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line for line in lines if not re.match(r"(INFO|WARNING)\b|[IW]\d{4} ", line)]
+    last = lines[-1] if lines else ""
+    if returncode > 0:
+        return last or f"ended with exit code {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    return f"killed by {name}: {last}" if last else f"killed by {name}"
+
+
+def read_manifest(directory):
+    """The manifest.json of an export directory. Raises InputError."""
+    file = Path(directory) / "manifest.json"
+    if not file.is_file():
+        what = "holds no manifest.json" if file.parent.is_dir() else "does not exist"
+        raise InputError(f"{directory} {what}: give a directory that keras-vit export wrote.")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        fine = manifest["format"] == FORMAT and len(manifest["image_size"]) == 2 and manifest["labels"]
+        fine = fine and all("name" in entry and "source" in entry for entry in manifest["artifacts"])
+    except (ValueError, KeyError, TypeError):
+        fine = False
+    if not fine:
+        raise InputError(f"{file} is not a manifest of format {FORMAT}: export the model again.")
+    return manifest
+
+
+def _checked_data(data, manifest):
+    images, labels = data if isinstance(data, tuple) else (data.images, data.labels)
+    height, width = manifest["image_size"]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
+        raise InputError(
+            f"the images are {images.dtype} {list(images.shape)}, but the exported model takes "
+            f"uint8 [N, {height}, {width}, 3]: load the data with image_size=({height}, {width})."
+        )
+    labels = np.asarray(labels)
+    if len(images) == 0 or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{len(images)} images and labels {labels.dtype} {list(labels.shape)}: give at least one image, "
+            "and one integer label for each."
+        )
+    classes = len(manifest["labels"])
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(
+            f"the labels run from {labels.min()} to {labels.max()}, but the exported model knows {classes} "
+            f"classes, 0 to {classes - 1}: verify it with data of the same classes."
+        )
+    return images, labels
+
+
+def _entries(manifest):
+    """The Keras models that the files were made from, the float one first, then the files."""
+    entries = manifest["artifacts"]
+    sources = sorted({entry["source"] for entry in entries}, key=lambda name: (name != REFERENCE, name))
+    keras = [{"name": name, "profile": Path(name).stem, "source": name} for name in sources]
+    return keras + entries
+
+
+def _kind(name):
+    return {".keras": "keras", ".tflite": "tflite"}.get(Path(name).suffix, "saved_model")
+
+
+def _checked_file(directory, entry):
+    path = directory / entry["name"]
+    if not path.exists():
+        raise _Failure(f"{entry['name']} is missing: export the model again")
+    if entry.get("sha256") and path.is_file():
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != entry["sha256"]:
+            raise _Failure(
+                f"{entry['name']} is not the file that was exported: its SHA-256 is {found[:12]}..., "
+                f"the manifest says {entry['sha256'][:12]}..."
+            )
+    return path
+
+
+def _size(path):
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _check_answers(probabilities, labels):
+    if probabilities.shape[1] != len(labels):
+        raise _Failure(f"it knows {probabilities.shape[1]} classes, the manifest lists {len(labels)}")
+    bad = int(np.sum(~np.isfinite(probabilities).all(-1)))
+    if bad:
+        raise _Failure(f"its answer is not a finite number on {bad} of {len(probabilities)} images")
+
+
+def _timing(result):
+    p50, p95 = np.percentile(result["times"], [50, 95])
+    delegated = float(result["delegated"])
+    return {
+        "latency_ms_p50": float(p50),
+        "latency_ms_p95": float(p95),
+        "delegated": None if np.isnan(delegated) else delegated,
+        "operators": json.loads(str(result["operators"])),
+    }
+
+
+def _samples(chosen, truth, answers, labels):
+    """A few images with every artifact's answer: some that they answer differently, then of many classes."""
+    if not answers:
+        return []
+    top = np.stack([probabilities.argmax(-1) for probabilities in answers.values()])
+    picked = [int(i) for i in np.flatnonzero((top != top[0]).any(0))[:DISPUTED]]
+    present = np.unique(truth)
+    spread = present[np.linspace(0, len(present) - 1, min(len(present), SAMPLES)).astype(int)]
+    waiting = [[int(i) for i in np.flatnonzero(truth == c) if i not in picked] for c in spread]
+    while len(picked) < SAMPLES and any(waiting):
+        picked += [images.pop(0) for images in waiting if images][: SAMPLES - len(picked)]
+    return [
+        {
+            "index": int(chosen[i]),
+            "label": labels[truth[i]],
+            "answers": {
+                name: {"label": labels[p[i].argmax()], "probability": float(p[i].max())}
+                for name, p in answers.items()
+            },
+        }
+        for i in picked
+    ]
+
+
+def _cpu():
+    """The processor's model name: a latency means nothing without it."""
+    with contextlib.suppress(OSError):
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions():
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

@@ -1,0 +1,49 @@
+"""One artifact, asked and timed in a process of its own; `verify` starts it.
+
+    python -m keras_vit.export.verify_worker JOB.json
+
+A runtime that crashes takes this process with it, and not the report. The job says `path`, `images`
+(.npy), `result` (.npz), `threads` and `seconds`. The last line on stderr is what went wrong.
+"""
+
+import json
+import sys
+
+import numpy as np
+
+from keras_vit.errors import InputError
+from keras_vit.export.runners import load_runner
+
+
+def main(job):
+    images = np.load(job["images"], mmap_mode="r")
+    if not job["path"].endswith(".tflite"):
+        limit_tensorflow(job["threads"])
+    runner = load_runner(job["path"], threads=job["threads"])
+    probabilities = runner.predict(images, progress=lambda done, total: print("done", done, flush=True))
+    times = runner.time_one(images[0], seconds=job["seconds"])
+    delegated = np.nan if runner.delegated is None else runner.delegated
+    np.savez(
+        job["result"],
+        probabilities=probabilities,
+        times=times,
+        delegated=delegated,
+        operators=json.dumps(runner.operators),
+    )
+
+
+def limit_tensorflow(threads):
+    """Give TensorFlow the threads that the .tflite files get; it takes no order after its first operation."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], encoding="utf-8") as file:
+        job = json.load(file)
+    try:
+        main(job)
+    except InputError as error:
+        sys.exit(f"{error}")  # its one line, without the traceback

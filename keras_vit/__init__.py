@@ -1,0 +1,29 @@
+"""Vision Transformers in Keras 3: train, quantize with awareness, export, verify.
+
+Public names are loaded on first use, so that `import keras_vit` and the command line's
+`--help` stay fast. Nothing here imports TensorFlow except `training` and `export`.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {  # public name -> the module it lives in
+    "ViT": "keras_vit.models.vit",
+    "ViTConfig": "keras_vit.config",
+}
+_MODULES = ("config", "export", "layers", "losses", "models", "training")
+
+__all__ = [*_HOME, *_MODULES]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"keras_vit.{name}")
+    raise AttributeError(f"module 'keras_vit' has no attribute '{name}'; it has {__all__}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,326 @@
+"""The command line, `keras-vit`. Importing this file imports neither Keras nor TensorFlow."""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_vit.config import VARIANTS
+from keras_vit.errors import InputError
+
+app = typer.Typer(
+    name="keras-vit",
+    help="Vision Transformers in Keras 3: train, quantize, export, and prove that all copies agree.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[str, typer.Argument(help="A folder or .zip of class folders, or 'digits' or 'cifar10'.")]
+Run = Annotated[Path, typer.Argument(help="A folder made by `keras-vit train`.")]
+SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, and count them.")]
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The RUN folder; the same command continues an interrupted run.")],
+    variant: Annotated[
+        str | None, typer.Option(help=f"Model: {', '.join(VARIANTS)} with a patch size, e.g. Ti/16.")
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(help="Pixels, e.g. 224 or 64x96 (height x width). Default: suits the data.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="thumbnails, small or standard. Default: by image size.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="cls or mean.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images for each step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="Length of the warm-up.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of the label given to all classes.")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout rate in the model.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="none, affine (no mirroring) or light (crop, mirror).")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or mixed_bfloat16.")] = None,
+    early_stop: Annotated[
+        int | None,
+        typer.Option(help="Stop after N epochs without a better held-out accuracy; keep the best."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, dropout.")] = None,
+    skip_bad: SkipBad = False,
+):
+    """Train a Vision Transformer on your pictures."""
+    size = _image_size(image_size)
+    from keras_vit.training.data import suggest_image_size
+
+    size = size or (suggest_image_size(data),) * 2
+    from keras_vit.training import recipes
+
+    chosen = recipes.recipe(
+        recipe,
+        image_size=size,
+        variant=variant,
+        pooling=pooling,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        dropout=dropout,
+        augment=augment,
+        precision=precision,
+        early_stop=early_stop,
+        seed=seed,
+    )
+    loaded = _load(data, size, skip_bad)
+    from keras_vit.training.trainer import train
+
+    history = train(loaded, out, chosen, _console())
+    _say(f"{out}: held-out top-1 {history[-1]['val_accuracy']:.4f} after {len(history)} epochs")
+
+
+@app.command()
+def quantize(
+    run: Run,
+    profile: Annotated[str, typer.Option(help="int8 or int8_static.")],
+    data: Annotated[str | None, typer.Option(help="The run's data, if it has moved.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default: a tenth of the run's, 3 to 10.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: a tenth of the run's.")] = None,
+    skip_bad: SkipBad = False,
+):
+    """Fine-tune a run under fake quantization, into RUN/quantized/PROFILE; keep the best epoch."""
+    from keras_vit.export.profiles import profile_named
+
+    profile_named(profile, quantized=True)  # before the slow imports
+    loaded = _data_of_run(run, data, skip_bad)
+    from keras_vit.export.finetune import finetune
+
+    history = finetune(run, profile, loaded, epochs, learning_rate, _console())
+    best = max(history, key=lambda row: row["val_accuracy"])
+    _say(f"{run}/quantized/{profile}: held-out top-1 {best['val_accuracy']:.4f} in epoch {best['epoch']}")
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="The export directory; appears whole or not at all.")],
+    profiles: Annotated[str, typer.Option(help="Separated by commas.")] = "float32,int8,int8_static",
+    data: Annotated[
+        str | None, typer.Option(help="The run's data, if it has moved (for calibration).")
+    ] = None,
+    skip_bad: SkipBad = False,
+):
+    """Write .tflite files and a SavedModel; profiles that were not fine-tuned are calibrated."""
+    from keras_vit.export.profiles import profile_named
+    from keras_vit.training.trainer import read_run
+
+    names = [name.strip() for name in profiles.split(",") if name.strip()]
+    chosen = [profile_named(name) for name in names]
+    config = read_run(run)
+    from keras_vit.export.directory import check_ours, export
+    from keras_vit.export.finetune import calibration_images, load_aware, load_model
+
+    check_ours(out)
+    model, aware = load_model(run), load_aware(run)
+    calibration = None
+    if any(profile.activations == "static" and profile.name not in aware for profile in chosen):
+        calibration = calibration_images(_data_of_run(run, data, skip_bad))
+    aware = {name: model for name, model in aware.items() if name in names}
+    export(model, out, names, calibration, config["labels"], aware, source=config["data"], status=_say)
+    files = ", ".join(
+        f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in sorted(out.glob("*.tflite"))
+    )
+    _say(f"{out}: {files}, saved_model/1")
+
+
+@app.command()
+def evaluate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder made by `keras-vit export`.")],
+    data: Data,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use that many of the held-out images.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long to time each artifact.")] = 1.0,
+    skip_bad: SkipBad = False,
+):
+    """Run every copy of the model on the same held-out images; write report.json and report.html."""
+    from keras_vit.export.verify import read_manifest, verify
+
+    manifest = read_manifest(directory)
+    loaded = _load(data, tuple(manifest["image_size"]), skip_bad)
+    if list(loaded.labels) != list(manifest["labels"]):
+        raise InputError(
+            f"{data} has the classes {', '.join(loaded.labels[:5])} ({len(loaded.labels)}), the model "
+            f"{', '.join(manifest['labels'][:5])} ({len(manifest['labels'])}): give data that has those."
+        )
+    with _task("evaluating") as progress:
+        report = verify(directory, loaded.test, limit=limit, seconds=seconds, progress=progress)
+    from keras_vit.export.report import table, write_report
+
+    write_report(report, directory, loaded.test.images)
+    from rich.console import Console
+
+    # Wide enough for every column also where the output is a file.
+    Console(width=None if sys.stdout.isatty() else 160).print(table(report))
+    print(directory / "report.html")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model.keras, a .tflite or a SavedModel folder.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+):
+    """Name what is on pictures: the most probable classes."""
+    import numpy as np
+
+    from keras_vit.export.runners import load_runner
+    from keras_vit.training.images import decode
+
+    if model.suffix == ".keras" or model.is_dir():
+        _quiet_tensorflow()
+    runner = load_runner(model)
+    pixels = np.stack([decode(path, runner.image_size) for path in images])
+    results = []
+    for path, row in zip(images, runner.predict(pixels), strict=True):
+        order = np.argsort(-row)[:top]
+        labels = runner.labels or [str(i) for i in range(len(row))]
+        results.append(
+            {
+                "image": str(path),
+                "predictions": [{"label": labels[i], "probability": round(float(row[i]), 6)} for i in order],
+            }
+        )
+    if as_json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+        return
+    for result in results:
+        print(result["image"])
+        for prediction in result["predictions"]:
+            print(f"  {prediction['probability']:7.2%}  {prediction['label']}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+):
+    """The whole way on handwritten digits: train, quantize, export, evaluate, predict."""
+    run, directory, sample = out / "run", out / "export", out / "sample.png"
+
+    def step(function, *arguments, **options):
+        words = [*arguments, *(w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v))]
+        _say("\n$ keras-vit " + " ".join(map(str, [function.__name__, *words])))
+        function(*arguments, **options)
+
+    step(train, "digits", out=run)
+    for profile in ("int8", "int8_static"):
+        step(quantize, run, profile=profile)
+    step(export, run, out=directory, profiles="float32,int8,int8_static")
+    from PIL import Image
+
+    from keras_vit.training.data import load_data
+
+    picture = load_data("digits").test
+    Image.fromarray(picture.images[-1]).save(sample)
+    step(predict, directory / "int8_static.tflite", [sample])
+    step(evaluate, directory, "digits")
+
+
+def main():
+    """Run the command line: 0 success, 1 failure, 2 a mistake in the input, 130 interrupted."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    _quiet_tensorflow()
+    try:
+        app()
+    except InputError as error:
+        sys.exit(_fail(str(error), 2))
+    except KeyboardInterrupt as error:
+        sys.exit(_fail(str(error) or "interrupted", 130))
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        sys.exit(_fail(f"{what}. What was there before is unchanged.", 1))
+    except Exception as error:
+        if os.environ.get("KERAS_VIT_TRACEBACK"):
+            raise
+        line = (str(error).strip().splitlines() or [""])[0]
+        sys.exit(_fail(f"{type(error).__name__}: {line} (KERAS_VIT_TRACEBACK=1 shows where)", 1))
+
+
+def _fail(message, code):
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def _quiet_tensorflow():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextlib.contextmanager
+def _task(title):
+    """A progress bar; yields a function of (done, total) or (note, done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(title), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=_console(), transient=True) as bar:
+        task = bar.add_task("", total=None, note="")
+
+        def update(*arguments):
+            *note, done, total = arguments
+            bar.update(task, completed=done, total=total, note=" ".join(note))
+
+        yield update
+
+
+def _load(data, size, skip_bad):
+    from keras_vit.training.data import load_data
+
+    with _task("reading pictures") as progress:
+        loaded = load_data(data, size, skip_bad=skip_bad, progress=progress)
+    if loaded.skipped:
+        _say(f"{len(loaded.skipped)} bad pictures left out: {', '.join(loaded.skipped[:5])}")
+    _say(f"{data}: {len(loaded.train)} to train, {len(loaded.test)} held out, {len(loaded.labels)} classes")
+    return loaded
+
+
+def _data_of_run(run, data, skip_bad):
+    from keras_vit.training.trainer import read_run
+
+    config = read_run(run)
+    return _load(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)
+
+
+def _image_size(text):
+    """ "224" or "64x96" to (height, width)."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise InputError(
+            f"--image-size is a number of pixels such as 224 or 64x96 (height x width), not {text!r}."
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+if __name__ == "__main__":
+    main()

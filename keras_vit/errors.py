@@ -1,0 +1,27 @@
+"""The one exception for a user's mistake, and the wording that all of them share."""
+
+import difflib
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one line: what was given, what was expected, and the way out. The command
+    line prints it without a traceback and exits with code 2.
+    """
+
+
+def one_of(what, given, known):
+    """Return `given` if it is among `known`, else raise `InputError` that lists them.
+
+    Args:
+        what: what is being chosen, for the message ("pooling", "profile").
+        given: the user's value.
+        known: the accepted values.
+    """
+    known = list(known)
+    if given in known:
+        return given
+    near = difflib.get_close_matches(str(given), [str(k) for k in known], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise InputError(f"unknown {what} {given!r}: the known ones are {', '.join(map(str, known))}.{hint}")

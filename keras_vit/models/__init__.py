@@ -1,0 +1,5 @@
+"""Whole models."""
+
+from keras_vit.models.vit import ViT
+
+__all__ = ["ViT"]

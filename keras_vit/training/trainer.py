@@ -1,0 +1,206 @@
+"""`train`: from an `ImageData` to a RUN folder, and the loop that quantization-aware training shares.
+
+A RUN holds model.keras, labels.txt, config.json, history.json, curves.png, and while it is not
+finished state.safetensors. The same call on the same folder continues where it stopped.
+"""
+
+import json
+import signal
+import threading
+from pathlib import Path
+
+import keras
+from rich.console import Console
+
+import keras_vit
+from keras_vit.errors import InputError
+from keras_vit.files import atomic_write, write_json
+from keras_vit.models.vit import ViT
+from keras_vit.training.callbacks import Keeper, ProgressBar
+from keras_vit.training.curves import draw_curves
+from keras_vit.training.pipeline import evaluation_batches, steps_per_epoch, training_batches
+
+# AdamW leaves these alone, as in the recipes of ViT and DeiT: their size is no sign of overfitting.
+NOT_DECAYED = ["bias", "scale", "shift", "table", "cls"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by Ctrl-C or SIGTERM; the message says what is saved and how to go on."""
+
+
+def train(data, out, recipe, console=None):
+    """Train a `ViT` on `data` into the folder `out`, or continue there.
+
+    Args:
+        data: an `ImageData`.
+        out: the RUN folder; made when missing.
+        recipe: a `Recipe`.
+        console: a rich console for progress.
+
+    Returns:
+        list of the epochs' metrics.
+
+    Raises:
+        InputError: `out` belongs to another data set or recipe, or is no run.
+        Interrupted: Ctrl-C or SIGTERM; everything up to the last full epoch is saved.
+    """
+    out, console = Path(out), console or Console(stderr=True)
+    config = {
+        "format": 1,
+        "keras_vit": keras_vit.__version__,
+        "labels": list(data.labels),
+        "data": {"source": str(data.source), "fingerprint": data.fingerprint},
+        "recipe": recipe.to_dict(),
+    }
+    _open_run(out, config)
+    keras.utils.set_random_seed(recipe.seed)
+    model = ViT(
+        recipe.model_config(),
+        image_size=recipe.image_size,
+        classes=len(data.labels),
+        dtype=recipe.precision,
+    )
+    history = fit(
+        model, data, out, recipe, console, title="train", keep="best" if recipe.early_stop else "last"
+    )
+    draw_curves(history, out / "curves.png")
+    return history
+
+
+def fit(model, data, folder, recipe, console, title, keep):
+    """Run the recipe's epochs on `model` with progress, continuing from `folder`'s state if there is one.
+
+    Returns:
+        list of the epochs' metrics.
+    """
+    keeper = Keeper(folder, keep=keep, patience=recipe.early_stop)
+    keeper.restore_history()
+    if keeper.finished(recipe.epochs):
+        console.print(f"{folder} is finished: {len(keeper.history)} epochs", highlight=False)
+        return keeper.history
+    steps = steps_per_epoch(data.train, recipe.batch_size)
+    compile_for(model, recipe, steps)
+    first = keeper.restore(model)
+    if first:
+        console.print(f"continuing after epoch {first} of {recipe.epochs} in {folder}", highlight=False)
+    progress = ProgressBar(console, title, recipe.epochs, steps, first)
+    try:
+        with _stoppable():
+            if not keeper.is_enough(recipe.epochs):
+                model.fit(
+                    training_batches(
+                        data.train, len(data.labels), model.preprocessing, recipe, first, recipe.epochs
+                    ),
+                    steps_per_epoch=steps,
+                    initial_epoch=first,
+                    epochs=recipe.epochs,
+                    validation_data=evaluation_batches(data.test, len(data.labels), model.preprocessing),
+                    callbacks=[progress, keeper],
+                    verbose=0,
+                )
+            keeper.finish()
+    except KeyboardInterrupt:
+        done = len(keeper.history)
+        raise Interrupted(
+            f"stopped in epoch {done + 1} of {recipe.epochs}; {done} epochs are saved in {folder}: "
+            "the same command continues."
+        ) from None
+    finally:
+        progress.close()
+    return keeper.history
+
+
+def compile_for(model, recipe, steps):
+    """Compile `model` with the recipe's loss, optimizer and schedule."""
+    total = recipe.epochs * steps
+    warmup = min(int(recipe.warmup_epochs * steps), total - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        warmup_target=recipe.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=total - warmup,
+    )
+    if warmup == 0:
+        schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, decay_steps=total)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=1.0)
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+    optimizer.build(model.trainable_variables)
+
+
+def read_run(folder):
+    """The config.json of the RUN `folder`.
+
+    Raises:
+        InputError: no such folder, or it is no run.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        what = "has no config.json, so it is no run" if Path(folder).is_dir() else "does not exist"
+        raise InputError(f"{folder} {what}: `keras-vit train DATA --out {folder}` makes one.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not valid JSON ({error}): restore it, or train into another --out."
+        ) from None
+
+
+def check_same_data(config, data, folder):
+    """Refuse `data` that is not what the run was trained on."""
+    if config["data"]["fingerprint"] != data.fingerprint:
+        raise InputError(
+            f"{folder} was trained on {config['data']['source']} (fingerprint "
+            f"{config['data']['fingerprint']}), and {data.source} has other content ({data.fingerprint}): "
+            "give the same data, or another --out."
+        )
+
+
+def _open_run(out, config):
+    """Make the RUN folder, or check that the one that is there is ours and the same."""
+    if out.is_file():
+        raise InputError(f"{out} is a file: --out takes a folder.")
+    if not (out / "config.json").exists():
+        others = [p.name for p in out.iterdir() if not p.name.startswith(".writing-")] if out.exists() else []
+        if others:
+            raise InputError(f"{out} is not empty and no run (it holds {others[0]!r}): use another --out.")
+        with atomic_write(out / "labels.txt") as temporary:
+            temporary.write_text("\n".join(config["labels"]) + "\n", encoding="utf-8")
+        write_json(out / "config.json", config)
+        return
+    old = read_run(out)
+    if old["data"]["fingerprint"] != config["data"]["fingerprint"]:
+        raise InputError(
+            f"{out} belongs to another dataset ({old['data']['source']}, fingerprint "
+            f"{old['data']['fingerprint']}; given: {config['data']['source']}, "
+            f"{config['data']['fingerprint']}): use another --out."
+        )
+    changed = [key for key, value in config["recipe"].items() if old["recipe"].get(key) != value]
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f"{out} was trained with {key} {old['recipe'].get(key)!r}, now it is {config['recipe'][key]!r}"
+            + (f" (and {len(changed) - 1} more differ)" if len(changed) > 1 else "")
+            + ": use the same options to continue, or another --out."
+        )
+
+
+class _stoppable:
+    """While active, SIGTERM does what Ctrl-C does: stop between two steps."""
+
+    def __enter__(self):
+        self.old = None
+        if threading.current_thread() is threading.main_thread():
+            self.old = signal.signal(signal.SIGTERM, self._stop)
+
+    def __exit__(self, *exception):
+        if self.old is not None:
+            signal.signal(signal.SIGTERM, self.old)
+
+    @staticmethod
+    def _stop(number, frame):
+        raise KeyboardInterrupt

@@ -5,16 +5,20 @@ hooks of its `Linear` and `Attention` layers. What it computes is what the expor
 compute: what you train is what you ship.
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_vit.errors import InputError
-from keras_vit.export.graph import fold
+from keras_vit.export.graph import RAW_PIXELS, fold, pixel_rows, subtract_from_positions
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantizers import FakeQuantizer
 from keras_vit.layers import Attention, Linear
 from keras_vit.models.vit import ViT
+
+PATCHES = "patches.projection"
 
 
 def quantize_aware(model, profile, calibration=None):
@@ -38,9 +42,7 @@ def quantize_aware(model, profile, calibration=None):
         raise InputError(
             f"this model is already quantization-aware ({model.profile}): give the float model it came from."
         )
-    aware = QuantizeAware(
-        fold(model), profile.name, preprocessing=model.preprocessing, name=f"{model.name}_{profile.name}"
-    )
+    aware = QuantizeAware(fold(model, pixels=False), profile.name, name=f"{model.name}_{profile.name}")
     if profile.activations == "static":
         if calibration is None:
             calibration = np.random.default_rng(0).integers(0, 256, (32, *model.image_size, 3))
@@ -52,19 +54,31 @@ def quantize_aware(model, profile, calibration=None):
 class QuantizeAware(keras.Model):
     """A folded ViT with fake quantizers in it. Made by `quantize_aware`.
 
+    Images arrive normalised, as for the model it came from, and are turned back into the pixels
+    that the exported file will see. The patch kernel is stored for normalised images all the
+    same: trained on 0..255, its small numbers would take steps 255 times too large.
+
     Args:
-        model: the folded `ViT`, on raw pixels.
+        model: the folded `ViT`, its pixel normalisation left out (`fold(..., pixels=False)`).
         profile: name of the profile.
-        preprocessing: of the model it came from; images arrive normalised by it.
     """
 
-    def __init__(self, model, profile, preprocessing, name=None, dtype=None, trainable=True):
+    def __init__(self, model, profile, name=None, dtype=None, trainable=True):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.model = model
         self.profile = profile
-        self.preprocessing = dict(preprocessing)
+        self.preprocessing = model.preprocessing
         self.image_size, self.classes = model.image_size, model.classes
-        self.quantizers = _attach(model, profile_named(profile, quantized=True))
+        self._observe = None
+        self._pixel_scale, self._pixel_mean = (
+            rows.astype("float32") for rows in pixel_rows(model, self.preprocessing)
+        )
+        self.quantizers = {}
+        for layer_name, layer in _quantizable(model):
+            for role, kind in _kinds(layer_name, layer, profile_named(profile, quantized=True)).items():
+                key = f"{layer_name}.{role}"
+                self.quantizers[key] = FakeQuantizer(kind, name=key)
+            layer.quantize = functools.partial(self._quantize, layer_name)
         self.build((None, *self.image_size, 3))
 
     def build(self, input_shape):
@@ -80,6 +94,20 @@ class QuantizeAware(keras.Model):
     def compute_output_shape(self, input_shape):
         return self.model.compute_output_shape(input_shape)
 
+    def _quantize(self, name, role, x):
+        """The `quantize` hook of every layer: a fake quantizer where there is one."""
+        if name == PATCHES and role == "kernel":
+            x = x / self._pixel_scale[:, None]
+        key = f"{name}.{role}"
+        if self._observe is not None:
+            self._observe(key, x)
+        elif key in self.quantizers:
+            x = self.quantizers[key](x)
+        if name == PATCHES and role == "output":
+            kernel = self._quantize(PATCHES, "kernel", self.model.patches.projection.kernel)
+            x = x - ops.matmul(self._pixel_mean, kernel)
+        return x
+
     def calibrate(self, images, batch_size=32):
         """Set every trained range to the mean over batches of the batch's minimum and maximum.
 
@@ -94,38 +122,35 @@ class QuantizeAware(keras.Model):
             )
         if not np.isfinite(images).all():
             raise InputError("calibration images contain NaN or infinity: values must be in 0..255.")
-        seen = {}
+        seen = {key: [] for key, quantizer in self.quantizers.items() if quantizer.has_trained_range}
 
-        def observe(name, role, x):
-            if (key := f"{name}.{role}") in self.quantizers and role != "kernel":
-                seen.setdefault(key, []).append((float(ops.min(x)), float(ops.max(x))))
-            return x
+        def observe(key, x):
+            if key in seen:
+                seen[key].append((float(ops.min(x)), float(ops.max(x))))
 
-        hooks = {layer: layer.quantize for _, layer in _quantizable(self.model)}
+        self._observe = observe
         try:
-            for name, layer in _quantizable(self.model):
-                layer.quantize = lambda role, x, name=name: observe(name, role, x)
             for start in range(0, len(images), batch_size):
                 self.model(images[start : start + batch_size].astype("float32"))
         finally:
-            for layer, hook in hooks.items():
-                layer.quantize = hook
+            self._observe = None
         for key, ranges in seen.items():
-            if self.quantizers[key].has_trained_range:
-                self.quantizers[key].set_range(*np.mean(ranges, axis=0))
+            self.quantizers[key].set_range(*np.mean(ranges, axis=0))
 
     def deploy(self):
-        """What the exporter needs: (folded `ViT` with rounded weights, ranges).
+        """What the exporter needs: (folded `ViT` with rounded kernels, ranges).
 
         The ViT takes raw pixels and has no fake quantizers; every kernel holds exactly the
         values that int8 can hold. `ranges` maps "block_0.attention.query.input" to (low, high).
         """
-        plain = ViT.from_config(self.model.get_config())
+        plain = ViT.from_config({**self.model.get_config(), "preprocessing": RAW_PIXELS})
         for source, target in zip(self.model.weights, plain.weights, strict=True):
             target.assign(source)
         for name, layer in _quantizable(plain):
-            if (quantizer := self.quantizers.get(f"{name}.kernel")) is not None:
-                layer.kernel.assign(quantizer(layer.kernel))
+            if isinstance(layer, Linear):
+                layer.kernel.assign(self._quantize(name, "kernel", layer.kernel))
+        rounded = np.asarray(plain.patches.projection.kernel, "float64")
+        subtract_from_positions(plain, self._pixel_mean.astype("float64") @ rounded)
         ranges = {key: quantizer.get_range() for key, quantizer in self.quantizers.items()}
         return plain, {key: value for key, value in ranges.items() if value is not None}
 
@@ -133,16 +158,13 @@ class QuantizeAware(keras.Model):
         return {
             "model": keras.saving.serialize_keras_object(self.model),
             "profile": self.profile,
-            "preprocessing": self.preprocessing,
             "name": self.name,
             "trainable": self.trainable,
         }
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        config["model"] = keras.saving.deserialize_keras_object(config["model"])
-        return cls(**config)
+        return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})
 
 
 def _quantizable(model):
@@ -157,19 +179,6 @@ def _quantizable(model):
         yield path.removeprefix(f"{model.name}/").replace("/", "."), layer
 
 
-def _attach(model, profile):
-    """Hang fake quantizers into `model`; return them by dotted name and role."""
-    quantizers = {}
-    for name, layer in _quantizable(model):
-        own = {
-            role: FakeQuantizer(kind, name=f"{name}.{role}")
-            for role, kind in _kinds(name, layer, profile).items()
-        }
-        layer.quantize = lambda role, x, own=own: own[role](x) if role in own else x
-        quantizers.update({f"{name}.{role}": quantizer for role, quantizer in own.items()})
-    return quantizers
-
-
 def _kinds(name, layer, profile):
     """Role -> kind of fake quantizer for one layer."""
     if isinstance(layer, Attention):
@@ -178,7 +187,7 @@ def _kinds(name, layer, profile):
         # The head is a sliver of the time, and its logits decide: it keeps the finer rounding.
         return {"input": "token", "kernel": "weight"}
     return {
-        "input": "pixels" if name == "patches.projection" else "range",
+        "input": "pixels" if name == PATCHES else "range",
         "kernel": "weight",
         # Keys and values are the right-hand sides of the attention's matmuls.
         "output": "symmetric_range" if name.endswith((".key", ".value")) else "range",

@@ -22,12 +22,13 @@ from keras_vit.models.vit import ViT
 RAW_PIXELS = {"mean": [0.0, 0.0, 0.0], "std": [1 / 255] * 3}  # (pixel / 255 - 0) * 255 = pixel
 
 
-def fold(model):
+def fold(model, pixels=True):
     """A new ViT that computes the same logits as `model`, from raw pixels.
 
     Args:
         model: a `ViT` with a head. It takes (pixel / 255 - mean) / std; the new one takes pixels
             in 0..255.
+        pixels: False leaves the pixel normalisation out of it: the new one takes what `model` takes.
 
     Raises:
         InputError: the model is no `ViT`, or has no head.
@@ -35,19 +36,21 @@ def fold(model):
     if not isinstance(model, ViT) or model.head is None:
         kind = "one without a head (classes=None)" if isinstance(model, ViT) else type(model).__name__
         raise InputError(f"only a keras_vit.ViT with classes can be exported, not {kind}.")
-    if model.config.folded:
+    if model.config.folded and (not pixels or model.preprocessing == RAW_PIXELS):
         return model
     dtype = "float32"  # ranges and rewrites are exact only there; so is LiteRT's GELU operator
     folded = ViT(
         model.config,
         image_size=model.image_size,
         classes=model.classes,
-        preprocessing=RAW_PIXELS,
+        preprocessing=RAW_PIXELS if pixels else model.preprocessing,
         name=model.name,
         dtype=dtype,
         folded=True,
     )
     _patches(model, folded)
+    if pixels:
+        fold_pixels(folded, model.preprocessing)
     if model.config.pooling == "cls":
         folded.cls.assign(model.cls)
     for old, new in zip(model.blocks, folded.blocks, strict=True):
@@ -68,17 +71,39 @@ def _copy(old, new):
 
 
 def _patches(model, folded):
-    """W ((x/255 - m) / s) + b + p = (W / (255 s)) x + (p + b - W m / s), p being the positions."""
-    old, new = model.patches.projection, folded.patches.projection
-    mean, std = (np.asarray(model.preprocessing[key], "float64") for key in ("mean", "std"))
-    repeats = old.kernel.shape[0] // 3
-    mean, std = np.tile(mean, repeats)[:, None], np.tile(std, repeats)[:, None]
-    kernel = _array(old.kernel) / std
-    new.kernel.assign(kernel / 255.0)
+    """The bias joins the positions: W x + b + p = W x + (p + b)."""
+    old = model.patches.projection
     table = _array(model.positions.table)
-    first = 1 if model.config.pooling == "cls" else 0  # [CLS] is no patch
-    table[:, first:] += _array(old.bias) - (kernel * mean).sum(0)
+    if old.use_bias:
+        table[:, _first_patch(model) :] += _array(old.bias)
     folded.positions.table.assign(table)
+    folded.patches.projection.kernel.assign(old.kernel)
+
+
+def fold_pixels(folded, preprocessing):
+    """W ((x/255 - m) / s) + p = (W / (255 s)) x + (p - W m / s), in place; p are the positions."""
+    scale, offset = pixel_rows(folded, preprocessing)
+    kernel = _array(folded.patches.projection.kernel) / scale[:, None]
+    folded.patches.projection.kernel.assign(kernel)
+    subtract_from_positions(folded, offset @ kernel)
+
+
+def pixel_rows(model, preprocessing):
+    """(255 std, 255 mean) for each row of the patch kernel, whose rows run over (h, w, channel)."""
+    repeats = math.prod(model.config.patch_size)
+    return tuple(
+        255.0 * np.tile(np.asarray(preprocessing[key], "float64"), repeats) for key in ("std", "mean")
+    )
+
+
+def subtract_from_positions(model, vector):
+    table = _array(model.positions.table)
+    table[:, _first_patch(model) :] -= vector
+    model.positions.table.assign(table)
+
+
+def _first_patch(model):
+    return 1 if model.config.pooling == "cls" else 0  # [CLS] is no patch
 
 
 def _after_norm(norm, old, new):

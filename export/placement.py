@@ -105,12 +105,16 @@ def _owners(ops, constants, model):
             candidates = layers.get(key(constants[op.inputs[1]]))
             if not candidates:
                 raise RuntimeError(f"operator {index} holds a kernel that no layer of the model has.")
-            if any(layer.use_bias for _, layer in candidates) != (len(op.inputs) > 2):
+            if len(op.inputs) < 3 and all(_has_bias(layer) for _, layer in candidates):
                 # A bias that the converter moved elsewhere would be missing from the trained range.
-                raise RuntimeError(f"operator {index} ({candidates[0][0]}) lost or gained a bias.")
+                raise RuntimeError(f"operator {index} ({candidates[0][0]}) lost its bias.")
             # Layers with equal kernels (all zeros, in practice) are met in their order.
             owners[index], _ = candidates.pop(0) if len(candidates) > 1 else candidates[0]
     return owners
+
+
+def _has_bias(layer):
+    return layer.use_bias and bool(np.any(np.asarray(layer.bias)))  # the converter drops zeros
 
 
 def _ranges(ops, owners, ranges):

@@ -31,8 +31,8 @@ class Attention(keras.layers.Layer):
         self.folded = folded
         self.quantize = untouched
 
-    def build(self, query_shape, token_shape=None):
-        width = query_shape[-1]
+    def build(self, queries_shape, tokens_shape):
+        width = queries_shape[-1]
         if width % self.heads:
             raise InputError(f"tokens of width {width} cannot be split into {self.heads} equal heads.")
         self.scale = 1.0 if self.folded else 1.0 / math.sqrt(width // self.heads)
@@ -64,8 +64,8 @@ class Attention(keras.layers.Layer):
         context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (-1, m, width))
         return self.output_projection(context)
 
-    def compute_output_shape(self, query_shape, token_shape=None):
-        return query_shape
+    def compute_output_shape(self, queries_shape, tokens_shape):
+        return queries_shape
 
     def get_config(self):
         return {**super().get_config(), "heads": self.heads, "folded": self.folded}

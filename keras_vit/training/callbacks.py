@@ -177,6 +177,7 @@ class Keeper(keras.callbacks.Callback):
 
 
 def _variables(model):
-    """Every variable that training changes, by a name that says where it belongs."""
+    """Every variable that training changes, by its place in the model and the optimizer."""
     both = [*model.variables, *model.optimizer.variables]
-    return {f"{i:05d}:{variable.path}": variable for i, variable in enumerate(both)}
+    # Not by path: Keras numbers its seed generators through a process, however many models it made.
+    return {f"{i:05d}.{variable.name}": variable for i, variable in enumerate(both)}

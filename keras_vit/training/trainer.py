@@ -96,6 +96,7 @@ def fit(model, data, folder, recipe, console, title, keep):
                     epochs=recipe.epochs,
                     validation_data=evaluation_batches(data.test, len(data.labels), model.preprocessing),
                     callbacks=[progress, keeper],
+                    shuffle=False,  # the pipeline did it
                     verbose=0,
                 )
             keeper.finish()

@@ -1,0 +1,57 @@
+"""Atomic writing: the old content survives every failure, a full disk included."""
+
+import errno
+import os
+
+import pytest
+
+from keras_vit.files import atomic_directory, atomic_write, write_json
+
+
+def test_a_finished_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    write_json(path, {"x": 2})
+    assert path.read_text() == '{\n  "x": 2\n}\n'
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OSError) as error, atomic_write(path) as temporary:
+        temporary.symlink_to("/dev/full")  # the kernel's own full disk
+        temporary.write_text("new" * 10000)
+    assert error.value.errno == errno.ENOSPC
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_not_a_number_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(RuntimeError), atomic_directory(target) as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+    for content in ("one", "two"):
+        with atomic_directory(target) as folder:
+            (folder / content).write_text(content)
+            assert not (target / content).exists()
+    assert os.listdir(target) == ["two"]
+    assert os.listdir(tmp_path) == ["out"]

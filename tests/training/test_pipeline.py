@@ -1,0 +1,104 @@
+"""The input pipeline: every example once an epoch, the same on every run, and what augmentation does."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vit.errors import InputError
+from keras_vit.training.augment import policy
+from keras_vit.training.data import Split
+from keras_vit.training.pipeline import evaluation_batches, training_batches
+from keras_vit.training.recipes import recipe
+
+PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0]}
+
+
+def split(count=10):
+    """Picture i is filled with the value 20 i, and its label is i modulo 3."""
+    images = np.repeat(np.arange(count, dtype=np.uint8) * 20, 8 * 8 * 3).reshape(count, 8, 8, 3)
+    return Split(images, np.arange(count, dtype=np.int32) % 3, [str(i) for i in range(count)])
+
+
+def batches(first, last, seed=0, augment="none"):
+    chosen = recipe("thumbnails", batch_size=4, augment=augment, seed=seed)
+    dataset = training_batches(split(), 3, PREPROCESSING, chosen, first, last)
+    return [(images.numpy(), labels.numpy()) for images, labels in dataset]
+
+
+def order(given):
+    """Which pictures came, from their values in the second channel: (x / 255 - 0.5) / 0.5."""
+    values = np.concatenate([images[:, 0, 0, 1] for images, _ in given])
+    return np.round((values * 0.5 + 0.5) * 255 / 20).astype(int).tolist()
+
+
+def test_every_example_comes_once_an_epoch_with_its_label():
+    given = batches(0, 2)
+    assert [len(images) for images, _ in given] == [4, 4, 2, 4, 4, 2]
+    epochs = order(given[:3]), order(given[3:])
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
+    assert epochs[0] != epochs[1]
+    labels = np.concatenate([labels for _, labels in given[:3]])
+    np.testing.assert_array_equal(labels.argmax(1), np.array(epochs[0]) % 3)
+
+
+def test_normalisation_is_per_channel():
+    (images, _), *_ = evaluation_batches(split(), 3, PREPROCESSING, batch_size=10)
+    np.testing.assert_allclose(images[5, 0, 0], (100 / 255 - 0.5) / np.array([0.25, 0.5, 1.0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("augment", ["none", "affine", "light"])
+def test_starting_at_epoch_one_gives_what_an_unbroken_run_gives_there(augment):
+    unbroken, resumed = batches(0, 2, augment=augment)[3:], batches(1, 2, augment=augment)
+    for (a, x), (b, y) in zip(unbroken, resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(x, y)
+    assert order(batches(1, 2, seed=1)) != order(batches(1, 2))
+
+
+@pytest.mark.parametrize("name", ["affine", "light"])
+def test_augmentation_moves_content_but_invents_no_values(name):
+    images = np.random.default_rng(0).uniform(0, 255, (64, 8, 12, 3)).astype("float32")
+    augmented = policy(name, (8, 12))(tf.constant(images), tf.constant([1, 2])).numpy()
+    assert augmented.shape == images.shape
+    assert augmented.min() >= images.min() - 1e-3
+    assert augmented.max() <= images.max() + 1e-3
+    changed = np.abs(augmented - images).mean((1, 2, 3)) > 1
+    assert changed.mean() > 0.9
+    other = policy(name, (8, 12))(tf.constant(images), tf.constant([1, 3])).numpy()
+    assert np.abs(other - augmented).mean() > 1
+
+
+def test_light_mirrors_about_half_of_the_pictures():
+    ramp = np.tile(np.arange(16, dtype="float32")[None, None, :, None], (200, 16, 1, 3))
+    augmented = policy("light", (16, 16))(tf.constant(ramp), tf.constant([0, 0])).numpy()
+    falls = augmented[:, 8, 0, 0] > augmented[:, 8, -1, 0]
+    assert 0.35 < falls.mean() < 0.65
+
+
+def test_affine_leaves_the_middle_near_the_middle_and_never_mirrors():
+    ramp = np.tile(np.arange(16, dtype="float32")[None, None, :, None], (200, 16, 1, 3))
+    augmented = policy("affine", (16, 16))(tf.constant(ramp), tf.constant([0, 0])).numpy()
+    assert (augmented[:, 8, 0, 0] < augmented[:, 8, -1, 0]).all()
+    assert abs(augmented[:, 8, 8, 0].mean() - 8) < 0.5
+    assert np.abs(augmented[:, 8, 8, 0] - 8).max() < 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augment": "strong"}, r"unknown augmentation 'strong': the known ones are none, affine, light"),
+        ({"epochs": 0}, r"epochs must be at least 1, not 0"),
+        ({"label_smoothing": 1.5}, r"label_smoothing must be between 0 and 0.999"),
+        ({"image_size": (9, 9)}, r"9x9 is not a multiple of the patch 2x2"),
+        ({"variant": "Huge/2"}, r"unknown variant 'Huge/2'"),
+        ({"precision": "int8"}, r"unknown precision 'int8'"),
+        ({"epoch": 3}, r"unknown recipe field 'epoch'.*Did you mean 'epochs'"),
+    ],
+)
+def test_a_recipe_refuses(options, message):
+    with pytest.raises(InputError, match=message):
+        recipe("thumbnails", **options)
+
+
+def test_the_recipe_suits_the_image_size():
+    assert [recipe(image_size=(s, s)).variant for s in (8, 32, 224)] == ["Nano/2", "Lite/4", "Ti/16"]

@@ -1,0 +1,173 @@
+"""Training: it learns, it is repeatable, and no interruption changes where it ends."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from keras_vit.errors import InputError
+from keras_vit.training import ImageData, recipe, train
+from keras_vit.training.data import Split
+from keras_vit.training.trainer import Interrupted
+
+QUICK = {"epochs": 4, "batch_size": 16, "dropout": 0.1, "warmup_epochs": 1}
+
+
+def quick(**options):
+    return recipe("thumbnails", **{**QUICK, **options})
+
+
+def data(fingerprint="abc", count=48):
+    """Bright and dark pictures: class 1 has a bright upper half."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 100, (count, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(count, dtype=np.int32) % 2
+    images[labels == 1, :4] += 150
+    parts = [Split(images[s], labels[s], []) for s in (slice(0, count - 16), slice(count - 16, count))]
+    return ImageData(*parts, ["dark", "bright"], "somewhere", fingerprint, [])
+
+
+def silent():
+    return Console(file=io.StringIO())
+
+
+def weights(folder):
+    return keras.models.load_model(folder / "model.keras").get_weights()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    train(data(), folder, quick(), silent())
+    return folder
+
+
+def test_it_learns_and_leaves_what_is_promised(unbroken):
+    assert sorted(os.listdir(unbroken)) == [
+        "config.json",
+        "curves.png",
+        "history.json",
+        "labels.txt",
+        "model.keras",
+    ]
+    history = json.loads((unbroken / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert history[-1]["val_accuracy"] > 0.9
+    assert (unbroken / "labels.txt").read_text() == "dark\nbright\n"
+    config = json.loads((unbroken / "config.json").read_text())
+    assert recipe("thumbnails", **config["recipe"]) == quick()
+    model = keras.models.load_model(unbroken / "model.keras")
+    images = data().test.images
+    correct = np.asarray(model((images / 255.0 - 0.5) / 0.5)).argmax(1) == data().test.labels
+    assert correct.mean() == pytest.approx(history[-1]["val_accuracy"])
+
+
+def test_the_same_seed_gives_the_same_weights(unbroken, tmp_path):
+    train(data(), tmp_path / "run", quick(), silent())
+    for a, b in zip(weights(unbroken), weights(tmp_path / "run"), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+class StopIn(keras.callbacks.Callback):
+    """Sends this process a signal in the middle of an epoch."""
+
+    def __init__(self, epoch, number):
+        super().__init__()
+        self.at, self.number = epoch, number
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == self.at and batch == 1:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_where_an_unbroken_one_ends(unbroken, tmp_path, monkeypatch, number):
+    fit = keras.Model.fit
+    monkeypatch.setattr(
+        keras.Model,
+        "fit",
+        lambda self, *a, callbacks, **k: fit(self, *a, callbacks=[*callbacks, StopIn(2, number)], **k),
+    )
+    with pytest.raises(Interrupted, match=r"stopped in epoch 3 of 4; 2 epochs are saved"):
+        train(data(), tmp_path / "run", quick(), silent())
+    assert (tmp_path / "run" / "model.keras").exists()
+    monkeypatch.undo()
+    history = train(data(), tmp_path / "run", quick(), silent())
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    for a, b in zip(weights(unbroken), weights(tmp_path / "run"), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+def test_kill_9_loses_at_most_the_running_epoch(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "keras_vit.cli", "train", "digits", "--out", str(run), "--epochs", "5"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.time() + 120
+    while time.time() < deadline and not (run / "history.json").exists():
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = json.loads((run / "history.json").read_text())
+    assert 1 <= len(before) < 5, "the process was to be killed in the middle"
+    assert keras.models.load_model(run / "model.keras").classes == 10
+    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert f"continuing after epoch {len(before)} of 5" in again.stderr
+    history = json.loads((run / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    assert history[: len(before)] == before
+
+
+def test_a_finished_run_is_left_as_it_is(unbroken):
+    before = (unbroken / "model.keras").read_bytes()
+    assert len(train(data(), unbroken, quick(), silent())) == 4
+    assert (unbroken / "model.keras").read_bytes() == before
+
+
+def test_early_stop_keeps_the_best_epoch(tmp_path):
+    # So high a rate that accuracy soon stands still.
+    chosen = quick(epochs=30, early_stop=2, learning_rate=0.05)
+    history = train(data(), tmp_path / "run", chosen, silent())
+    accuracies = [row["val_accuracy"] for row in history]
+    best = accuracies.index(max(accuracies))
+    assert len(history) == best + 3 < 30
+    again = train(data(), tmp_path / "run", chosen, silent())
+    assert again == history
+
+
+def test_another_dataset_or_recipe_is_refused(unbroken, tmp_path):
+    with pytest.raises(InputError, match=r"belongs to another dataset .*use another --out"):
+        train(data(fingerprint="xyz"), unbroken, quick(), silent())
+    with pytest.raises(InputError, match=r"was trained with epochs 4, now it is 5: .*another --out"):
+        train(data(), unbroken, quick(epochs=5), silent())
+    (tmp_path / "holiday.jpg").write_text("mine")
+    with pytest.raises(InputError, match=r"is not empty and no run \(it holds 'holiday.jpg'\)"):
+        train(data(), tmp_path, quick(), silent())
+    assert os.listdir(tmp_path) == ["holiday.jpg"]
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    train(data(), tmp_path / "run", quick(), silent())
+    (tmp_path / "run" / "state.safetensors").write_bytes(b"not a state")
+    with pytest.raises(InputError, match=r"state.safetensors cannot be read .*delete it to start again"):
+        train(data(), tmp_path / "run", quick(), silent())
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path, monkeypatch):
+    bad = dataclasses.replace(quick(), learning_rate=1e30)
+    with pytest.raises(InputError, match=r"loss is not finite in epoch 1.*lower --learning-rate"):
+        train(data(), tmp_path / "run", bad, silent())

@@ -149,7 +149,7 @@ class QuantizeAware(keras.Model):
         for name, layer in _quantizable(plain):
             if isinstance(layer, Linear):
                 layer.kernel.assign(self._quantize(name, "kernel", layer.kernel))
-        rounded = np.asarray(plain.patches.projection.kernel, "float64")
+        rounded = ops.convert_to_numpy(plain.patches.projection.kernel).astype("float64")
         subtract_from_positions(plain, self._pixel_mean.astype("float64") @ rounded)
         ranges = {key: quantizer.get_range() for key, quantizer in self.quantizers.items()}
         return plain, {key: value for key, value in ranges.items() if value is not None}

@@ -9,7 +9,6 @@ DIR/float32.tflite int8.tflite ...   one file for each profile
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from keras_vit.errors import InputError
 from keras_vit.export.aware import quantize_aware
 from keras_vit.export.convert import convert
 from keras_vit.export.graph import fold
+from keras_vit.export.layout import check_ours
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.saved_model import write_saved_model
 from keras_vit.files import atomic_directory, write_json
@@ -99,23 +99,6 @@ def export(
         manifest = _manifest(folder, model, labels, profiles, aware, source)
         write_json(folder / "manifest.json", manifest)
         write_json(folder / "report.json", {"format": 1, "artifacts": manifest["artifacts"]})
-
-
-def check_ours(directory):
-    """Refuse a path that an export may not replace."""
-    directory = Path(directory)
-    if directory.is_file():
-        raise InputError(f"{directory} is a file: --out takes a folder.")
-    if directory.exists() and any(directory.iterdir()):
-        try:
-            ours = "keras_vit" in json.loads((directory / "manifest.json").read_text())["versions"]
-        except (OSError, ValueError, KeyError, TypeError):
-            ours = False
-        if not ours:
-            raise InputError(
-                f"{directory} is not empty and was not made by an export (no manifest.json of ours): it is "
-                "left alone. Use another --out."
-            )
 
 
 def _manifest(folder, model, labels, profiles, aware, source):

@@ -12,7 +12,8 @@ from keras_vit.export.aware import QuantizeAware, quantize_aware
 from keras_vit.export.profiles import profile_named
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.recipes import Recipe
-from keras_vit.training.trainer import check_same_data, fit, read_run
+from keras_vit.training.runs import check_same_data, read_run
+from keras_vit.training.trainer import fit
 
 CALIBRATION = 256  # images from which trained ranges start
 

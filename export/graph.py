@@ -14,6 +14,7 @@ Each rewrite moves a parameter that only rescales or shifts into its neighbour:
 
 import math
 
+import keras
 import numpy as np
 
 from keras_vit.errors import InputError
@@ -62,7 +63,9 @@ def fold(model, pixels=True):
 
 
 def _array(variable):
-    return np.array(variable, dtype="float64")  # exact enough that the order of rewrites is no matter
+    return keras.ops.convert_to_numpy(variable).astype(
+        "float64"
+    )  # exact enough that the order of rewrites is no matter
 
 
 def _copy(old, new):

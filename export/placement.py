@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import re
 
+import keras
 import numpy as np
 
 from keras_vit.layers import Linear
@@ -98,7 +99,7 @@ def _owners(ops, constants, model):
     layers = {}
     for name, layer in _quantizable(model):
         if isinstance(layer, Linear):
-            layers.setdefault(key(np.asarray(layer.kernel).T), []).append((name, layer))
+            layers.setdefault(key(keras.ops.convert_to_numpy(layer.kernel).T), []).append((name, layer))
     owners = {}
     for index, op in enumerate(ops):
         if op.kind == "FULLY_CONNECTED":
@@ -114,7 +115,9 @@ def _owners(ops, constants, model):
 
 
 def _has_bias(layer):
-    return layer.use_bias and bool(np.any(np.asarray(layer.bias)))  # the converter drops zeros
+    return layer.use_bias and bool(
+        np.any(keras.ops.convert_to_numpy(layer.bias))
+    )  # the converter drops zeros
 
 
 def _ranges(ops, owners, ranges):

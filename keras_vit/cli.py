@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,7 @@ def train(
         seed=seed,
     )
     loaded = _load(data, size, skip_bad)
+    _import_tensorflow()
     from keras_vit.training.trainer import train
 
     history = train(loaded, out, chosen, _console())
@@ -103,8 +105,9 @@ def quantize(
     """Fine-tune a run under fake quantization, into RUN/quantized/PROFILE; keep the best epoch."""
     from keras_vit.export.profiles import profile_named
 
-    profile_named(profile, quantized=True)  # before the slow imports
+    profile_named(profile, quantized=True)  # before anything slow
     loaded = _data_of_run(run, data, skip_bad)
+    _import_tensorflow()
     from keras_vit.export.finetune import finetune
 
     history = finetune(run, profile, loaded, epochs, learning_rate, _console())
@@ -123,16 +126,18 @@ def export(
     skip_bad: SkipBad = False,
 ):
     """Write .tflite files and a SavedModel; profiles that were not fine-tuned are calibrated."""
+    from keras_vit.export.layout import check_ours
     from keras_vit.export.profiles import profile_named
-    from keras_vit.training.trainer import read_run
+    from keras_vit.training.runs import read_run
 
     names = [name.strip() for name in profiles.split(",") if name.strip()]
     chosen = [profile_named(name) for name in names]
     config = read_run(run)
-    from keras_vit.export.directory import check_ours, export
+    check_ours(out)
+    _import_tensorflow()
+    from keras_vit.export.directory import export
     from keras_vit.export.finetune import calibration_images, load_aware, load_model
 
-    check_ours(out)
     model, aware = load_model(run), load_aware(run)
     calibration = None
     if any(profile.activations == "static" and profile.name not in aware for profile in chosen):
@@ -188,8 +193,8 @@ def predict(
     from keras_vit.export.runners import load_runner
     from keras_vit.training.images import decode
 
-    if model.suffix == ".keras" or model.is_dir():
-        _quiet_tensorflow()
+    if model.exists() and model.suffix != ".tflite":
+        _import_tensorflow()
     runner = load_runner(model)
     pixels = np.stack([decode(path, runner.image_size) for path in images])
     results = []
@@ -219,8 +224,12 @@ def demo(
     run, directory, sample = out / "run", out / "export", out / "sample.png"
 
     def step(function, *arguments, **options):
-        words = [*arguments, *(w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", v))]
-        _say("\n$ keras-vit " + " ".join(map(str, [function.__name__, *words])))
+        words = [function.__name__]
+        for argument in arguments:
+            words += argument if isinstance(argument, list) else [argument]
+        for key, value in options.items():
+            words += [f"--{key}", value]
+        _say("\n$ keras-vit " + " ".join(map(str, words)))
         function(*arguments, **options)
 
     step(train, "digits", out=run)
@@ -239,8 +248,6 @@ def demo(
 
 def main():
     """Run the command line: 0 success, 1 failure, 2 a mistake in the input, 130 interrupted."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    _quiet_tensorflow()
     try:
         app()
     except InputError as error:
@@ -266,8 +273,26 @@ def _say(line):
     print(line, file=sys.stderr, flush=True)
 
 
-def _quiet_tensorflow():
+def _import_tensorflow():
+    """Import Keras and TensorFlow without the lines that TensorFlow writes on the way."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        raise InputError(
+            f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}: the command line needs tensorflow. Unset it."
+        )
+    # It writes before it has read any setting, and below Python: only the file descriptor catches it.
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _console():
@@ -304,7 +329,7 @@ def _load(data, size, skip_bad):
 
 
 def _data_of_run(run, data, skip_bad):
-    from keras_vit.training.trainer import read_run
+    from keras_vit.training.runs import read_run
 
     config = read_run(run)
     return _load(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)

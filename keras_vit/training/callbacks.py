@@ -4,7 +4,6 @@ import json
 import math
 
 import keras
-import numpy as np
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -160,7 +159,9 @@ class Keeper(keras.callbacks.Callback):
         if self.best_epoch == len(self.history) - 1:
             self._save_model()
         with atomic_write(self.state_path) as temporary:
-            tensors = {name: np.asarray(value) for name, value in _variables(self.model).items()}
+            tensors = {
+                name: keras.ops.convert_to_numpy(value) for name, value in _variables(self.model).items()
+            }
             save_file(tensors, temporary, metadata={"history": json.dumps(self.history)})
         write_json(self.folder / "history.json", self.history)
         if self.patience and self.waited >= self.patience:

@@ -8,41 +8,23 @@ TensorFlow is never imported; Keras only to download CIFAR-10.
 
 import contextlib
 import dataclasses
-import difflib
-import hashlib
-import io
 import os
-import re
 import shutil
-import struct
 import tempfile
-import threading
-import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from keras_vit.config import pair
 from keras_vit.errors import InputError
-from keras_vit.training.images import FORMATS, SUFFIXES, decode, fit, is_image_name
+from keras_vit.training.images import FORMATS, decode, fit
+from keras_vit.training.layout import Item, choose, digest, fingerprint_of, layout
+from keras_vit.training.sources import BUILT_IN, MAX_FILE, open_tree
 
-BUILT_IN = {"digits": 8, "cifar10": 32}  # name -> image size
-# Folder names that mean a split, in any case. Where a set has both, "test" is preferred to "val".
-SPLITS = {
-    "train": ("train", "training"),
-    "test": ("test", "testing", "val", "valid", "validation"),
-}
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IN_MEMORY = 2 * 2**30  # bytes; a larger set goes to a temporary file
-MAX_FILE = 2**29  # bytes; no picture is larger, but a zip bomb is
 CHUNK = 16  # pictures that a thread takes at a time
-EXPECTED = (
-    "expected a folder with one subfolder per class, a .zip of such a folder, or a built-in name: "
-    + ", ".join(BUILT_IN)
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,8 +114,8 @@ def load_data(source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False
         )
         return _data(images, classes, items, source, fingerprint, [])
 
-    with _open(source) as tree:
-        classes, items = _layout(tree, test_fraction, seed)
+    with open_tree(source) as tree:
+        classes, items = layout(tree, test_fraction, seed)
         image_size = image_size or pair(_suggest(tree, items), "image_size")
         images, problems = _fill(
             lambda i, size: decode(tree.read(items[i].name), size, items[i].name),
@@ -149,7 +131,7 @@ def load_data(source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False
         _check_none_emptied(tree.source, classes, items, kept)
     else:
         kept = items
-    return _data(images, classes, kept, tree.source, _fingerprint(classes, items), skipped)
+    return _data(images, classes, kept, tree.source, fingerprint_of(classes, items), skipped)
 
 
 def suggest_image_size(source) -> int:
@@ -160,8 +142,8 @@ def suggest_image_size(source) -> int:
     """
     if _is_built_in(source):
         return BUILT_IN[source]
-    with _open(source) as tree:
-        return _suggest(tree, _layout(tree, test_fraction=0.5, seed=0)[1])
+    with open_tree(source) as tree:
+        return _suggest(tree, layout(tree, test_fraction=0.5, seed=0)[1])
 
 
 def _suggest(tree, items):
@@ -183,255 +165,6 @@ def _suggest(tree, items):
 
 def _is_built_in(source):
     return isinstance(source, str) and source in BUILT_IN
-
-
-# Where the files are ---------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tree:
-    """A folder or a .zip: relative names with "/", "" for the top."""
-
-    source: str
-    folders: dict  # folder -> its direct subfolders
-    files: dict  # picture -> what the fingerprint takes of it: (size,) or (size, crc)
-    open: object  # name -> a binary file
-
-    def read(self, name):
-        """The bytes of a file. Raises InputError."""
-        if self.files[name][0] > MAX_FILE:
-            raise InputError(f"{name!r} is larger than {MAX_FILE >> 20} MiB: expected a picture.")
-        try:
-            with self.open(name) as file:
-                return file.read()
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise InputError(f"{name!r} cannot be read: {why}.") from error
-
-
-@contextlib.contextmanager
-def _open(source):
-    if not isinstance(source, str | os.PathLike):
-        raise InputError(f"the data is a {type(source).__name__}: {EXPECTED}.")
-    path = Path(source).expanduser()
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):  # a name that the file system refuses, such as a very long one
-        exists = False
-    if not exists or not str(source):
-        near = difflib.get_close_matches(str(source), BUILT_IN, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"there is no {str(source)!r}: {EXPECTED}.{hint}")
-    if path.is_dir():
-        folders, files = {}, {}
-        _scan(path, "", (), folders, files)
-        yield _Tree(str(path), folders, files, lambda name: (path / name).open("rb"))
-    elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-        try:
-            archive = zipfile.ZipFile(path)
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            NotImplementedError,
-            struct.error,
-            zipfile.BadZipFile,
-        ) as error:
-            raise InputError(f"{str(path)!r} is not a sound .zip ({error}): get or make it again.") from error
-        with archive:
-            yield _zip_tree(str(path), archive)
-    else:
-        raise InputError(f"{str(path)!r} is neither a folder nor a .zip: {EXPECTED}.")
-
-
-def _scan(folder, name, above, folders, files):
-    real = os.path.realpath(folder)
-    folders[name] = []
-    if real in above:  # a link to a folder that it lies in
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"folder {str(folder)!r} cannot be read: {error.strerror}.") from error
-    for entry in entries:
-        below = f"{name}/{entry.name}" if name else entry.name
-        if entry.is_dir():
-            if not _is_hidden(entry.name):
-                folders[name].append(entry.name)
-                _scan(entry.path, below, (*above, real), folders, files)
-        elif is_image_name(below):
-            # A link to nothing: reading it will say so.
-            files[below] = (entry.stat().st_size if entry.is_file() else -1,)
-
-
-def _zip_tree(source, archive):
-    folders, files, members = {"": []}, {}, {}
-    for member in archive.infolist():
-        if member.flag_bits & 1:
-            raise InputError(f"{source!r} is encrypted: unpack it with its password and give the folder.")
-        # Some Windows programs write "\" into a .zip.
-        parts = [part for part in member.filename.replace("\\", "/").split("/") if part not in ("", ".")]
-        is_folder = member.filename.endswith(("/", "\\"))
-        if not parts or any(map(_is_hidden, parts)):
-            continue
-        above = ""
-        for part in parts if is_folder else parts[:-1]:
-            name = f"{above}/{part}" if above else part
-            if name not in folders:
-                folders[name] = []
-                folders[above].append(part)
-            above = name
-        name = "/".join(parts)
-        if not is_folder and is_image_name(name):
-            files[name] = (member.file_size, member.CRC)
-            members[name] = member
-    lock = threading.Lock()  # a ZipFile is not made for reading from several threads
-
-    def read(name):
-        with lock:
-            return io.BytesIO(archive.read(members[name]))
-
-    return _Tree(source, folders, files, read)
-
-
-def _is_hidden(name):
-    return name.startswith(".") or name == "__MACOSX"
-
-
-# What is in them -------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Item:
-    name: str
-    split: str
-    label: int
-    mark: str = ""  # what the fingerprint says about it
-
-
-def _layout(tree, test_fraction, seed):
-    """(class names, [_Item]), all of "train" first, then all of "test"."""
-    top = ""
-    while True:
-        below = [f"{top}/{name}".lstrip("/") for name in tree.folders[top]]
-        splits = _split_folders(tree, top)
-        if splits or len(below) != 1 or not tree.folders[below[0]]:
-            break
-        top = below[0]
-
-    if not splits:
-        found = {"": _classes(tree, top)}
-    elif "train" not in splits:
-        raise InputError(
-            f"{tree.source!r} has a folder {splits['test']!r} but no 'train': add one with the same "
-            f"class folders, or give the class folders without {splits['test']!r} above them."
-        )
-    else:
-        found = {split: _classes(tree, f"{top}/{name}".lstrip("/")) for split, name in splits.items()}
-
-    classes = list(next(iter(found.values())))
-    if "test" in found and set(found["test"]) != set(classes):
-        only = [
-            f"only {splits[a]!r} has {_list(sorted(set(found[a]) - set(found[b]), key=_natural))}"
-            for a, b in (("train", "test"), ("test", "train"))
-            if set(found[a]) - set(found[b])
-        ]
-        raise InputError(
-            f"the splits of {tree.source!r} have different classes: {'; '.join(only)}. "
-            "Both need the same class folders."
-        )
-    if len(classes) < 2:
-        raise InputError(
-            f"{tree.source!r} has only one class, {classes[0]!r}: a classifier needs two or more."
-        )
-
-    items = []
-    for split, groups in found.items():
-        for label, name in enumerate(classes):
-            files = groups[name]
-            if "test" not in found and len(files) < 2:
-                raise InputError(
-                    f"class {name!r} of {tree.source!r} has a single picture: it needs one to train "
-                    "and one to test. Add pictures or delete the class."
-                )
-            testing = set() if "test" in found else _choose(len(files), test_fraction, seed, label)
-            for i, (file, inner) in enumerate(files):
-                part = "test" if i in testing else split or "train"
-                mark = " ".join([f"{part}/{name}/{inner}", *map(str, tree.files[file])])
-                items.append(_Item(file, part, label, mark))
-    return classes, sorted(items, key=lambda item: item.split != "train")
-
-
-def _split_folders(tree, top):
-    """{"train": folder name, "test": folder name}, those that are there."""
-    folders = tree.folders[top]
-    names = {name.lower(): name for name in folders}
-    known = {name for split in SPLITS.values() for name in split}
-    # "train" can be a class (next to "car" and "plane"). It is a split if it has class folders,
-    # or if nothing else is there.
-    if not set(names) <= known:
-        names = {k: v for k, v in names.items() if k in known and tree.folders[f"{top}/{v}".lstrip("/")]}
-    found = {split: [names[name] for name in order if name in names] for split, order in SPLITS.items()}
-    return {split: there[0] for split, there in found.items() if there}
-
-
-def _classes(tree, folder):
-    """{class: [(name, name below the class)]} in natural order, from the subfolders of `folder`."""
-    where = f"{tree.source}/{folder}".rstrip("/")
-    if not tree.folders[folder]:
-        if any(name.rpartition("/")[0] == folder for name in tree.files):
-            raise InputError(
-                f"{where!r} has pictures but no class folders: put the pictures of each class into a "
-                "subfolder that has the name of the class."
-            )
-        raise InputError(f"{where!r} has no class folders: {EXPECTED}.")
-    groups = {name: [] for name in sorted(tree.folders[folder], key=_natural)}
-    prefix = f"{folder}/" if folder else ""
-    for file in tree.files:
-        if file.startswith(prefix):
-            name, _, inner = file[len(prefix) :].partition("/")
-            if inner:
-                groups[name].append((file, inner))
-    empty = [name for name, files in groups.items() if not files]
-    if empty and len(groups) > 1:
-        raise InputError(
-            f"no pictures ({' '.join(SUFFIXES)}) in {_list(empty)} of {where!r}: every folder there is a "
-            "class. Add pictures or delete the folder."
-        )
-    return {name: sorted(files, key=lambda file: _natural(file[1])) for name, files in groups.items()}
-
-
-def _choose(count, fraction, seed, label):
-    """The indices that are for testing: 1 to count - 1 of them."""
-    testing = min(max(1, round(count * fraction)), count - 1)
-    return set(np.random.default_rng([seed, label]).permutation(count)[:testing].tolist())
-
-
-def _natural(name):
-    """A sort key under which "2" < "10"."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
-
-
-def _list(names, most=5):
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
-
-
-def _digest(parts):
-    digest = hashlib.sha256()
-    for part in parts:
-        part = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
-        digest.update(len(part).to_bytes(8, "little"))  # so that no two lists of parts run together alike
-        digest.update(part)
-    return digest.hexdigest()[:16]
-
-
-def _fingerprint(classes, items):
-    return _digest([*classes, *sorted(item.mark for item in items)])
-
-
-# Reading them ----------------------------------------------------------------------------------
 
 
 def _fill(picture, count, image_size, progress):
@@ -519,9 +252,6 @@ def _data(images, classes, items, source, fingerprint, skipped):
     )
 
 
-# The built-in ones -----------------------------------------------------------------------------
-
-
 def _digits(test_fraction, seed):
     from sklearn.datasets import load_digits  # takes a second to import
 
@@ -531,10 +261,10 @@ def _digits(test_fraction, seed):
     parts = np.full(len(labels), "train", dtype="<U5")
     for label in range(10):
         members = np.flatnonzero(labels == label)
-        parts[members[sorted(_choose(len(members), test_fraction, seed, label))]] = "test"
+        parts[members[sorted(choose(len(members), test_fraction, seed, label))]] = "test"
     # As from folders: training first, and each split class by class.
     order = np.lexsort((np.arange(len(labels)), labels, parts != "train"))
-    items = [_Item(f"digits/{i:04d}", str(parts[i]), int(labels[i])) for i in order]
+    items = [Item(f"digits/{i:04d}", str(parts[i]), int(labels[i])) for i in order]
     return _built_in(pixels[order], [str(i) for i in range(10)], items)
 
 
@@ -554,7 +284,7 @@ def _cifar10(test_fraction, seed):
     if pixels.shape[1] == 3:  # Keras is set to "channels_first"
         pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
     items = [
-        _Item(f"cifar10/{split}/{i:05d}", split, int(label))
+        Item(f"cifar10/{split}/{i:05d}", split, int(label))
         for split, labels in (("train", train_labels), ("test", test_labels))
         for i, label in enumerate(np.ravel(labels))
     ]
@@ -563,4 +293,4 @@ def _cifar10(test_fraction, seed):
 
 def _built_in(pixels, classes, items):
     marks = "".join(f"{item.split} {item.label}\n" for item in items)
-    return pixels, classes, items, _digest([*classes, marks, pixels.tobytes()])
+    return pixels, classes, items, digest([*classes, marks, pixels.tobytes()])

@@ -4,7 +4,6 @@ A RUN holds model.keras, labels.txt, config.json, history.json, curves.png, and 
 finished state.safetensors. The same call on the same folder continues where it stopped.
 """
 
-import json
 import signal
 import threading
 from pathlib import Path
@@ -13,12 +12,11 @@ import keras
 from rich.console import Console
 
 import keras_vit
-from keras_vit.errors import InputError
-from keras_vit.files import atomic_write, write_json
 from keras_vit.models.vit import ViT
 from keras_vit.training.callbacks import Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from keras_vit.training.runs import open_run
 
 # AdamW leaves these alone, as in the recipes of ViT and DeiT: their size is no sign of overfitting.
 NOT_DECAYED = ["bias", "scale", "shift", "table", "cls"]
@@ -52,7 +50,7 @@ def train(data, out, recipe, console=None):
         "data": {"source": str(data.source), "fingerprint": data.fingerprint},
         "recipe": recipe.to_dict(),
     }
-    _open_run(out, config)
+    open_run(out, config)
     keras.utils.set_random_seed(recipe.seed)
     model = ViT(
         recipe.model_config(),
@@ -131,63 +129,6 @@ def compile_for(model, recipe, steps):
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
     optimizer.build(model.trainable_variables)
-
-
-def read_run(folder):
-    """The config.json of the RUN `folder`.
-
-    Raises:
-        InputError: no such folder, or it is no run.
-    """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        what = "has no config.json, so it is no run" if Path(folder).is_dir() else "does not exist"
-        raise InputError(f"{folder} {what}: `keras-vit train DATA --out {folder}` makes one.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not valid JSON ({error}): restore it, or train into another --out."
-        ) from None
-
-
-def check_same_data(config, data, folder):
-    """Refuse `data` that is not what the run was trained on."""
-    if config["data"]["fingerprint"] != data.fingerprint:
-        raise InputError(
-            f"{folder} was trained on {config['data']['source']} (fingerprint "
-            f"{config['data']['fingerprint']}), and {data.source} has other content ({data.fingerprint}): "
-            "give the same data, or another --out."
-        )
-
-
-def _open_run(out, config):
-    """Make the RUN folder, or check that the one that is there is ours and the same."""
-    if out.is_file():
-        raise InputError(f"{out} is a file: --out takes a folder.")
-    if not (out / "config.json").exists():
-        others = [p.name for p in out.iterdir() if not p.name.startswith(".writing-")] if out.exists() else []
-        if others:
-            raise InputError(f"{out} is not empty and no run (it holds {others[0]!r}): use another --out.")
-        with atomic_write(out / "labels.txt") as temporary:
-            temporary.write_text("\n".join(config["labels"]) + "\n", encoding="utf-8")
-        write_json(out / "config.json", config)
-        return
-    old = read_run(out)
-    if old["data"]["fingerprint"] != config["data"]["fingerprint"]:
-        raise InputError(
-            f"{out} belongs to another dataset ({old['data']['source']}, fingerprint "
-            f"{old['data']['fingerprint']}; given: {config['data']['source']}, "
-            f"{config['data']['fingerprint']}): use another --out."
-        )
-    changed = [key for key, value in config["recipe"].items() if old["recipe"].get(key) != value]
-    if changed:
-        key = changed[0]
-        raise InputError(
-            f"{out} was trained with {key} {old['recipe'].get(key)!r}, now it is {config['recipe'][key]!r}"
-            + (f" (and {len(changed) - 1} more differ)" if len(changed) > 1 else "")
-            + ": use the same options to continue, or another --out."
-        )
 
 
 class _stoppable:

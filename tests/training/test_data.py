@@ -11,7 +11,9 @@ from PIL import Image
 
 from keras_vit.errors import InputError
 from keras_vit.training import data as data_module
+from keras_vit.training import sources
 from keras_vit.training.data import load_data, suggest_image_size
+from keras_vit.training.layout import natural
 
 
 def picture(path, seed=0, size=(8, 8)):
@@ -152,7 +154,7 @@ def test_many_pictures_in_threads_stay_in_order(tmp_path):
     seen = []
     data = load_data(tmp_path, image_size=4, progress=lambda done, total: seen.append((done, total)))
     check_pixels(data, pixels)
-    assert data.train.names == sorted(data.train.names, key=data_module._natural)
+    assert data.train.names == sorted(data.train.names, key=natural)
     assert seen == sorted(seen) and seen[-1] == (120, 120) and len(seen) > 1
 
 
@@ -464,7 +466,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     (tmp_path / "dog/3.png").symlink_to(tmp_path / "gone.png")
     refused(tmp_path, r"'dog/3\.png' cannot be read: No such file")
     (tmp_path / "dog/3.png").unlink()
-    monkeypatch.setattr(data_module, "MAX_FILE", (tmp_path / "dog/0.png").stat().st_size - 1)
+    monkeypatch.setattr(sources, "MAX_FILE", (tmp_path / "dog/0.png").stat().st_size - 1)
     refused(tmp_path, r"6 of 6 .*'cat/0\.png' is larger than 0 MiB: expected a picture")
 
 

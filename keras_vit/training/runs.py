@@ -1,0 +1,63 @@
+"""What a RUN folder is: made once, and only continued with the same data and recipe. No TensorFlow."""
+
+import json
+from pathlib import Path
+
+from keras_vit.errors import InputError
+from keras_vit.files import atomic_write, write_json
+
+
+def read_run(folder):
+    """The config.json of the RUN `folder`.
+
+    Raises:
+        InputError: no such folder, or it is no run.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        what = "has no config.json, so it is no run" if Path(folder).is_dir() else "does not exist"
+        raise InputError(f"{folder} {what}: `keras-vit train DATA --out {folder}` makes one.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not valid JSON ({error}): restore it, or train into another --out."
+        ) from None
+
+
+def check_same_data(config, data, folder):
+    """Refuse `data` that is not what the run was trained on."""
+    if config["data"]["fingerprint"] != data.fingerprint:
+        raise InputError(
+            f"{folder} was trained on {config['data']['source']} (fingerprint "
+            f"{config['data']['fingerprint']}), and {data.source} has other content ({data.fingerprint}): "
+            "give the same data, or another --out."
+        )
+
+
+def open_run(out, config):
+    """Make the RUN folder, or check that the one that is there is ours and the same."""
+    if out.is_file():
+        raise InputError(f"{out} is a file: --out takes a folder.")
+    if not (out / "config.json").exists():
+        others = [p.name for p in out.iterdir() if not p.name.startswith(".writing-")] if out.exists() else []
+        if others:
+            raise InputError(f"{out} is not empty and no run (it holds {others[0]!r}): use another --out.")
+        write_json(out / "config.json", config)  # the first file, since it makes the folder ours
+    old = read_run(out)
+    if old["data"]["fingerprint"] != config["data"]["fingerprint"]:
+        raise InputError(
+            f"{out} belongs to another dataset ({old['data']['source']}, fingerprint "
+            f"{old['data']['fingerprint']}; given: {config['data']['source']}, "
+            f"{config['data']['fingerprint']}): use another --out."
+        )
+    changed = [key for key, value in config["recipe"].items() if old["recipe"].get(key) != value]
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f"{out} was trained with {key} {old['recipe'].get(key)!r}, now it is {config['recipe'][key]!r}"
+            + (f" (and {len(changed) - 1} more differ)" if len(changed) > 1 else "")
+            + ": use the same options to continue, or another --out."
+        )
+    with atomic_write(out / "labels.txt") as temporary:
+        temporary.write_text("\n".join(config["labels"]) + "\n", encoding="utf-8")

@@ -1,0 +1,290 @@
+"""The command line as a person types it: exit codes, one-line errors, and the whole way on small pictures."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_vit import cli
+
+
+def run(capsys, *words):
+    """(exit code, standard output, lines of standard error) of `keras-vit WORDS`, in this process."""
+    old = sys.argv
+    sys.argv = ["keras-vit", *map(str, words)]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        sys.argv = old
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err.splitlines()
+
+
+def picture(path, bright=0, size=(8, 8), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(abs(hash(path.name)) % 1000)
+    pixels = np.clip(random.normal(60 + bright, 20, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes, dark and light, in many sizes and modes."""
+    root = tmp_path_factory.mktemp("data") / "pictures"
+    for label, bright in (("dark", 0), ("light", 130)):
+        for i in range(20):
+            picture(root / label / f"{i}.png", bright)
+        picture(root / label / "wide.jpg", bright, size=(31, 9))
+        picture(root / label / "clear.png", bright, mode="RGBA")
+        picture(root / label / "grey.png", bright, mode="L")
+        picture(root / label / "print.jpg", bright, mode="CMYK")
+        deep = np.full((9, 9), (60 + bright) * 257, np.uint16)
+        Image.fromarray(deep).save(root / label / "deep.png")
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture(root / label / "turned.jpg", bright, size=(12, 8), exif=exif)
+    return root
+
+
+TINY = ["--variant", "Nano/4", "--image-size", "8", "--epochs", "6", "--batch-size", "8", "--augment", "none"]
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A run and its export, made by the commands."""
+    base = tmp_path_factory.mktemp("made")
+    for words in (
+        ["train", folder, "--out", base / "run", *TINY],
+        ["quantize", base / "run", "--profile", "int8_static", "--epochs", "1"],
+        ["export", base / "run", "--out", base / "export"],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "keras_vit.cli", *map(str, words)], capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        assert "Could not find cuda" not in result.stderr, "TensorFlow's own lines are kept away"
+    return base
+
+
+def test_help_needs_neither_keras_nor_tensorflow():
+    code = (
+        "import sys; from keras_vit import cli; sys.argv = ['keras-vit', '--help']\n"
+        "try: cli.main()\nexcept SystemExit as stop: assert not stop.code\n"
+        "print([m for m in ('keras', 'tensorflow', 'numpy', 'sklearn') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+    for command in ("train", "quantize", "export", "evaluate", "predict", "demo"):
+        assert command in output
+
+
+def test_the_whole_way(trained, folder, capsys):
+    history = json.loads((trained / "run" / "history.json").read_text())
+    assert len(history) == 6
+    assert history[-1]["val_accuracy"] == 1.0
+    assert (trained / "run" / "quantized" / "int8_static" / "model.keras").exists()
+
+    code, out, _ = run(capsys, "evaluate", trained / "export", folder, "--seconds", "0.05")
+    assert code == 0
+    assert out.splitlines()[-1] == str(trained / "export" / "report.html")
+    report = json.loads((trained / "export" / "report.json").read_text())
+    rows = {row["name"]: row for row in report["artifacts"]}
+    assert set(rows) == {
+        *(f"keras/{p}.keras" for p in ("float32", "int8", "int8_static")),
+        *(f"{p}.tflite" for p in ("float32", "int8", "int8_static")),
+        "saved_model/1",
+    }
+    assert all(row["error"] is None and row["top1"] == 1.0 for row in rows.values())
+    assert all(name in out for name in rows)
+    assert "int8_static.tflite" in (trained / "export" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("model", ["run/model.keras", "export/int8_static.tflite", "export/saved_model"])
+def test_predict_with_each_kind_of_model(trained, folder, capsys, model):
+    images = folder / "dark" / "turned.jpg", folder / "light" / "deep.png"
+    code, out, _ = run(capsys, "predict", trained / model, *images, "--json")
+    assert code == 0
+    answers = json.loads(out)
+    assert [a["predictions"][0]["label"] for a in answers] == ["dark", "light"]
+    assert [a["image"] for a in answers] == [str(path) for path in images]
+    assert sum(p["probability"] for p in answers[0]["predictions"]) == pytest.approx(1, abs=1e-3)
+    code, out, _ = run(capsys, "predict", trained / model, images[0], "--top", "1")
+    assert code == 0
+    assert out.splitlines()[0] == str(images[0])
+    assert out.splitlines()[1].split()[1] == "dark"
+
+
+def test_predicting_with_a_tflite_file_needs_no_tensorflow(trained, folder):
+    code = (
+        "import sys; from keras_vit import cli\n"
+        f"sys.argv = ['keras-vit', 'predict', {str(trained / 'export' / 'int8.tflite')!r}, "
+        f"{str(folder / 'dark' / '1.png')!r}]\ntry: cli.main()\nexcept SystemExit: pass\n"
+        "print([m for m in ('keras', 'tensorflow') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+
+
+def test_a_damaged_artifact_is_a_row_and_not_a_crash(trained, folder, tmp_path, capsys):
+    copy = tmp_path / "export"
+    shutil.copytree(trained / "export", copy)
+    (copy / "int8.tflite").write_bytes(b"\0\0\0\0TFL3" + b"\0" * 100)
+    code, out, _ = run(capsys, "evaluate", copy, folder, "--limit", "4", "--seconds", "0.02")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads((copy / "report.json").read_text())["artifacts"]}
+    assert "not the file that was exported" in rows["int8.tflite"]["error"]
+    assert rows["float32.tflite"]["error"] is None
+    assert "int8.tflite" in out
+
+
+def break_data(tmp_path, folder, what):
+    data = tmp_path / "data"
+    if what == "missing":
+        return data
+    data.mkdir()
+    if what == "no images in a class":
+        shutil.copytree(folder / "dark", data / "dark")
+        shutil.copytree(folder / "light", data / "light")
+        (data / "nothing").mkdir()
+        (data / "nothing" / "notes.txt").write_text("later")
+    if what == "one class":
+        shutil.copytree(folder / "dark", data / "dark")
+    if what in ("truncated", "text"):
+        shutil.copytree(folder, data, dirs_exist_ok=True)
+        whole = (folder / "dark" / "wide.jpg").read_bytes()
+        bad = whole[: len(whole) // 2] if what == "truncated" else b"I am no picture"
+        (data / "dark" / "bad.jpg").write_bytes(bad)
+    if what == "cut zip":
+        path = tmp_path / "data.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(folder / "dark" / "1.png", "dark/1.png")
+        path.write_bytes(path.read_bytes()[:-30])
+        return path
+    return data
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("missing", r"there is no '.*data': expected a folder .*built-in name: digits, cifar10"),
+        ("empty", r"has no class folders: expected a folder"),
+        ("no images in a class", r"no pictures .*'nothing'.*Add pictures or delete the folder"),
+        ("one class", r"has only one class, 'dark': a classifier needs two or more"),
+        ("truncated", r"dark/bad.jpg.*truncated.*--skip-bad"),
+        ("text", r"dark/bad.jpg.*--skip-bad"),
+        ("cut zip", r"is not a sound .zip"),
+    ],
+)
+def test_bad_data_is_one_line_and_exit_code_2(tmp_path, folder, capsys, what, message):
+    data = break_data(tmp_path, folder, what)
+    check_error(capsys, message, "train", data, "--out", tmp_path / "run", *TINY)
+    assert not (tmp_path / "run").exists()
+
+
+def check_error(capsys, message, *words):
+    import re
+
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    errors = [line for line in err if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert err[-1] == errors[0], "the error is the last line"
+    assert re.search(message, errors[0]), errors[0]
+    assert "Traceback" not in "\n".join(err)
+
+
+def test_skip_bad_leaves_them_out_and_counts_them(tmp_path, folder, capsys):
+    data = break_data(tmp_path, folder, "truncated")
+    words = ["train", data, "--out", tmp_path / "run", *TINY, "--epochs", "1"]
+    code, _, err = run(capsys, *words, "--skip-bad")
+    assert code == 0
+    assert any(line.startswith("1 bad pictures left out: dark/bad.jpg") for line in err)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--variant", "Ti/16", "--image-size", "100"], r"100x100 is not a multiple of the patch 16x16"),
+        (["--variant", "Tini/16"], r"unknown variant 'Tini/16': the known ones are .*Ti/PATCH"),
+        (["--pooling", "max"], r"unknown pooling 'max': the known ones are cls, mean"),
+        (["--recipe", "huge"], r"unknown recipe 'huge': the known ones are thumbnails, small, standard"),
+        (["--augment", "wild"], r"unknown augmentation 'wild'"),
+        (["--image-size", "big"], r"--image-size is a number of pixels such as 224 or 64x96"),
+        (["--epochs", "0"], r"epochs must be at least 1"),
+    ],
+)
+def test_bad_options_for_train(tmp_path, folder, capsys, words, message):
+    check_error(capsys, message, "train", folder, "--out", tmp_path / "run", *words)
+
+
+def test_a_run_of_another_dataset_is_refused(trained, folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "dark" / "1.png").unlink()
+    before = (trained / "run" / "model.keras").read_bytes()
+    check_error(
+        capsys, r"belongs to another dataset .*--out", "train", other, "--out", trained / "run", *TINY
+    )
+    check_error(
+        capsys, r"has other content", "quantize", trained / "run", "--profile", "int8", "--data", other
+    )
+    assert (trained / "run" / "model.keras").read_bytes() == before
+
+
+def test_bad_input_for_the_other_commands(trained, folder, tmp_path, capsys):
+    run_, export = trained / "run", trained / "export"
+    known = "the known ones are int8, int8_static"
+    check_error(capsys, f"unknown profile 'int9': {known}", "quantize", run_, "--profile", "int9")
+    check_error(capsys, "does not exist: `keras-vit train", "quantize", tmp_path / "no", "--profile", "int8")
+    check_error(capsys, "no config.json, so it is no run", "export", folder, "--out", tmp_path / "out")
+    words = "export", run_, "--out", tmp_path / "out", "--profiles"
+    check_error(capsys, "unknown profile 'int3': the known ones are float32", *words, "float32,int3")
+    check_error(capsys, "was not made by an export", "export", run_, "--out", folder)
+    check_error(capsys, "holds no manifest.json", "evaluate", folder, folder)
+    check_error(capsys, r"has the classes 0, 1, 2.*the model dark, light", "evaluate", export, "digits")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_for_predict(trained, folder, tmp_path, capsys):
+    good = trained / "export" / "int8.tflite"
+    fake = tmp_path / "fake.tflite"
+    fake.write_bytes(b"hello")
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("hello")
+    image = folder / "dark" / "1.png"
+    check_error(capsys, r"fake.tflite is not a TFLite file", "predict", fake, image)
+    check_error(capsys, r"there is no .*none.keras", "predict", tmp_path / "none.keras", image)
+    check_error(capsys, r"unknown suffix '.jpg'", "predict", bad, image)
+    check_error(capsys, r"bad.jpg", "predict", good, bad)
+    check_error(capsys, r"nothing.png", "predict", good, tmp_path / "nothing.png")
+
+
+def test_a_full_disk_keeps_the_old_model(trained, folder, tmp_path):
+    """The size of any file is limited to 1 kB, so that the kernel refuses to write a model."""
+    copy = tmp_path / "run"
+    shutil.copytree(trained / "run", copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    code = (
+        "import resource, signal, sys; from keras_vit import cli\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import keras_vit.export.finetune\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"sys.argv = ['keras-vit', 'quantize', {str(copy)!r}, '--profile', 'int8', '--epochs', '1']\n"
+        "cli.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert after == before

@@ -17,7 +17,7 @@ import keras_vit
 from keras_vit.errors import InputError
 from keras_vit.export.aware import quantize_aware
 from keras_vit.export.convert import convert
-from keras_vit.export.graph import fold
+from keras_vit.export.graph import fold, in_float32
 from keras_vit.export.layout import check_ours
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.saved_model import write_saved_model
@@ -37,7 +37,7 @@ def export(
     """Write an export directory; see this module's first lines.
 
     Args:
-        model: the float `ViT`.
+        model: the float `ViT`; one in mixed precision is exported as float32.
         directory: made whole or not at all. One that an earlier export made is replaced; any
             other folder that is not empty is refused.
         profiles: names of profiles.
@@ -57,6 +57,7 @@ def export(
     profiles = [profile_named(name) for name in dict.fromkeys(profiles)]
     if not profiles:
         raise InputError("no profile given: name at least one, e.g. float32.")
+    model = in_float32(model)
     folded = fold(model)
     labels = [str(label) for label in (labels if labels is not None else range(model.classes))]
     if len(labels) != model.classes:

@@ -1,6 +1,8 @@
 """`finetune`: quantization-aware training of a RUN, into RUN/quantized/PROFILE/."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 
 import keras
@@ -10,6 +12,7 @@ from rich.console import Console
 from keras_vit.errors import InputError
 from keras_vit.export.aware import QuantizeAware, quantize_aware
 from keras_vit.export.profiles import profile_named
+from keras_vit.files import write_json
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.recipes import Recipe
 from keras_vit.training.runs import check_same_data, read_run
@@ -54,10 +57,24 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None):
     keras.utils.set_random_seed(recipe.seed)
     aware = quantize_aware(model, profile.name, calibration_images(data))
     folder = run / "quantized" / profile.name
-    folder.mkdir(parents=True, exist_ok=True)
+    _start_again_if_changed(folder, {"recipe": recipe.to_dict(), "model": _digest(run / "model.keras")})
     history = fit(aware, data, folder, recipe, console or Console(stderr=True), profile.name, keep="best")
     draw_curves(history, folder / "curves.png")
     return history
+
+
+def _start_again_if_changed(folder, config):
+    """Forget the progress in `folder` when it was made with other options or from another model."""
+    path = folder / "config.json"
+    old = path.read_text(encoding="utf-8") if path.exists() else None
+    if old is None or json.loads(old) != config:
+        for name in ("state.safetensors", "history.json"):
+            (folder / name).unlink(missing_ok=True)
+        write_json(path, config)  # last: the old model stays until there is a new one
+
+
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def calibration_images(data):

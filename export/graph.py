@@ -62,6 +62,15 @@ def fold(model, pixels=True):
     return folded
 
 
+def in_float32(model):
+    """`model`, or a float32 twin of one that computes in another precision: only that one is exact."""
+    if model.dtype_policy.name == "float32":
+        return model
+    twin = type(model).from_config({**model.get_config(), "dtype": "float32"})
+    twin.set_weights(model.get_weights())
+    return twin
+
+
 def _array(variable):
     return keras.ops.convert_to_numpy(variable).astype(
         "float64"

@@ -195,7 +195,8 @@ def predict(
 
     if model.exists() and model.suffix != ".tflite":
         _import_tensorflow()
-    runner = load_runner(model)
+    with _without_chatter():
+        runner = load_runner(model)
     pixels = np.stack([decode(path, runner.image_size) for path in images])
     results = []
     for path, row in zip(images, runner.predict(pixels), strict=True):
@@ -280,12 +281,23 @@ def _import_tensorflow():
         raise InputError(
             f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}: the command line needs tensorflow. Unset it."
         )
-    # It writes before it has read any setting, and below Python: only the file descriptor catches it.
+    with _without_chatter():
+        import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def _without_chatter():
+    """Keep back what TensorFlow and LiteRT write to standard error, unless the block fails.
+
+    They write before they have read any setting, and below Python: only the descriptor catches it.
+    """
     with tempfile.TemporaryFile() as said:
         stderr = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            yield
+        except InputError:
+            raise
         except BaseException:
             said.seek(0)
             os.write(stderr, said.read())
@@ -332,6 +344,8 @@ def _data_of_run(run, data, skip_bad):
     from keras_vit.training.runs import read_run
 
     config = read_run(run)
+    if (run / "state.safetensors").exists():
+        _say(f"note: {run} is not finished; this goes on from its last full epoch")
     return _load(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)
 
 

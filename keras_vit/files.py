@@ -1,6 +1,7 @@
 """Writing so that a crash, a kill or a full disk never harms what was there before."""
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ def atomic_write(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
         yield temporary
@@ -38,9 +40,9 @@ def atomic_directory(path):
     """Yield a temporary folder beside `path` that takes the place of `path` if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     old = path.with_name(f".replaced-{os.getpid()}-{path.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -55,3 +57,28 @@ def atomic_directory(path):
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_leftovers(path):
+    """Remove what a killed process left beside `path`; put back a folder that it was replacing."""
+    for leftover in path.parent.glob(f".*-{glob.escape(path.name)}"):
+        kind, _, rest = leftover.name.partition("-")
+        owner = rest.removesuffix(f"-{path.name}")
+        if kind not in (".writing", ".replaced") or not owner.isdecimal() or _is_running(int(owner)):
+            continue
+        if kind == ".replaced" and not path.exists():
+            os.replace(leftover, path)
+        elif leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -288,3 +288,19 @@ def test_a_full_disk_keeps_the_old_model(trained, folder, tmp_path):
     assert "Traceback" not in result.stderr
     after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_quantizing_again_does_nothing_unless_an_option_changed(trained, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(trained / "run", copy)
+    model = copy / "quantized" / "int8_static" / "model.keras"
+    before = model.read_bytes()
+    words = ["quantize", copy, "--profile", "int8_static", "--epochs", "1"]
+    code, _, err = run(capsys, *words)
+    assert code == 0
+    assert any("is finished: 1 epochs" in line for line in err)
+    assert model.read_bytes() == before
+    code, _, err = run(capsys, *words, "--learning-rate", "1e-5")
+    assert code == 0
+    assert not any("is finished" in line for line in err)
+    assert model.read_bytes() != before

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 
 import pytest
 
@@ -54,4 +55,32 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
             (folder / content).write_text(content)
             assert not (target / content).exists()
     assert os.listdir(target) == ["two"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def dead_process():
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path):
+    dead, path = dead_process(), tmp_path / "a.json"
+    (tmp_path / f".writing-{dead}-a.json").write_text("half")
+    (tmp_path / f".writing-{os.getppid()}-a.json").write_text("somebody is at it")
+    (tmp_path / f".writing-{dead}-b.json").write_text("another file's")
+    write_json(path, 1)
+    kept = {f".writing-{os.getppid()}-a.json", f".writing-{dead}-b.json", "a.json"}
+    assert set(os.listdir(tmp_path)) == kept
+
+
+def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path):
+    target = tmp_path / "out"
+    old = tmp_path / f".replaced-{dead_process()}-out"
+    old.mkdir()
+    (old / "precious").write_text("old")
+    with pytest.raises(RuntimeError), atomic_directory(target):
+        raise RuntimeError
+    assert (target / "precious").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]

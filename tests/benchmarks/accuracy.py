@@ -74,9 +74,8 @@ def main():
         )
         base = rows["float32.tflite"]["latency_ms_p50"]
         for profile in ("int8", "int8_static"):
-            print(
-                f"  {profile + '.tflite: faster than float32':<42}{base / rows[f'{profile}.tflite']['latency_ms_p50']:>11.2f}x"
-            )
+            faster = base / rows[f"{profile}.tflite"]["latency_ms_p50"]
+            print(f"  {profile + '.tflite: faster than float32':<42}{faster:>11.2f}x")
 
 
 if __name__ == "__main__":

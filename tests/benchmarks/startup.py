@@ -26,9 +26,8 @@ def main():
     keras = median(times["import keras"])
     for name, values in times.items():
         note = " (anchor: under 1 s)" if name == "keras-vit --help" else ""
-        print(
-            f"{name:<20}{median(values):7.2f} s   {keras / median(values):6.1f}x as quick as `import keras`{note}"
-        )
+        quicker = keras / median(values)
+        print(f"{name:<20}{median(values):7.2f} s   {quicker:6.1f}x as quick as `import keras`{note}")
 
 
 if __name__ == "__main__":

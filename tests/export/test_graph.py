@@ -7,6 +7,7 @@ import pytest
 from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.export import fold
+from keras_vit.export.graph import in_float32
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 
@@ -44,6 +45,12 @@ def test_folding_twice_changes_nothing():
 def test_a_half_precision_model_is_folded_to_float32():
     folded = fold(random_vit(dtype="mixed_bfloat16"))
     assert folded.dtype_policy.name == "float32"
+
+
+def test_a_half_precision_model_has_an_exact_twin():
+    half, exact = random_vit(dtype="mixed_bfloat16"), random_vit()
+    np.testing.assert_array_equal(np.asarray(in_float32(half)(pixels())), np.asarray(exact(pixels())))
+    assert in_float32(exact) is exact
 
 
 def test_a_folded_model_can_be_saved(tmp_path):

@@ -1,6 +1,7 @@
 """The command line, `keras-vit`. Importing this file imports neither Keras nor TensorFlow."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from keras_vit.config import VARIANTS
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Interrupted
 
 app = typer.Typer(
     name="keras-vit",
@@ -248,16 +249,16 @@ def demo(
 
 
 def main():
-    """Run the command line: 0 success, 1 failure, 2 a mistake in the input, 130 interrupted."""
+    """Run the command line: 0 success, 1 failure, 2 bad input or no room, 130 interrupted."""
     try:
         app()
     except InputError as error:
         sys.exit(_fail(str(error), 2))
-    except KeyboardInterrupt as error:
-        sys.exit(_fail(str(error) or "interrupted", 130))
+    except Interrupted as error:
+        sys.exit(_fail(str(error), 130))
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        sys.exit(_fail(f"{what}. What was there before is unchanged.", 1))
+        what = ": ".join(filter(None, [error.filename, error.strerror])) or str(error)
+        sys.exit(_fail(f"{what}. What was there before is unchanged: {_way_out(error)}.", 2))
     except Exception as error:
         if os.environ.get("KERAS_VIT_TRACEBACK"):
             raise
@@ -268,6 +269,14 @@ def main():
 def _fail(message, code):
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def _way_out(error):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "make room, or give another --out, and run it again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "give an --out that you may write to"
+    return "put it right and run it again"
 
 
 def _say(line):

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the wording that all of them share."""
+"""The exception for a user's mistake, and the wording that all of them share; and the one for Ctrl-C."""
 
 import difflib
 
@@ -8,6 +8,13 @@ class InputError(ValueError):
 
     The message is one line: what was given, what was expected, and the way out. The command
     line prints it without a traceback and exits with code 2.
+    """
+
+
+class Interrupted(Exception):
+    """Work was stopped by Ctrl-C or SIGTERM; the message says what is saved and how to go on.
+
+    No KeyboardInterrupt, which the command line's library would end without a word.
     """
 
 

@@ -9,11 +9,10 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write, write_json
@@ -30,10 +29,9 @@ class ProgressBar(keras.callbacks.Callback):
         self.epoch = first_epoch
         self.bar = Progress(
             TextColumn(title),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
@@ -162,7 +160,8 @@ class Keeper(keras.callbacks.Callback):
             tensors = {
                 name: keras.ops.convert_to_numpy(value) for name, value in _variables(self.model).items()
             }
-            save_file(tensors, temporary, metadata={"history": json.dumps(self.history)})
+            # As bytes first: a full disk is then an OSError, and no error of the library's own.
+            temporary.write_bytes(save(tensors, metadata={"history": json.dumps(self.history)}))
         write_json(self.folder / "history.json", self.history)
         if self.patience and self.waited >= self.patience:
             self.model.stop_training = True

@@ -12,6 +12,7 @@ import keras
 from rich.console import Console
 
 import keras_vit
+from keras_vit.errors import Interrupted
 from keras_vit.models.vit import ViT
 from keras_vit.training.callbacks import Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
@@ -20,10 +21,6 @@ from keras_vit.training.runs import open_run
 
 # AdamW leaves these alone, as in the recipes of ViT and DeiT: their size is no sign of overfitting.
 NOT_DECAYED = ["bias", "scale", "shift", "table", "cls"]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by Ctrl-C or SIGTERM; the message says what is saved and how to go on."""
 
 
 def train(data, out, recipe, console=None):

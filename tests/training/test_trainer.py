@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Interrupted
 from keras_vit.training import ImageData, recipe, train
 from keras_vit.training.data import Split
-from keras_vit.training.trainer import Interrupted
 
 QUICK = {"epochs": 4, "batch_size": 16, "dropout": 0.1, "warmup_epochs": 1}
 
@@ -111,25 +110,46 @@ def test_an_interrupted_run_ends_where_an_unbroken_one_ends(unbroken, tmp_path, 
     assert not (tmp_path / "run" / "state.safetensors").exists()
 
 
-def test_kill_9_loses_at_most_the_running_epoch(tmp_path):
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "keras_vit.cli", "train", "digits", "--out", str(run), "--epochs", "5"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.time() + 120
-    while time.time() < deadline and not (run / "history.json").exists():
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    before = json.loads((run / "history.json").read_text())
-    assert 1 <= len(before) < 5, "the process was to be killed in the middle"
-    assert keras.models.load_model(run / "model.keras").classes == 10
-    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+def test_sigterm_and_kill_9_lose_at_most_the_running_epoch(tmp_path):
+    """The real command, stopped twice, ends at the same epoch count, and keeps what it had."""
+    run, epochs = tmp_path / "run", 8
+    command = [
+        sys.executable,
+        "-m",
+        "keras_vit.cli",
+        "train",
+        "digits",
+        "--out",
+        run,
+        "--epochs",
+        str(epochs),
+    ]
+
+    def done():
+        path = run / "history.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    before = []
+    for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.time() + 120
+        while time.time() < deadline and len(done()) <= len(before):
+            time.sleep(0.02)
+        process.send_signal(number)
+        said = process.communicate()[1]
+        assert process.returncode == code, said
+        assert done()[: len(before)] == before
+        assert len(before) < len(done()) < epochs, "it was to be stopped in the middle"
+        before = done()
+        assert keras.models.load_model(run / "model.keras").classes == 10
+        if number == signal.SIGTERM:
+            last = f"error: stopped in epoch {len(before) + 1} of {epochs}; {len(before)} epochs are saved"
+            assert said.splitlines()[-1].startswith(last)
+    again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert f"continuing after epoch {len(before)} of 5" in again.stderr
-    history = json.loads((run / "history.json").read_text())
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
-    assert history[: len(before)] == before
+    assert f"continuing after epoch {len(before)} of {epochs}" in again.stderr
+    assert [row["epoch"] for row in done()] == list(range(1, epochs + 1))
+    assert done()[: len(before)] == before
 
 
 def test_a_finished_run_is_left_as_it_is(unbroken):

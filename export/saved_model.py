@@ -29,7 +29,9 @@ def write_saved_model(model, folder):
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", serve, [tf.TensorSpec((None, *size, 3), tf.float32, name="image")])
+    archive.add_endpoint(
+        "serving_default", serve, [tf.TensorSpec((None, *size, 3), tf.float32, name="image")]
+    )
     archive.add_endpoint("serve_bytes", serve_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
     archive.write_out(str(folder), verbose=False)
 

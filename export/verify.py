@@ -127,7 +127,8 @@ def compare(probabilities, truth, source=None, reference=None):
         numbers["agreement"] = float(np.mean(top == source.argmax(-1)))
         numbers["max_abs_diff"] = float(difference.max())
         numbers["mean_abs_diff"] = float(difference.mean())
-        numbers["kl"] = float(np.mean(np.sum(p * np.log(p / q), axis=-1)))
+        # Floored and rounded probabilities do not sum to one exactly, which can make it -1e-10.
+        numbers["kl"] = max(0.0, float(np.mean(np.sum(p * np.log(p / q), axis=-1))))
     if reference is not None:
         numbers["agreement_float"] = float(np.mean(top == reference.argmax(-1)))
     return numbers

@@ -5,6 +5,7 @@ Public names are loaded on first use, so that `import keras_vit` and the command
 """
 
 import importlib
+import sys
 
 __version__ = "0.1.0"
 
@@ -27,3 +28,8 @@ def __getattr__(name):
 
 def __dir__():
     return sorted([*globals(), *__all__])
+
+
+if "keras" in sys.modules:
+    # Whoever has Keras already pays nothing, and `keras.models.load_model` then knows our classes.
+    importlib.import_module("keras_vit.models")

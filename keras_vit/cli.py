@@ -280,7 +280,8 @@ def _way_out(error):
 
 
 def _say(line):
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # in one piece, since threads say things too
+    sys.stderr.flush()
 
 
 def _import_tensorflow():
@@ -350,11 +351,16 @@ def _load(data, size, skip_bad):
 
 
 def _data_of_run(run, data, skip_bad):
+    """Load what a run was trained on."""
     from keras_vit.training.runs import read_run
+    from keras_vit.training.sources import BUILT_IN
 
     config = read_run(run)
     if (run / "state.safetensors").exists():
         _say(f"note: {run} is not finished; this goes on from its last full epoch")
+    source = config["data"]["source"]
+    if data is None and source not in BUILT_IN and not Path(source).exists():
+        raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
     return _load(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)
 
 

@@ -121,3 +121,39 @@ def test_tfmot_leaves_no_trace_in_the_environment():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert result.stdout.splitlines()[-1] == "None 3"
+
+
+@pytest.fixture(scope="module")
+def int8_matmul():
+    """(kernel, the real LiteRT's run-time-quantized x @ kernel) for tokens [1, 7, 48]."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    kernel = normal(48, 32)
+    spec = tf.TensorSpec((1, 7, 48), tf.float32)
+    function = tf.function(lambda x: tf.matmul(x, kernel), input_signature=[spec])
+    module = tf.Module()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
+    quantizer = Quantizer(bytearray(converter.convert()))
+    quantizer.add_dynamic_config(".*", "FULLY_CONNECTED", num_bits=8)
+    content = bytes(quantizer.quantize(enable_progress_report=False).quantized_model)
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+
+    def run(x):
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+    return kernel, run
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0, -5.0])
+def test_token_and_weight_together_are_litert_arithmetic(int8_matmul, shift):
+    kernel, run = int8_matmul
+    x = normal(1, 7, 48, seed=3) * np.array([0.01, 1, 100, 1, 1, 3, 0], "float32")[None, :, None] + shift
+    ours = FakeQuantizer("token")(x) @ FakeQuantizer("weight")(kernel)
+    expected = run(x)
+    scale = np.abs(expected).max(-1, keepdims=True) + 1e-6
+    assert np.abs((np.asarray(ours) - expected) / scale).max() < 2e-6
+    assert np.abs((x @ kernel - expected) / scale).max() > 1e-3, "and it does round"

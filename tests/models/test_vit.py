@@ -105,6 +105,8 @@ def test_a_saved_model_answers_the_same(tmp_path):
     np.testing.assert_array_equal(np.asarray(loaded(images)), np.asarray(model(images)))
     assert loaded.preprocessing == model.preprocessing
     assert loaded.config == model.config
+    code = f"import keras, keras_vit; print(keras.models.load_model({str(tmp_path / 'model.keras')!r}).name)"
+    assert run_python(code).splitlines()[-1] == "vit", "importing the package is enough to load its models"
 
 
 def test_without_a_head_it_gives_features():

@@ -13,7 +13,7 @@ demo: setup
 	$(BIN)/keras-vit demo --out runs/demo
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 setup: $(STAMP)
 

@@ -30,6 +30,6 @@ def __dir__():
     return sorted([*globals(), *__all__])
 
 
-if "keras" in sys.modules:
+if sys.modules.get("keras"):
     # Whoever has Keras already pays nothing, and `keras.models.load_model` then knows our classes.
     importlib.import_module("keras_vit.models")

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_vit.errors import InputError
 from keras_vit.export.graph import RAW_PIXELS, fold, pixel_rows, subtract_from_positions
+from keras_vit.export.inputs import calibration_images
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantizers import FakeQuantizer
 from keras_vit.layers import Attention, Linear
@@ -30,9 +31,9 @@ def quantize_aware(model, profile, calibration=None):
     Args:
         model: a `ViT` with a head.
         profile: "int8" or "int8_static".
-        calibration: images [N, H, W, 3] with values 0..255, from which trained ranges start;
-            int8_static wants about a hundred. Without them, noise is used: train before you
-            export then.
+        calibration: pictures from which trained ranges start, at least about a hundred, only for a
+            static profile: an array [N, H, W, 3] with values 0..255, a tf.data dataset, a folder or
+            an `ImageData`. Without them, noise is used: train before you export then.
 
     Raises:
         InputError: unknown profile, a model that is not a `ViT`, images of another shape.
@@ -46,7 +47,7 @@ def quantize_aware(model, profile, calibration=None):
     if profile.activations == "static":
         if calibration is None:
             calibration = np.random.default_rng(0).integers(0, 256, (32, *model.image_size, 3))
-        aware.calibrate(calibration)
+        aware.calibrate(calibration_images(calibration, model.image_size))
     return aware
 
 

@@ -41,7 +41,7 @@ def export(
         directory: made whole or not at all. One that an earlier export made is replaced; any
             other folder that is not empty is refused.
         profiles: names of profiles.
-        calibration: images [N, H, W, 3], values 0..255, for a static profile that was not trained.
+        calibration: pictures for a static profile that was not trained, as in `quantize_aware`.
         labels: class names; "0", "1", ... by default.
         aware: {profile: trained `QuantizeAware` model}. A quantized profile without one gets the
             post-training quantization of `model`.

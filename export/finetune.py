@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import keras
-import numpy as np
 from rich.console import Console
 
 from keras_vit.errors import InputError
@@ -17,8 +16,6 @@ from keras_vit.training.curves import draw_curves
 from keras_vit.training.recipes import Recipe
 from keras_vit.training.runs import check_same_data, read_run
 from keras_vit.training.trainer import fit
-
-CALIBRATION = 256  # images from which trained ranges start
 
 
 def finetune(run, profile, data, epochs=None, learning_rate=None, console=None):
@@ -55,7 +52,7 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None):
         precision="float32",
     )
     keras.utils.set_random_seed(recipe.seed)
-    aware = quantize_aware(model, profile.name, calibration_images(data))
+    aware = quantize_aware(model, profile.name, calibration=data)
     folder = run / "quantized" / profile.name
     _start_again_if_changed(folder, {"recipe": recipe.to_dict(), "model": _digest(run / "model.keras")})
     history = fit(aware, data, folder, recipe, console or Console(stderr=True), profile.name, keep="best")
@@ -75,12 +72,6 @@ def _start_again_if_changed(folder, config):
 
 def _digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def calibration_images(data):
-    """Up to 256 training images, spread evenly over the classes' order."""
-    pick = np.unique(np.linspace(0, len(data.train) - 1, CALIBRATION).astype(int))
-    return np.asarray(data.train.images[pick])
 
 
 def load_model(run):

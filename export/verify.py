@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_vit.errors import InputError
+from keras_vit.export.inputs import labelled_images
 
 FORMAT = 1
 SAMPLES, DISPUTED = 12, 4
@@ -52,7 +53,8 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
 
     Args:
         directory: what `export` wrote, with its manifest.json.
-        data: (images, labels) or an object with these: uint8 [N, H, W, 3] and int [N].
+        data: (images uint8 [N, H, W, 3], labels int [N]), a tf.data dataset of them, a folder, .zip or
+            built-in name, or an `ImageData` (of these its held-out part).
         limit: use this many of the images, evenly spaced, since data often lies class by class.
         seconds: how long to time each artifact on one image.
         threads: CPU threads of every artifact.
@@ -70,7 +72,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
-    images, truth = _checked_data(data, manifest)
+    images, truth = _checked_data(labelled_images(data, tuple(manifest["image_size"])), manifest)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit must be a positive number of images or None, not {limit!r}.")
     if not isinstance(threads, int) or threads < 1:
@@ -209,7 +211,7 @@ def read_manifest(directory):
 
 
 def _checked_data(data, manifest):
-    images, labels = data if isinstance(data, tuple) else (data.images, data.labels)
+    images, labels = data
     height, width = manifest["image_size"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
         raise InputError(

@@ -137,12 +137,12 @@ def export(
     check_ours(out)
     _import_tensorflow()
     from keras_vit.export.directory import export
-    from keras_vit.export.finetune import calibration_images, load_aware, load_model
+    from keras_vit.export.finetune import load_aware, load_model
 
     model, aware = load_model(run), load_aware(run)
     calibration = None
     if any(profile.activations == "static" and profile.name not in aware for profile in chosen):
-        calibration = calibration_images(_data_of_run(run, data, skip_bad))
+        calibration = _data_of_run(run, data, skip_bad)
     aware = {name: model for name, model in aware.items() if name in names}
     export(model, out, names, calibration, config["labels"], aware, source=config["data"], status=_say)
     files = ", ".join(

@@ -1,0 +1,84 @@
+"""Pictures in whatever form a person has them: an array, a tf.data dataset, a folder, an `ImageData`."""
+
+import os
+
+import numpy as np
+
+from keras_vit.errors import InputError
+from keras_vit.training.data import ImageData, Split, load_data
+
+CALIBRATION = 256  # images from which trained ranges start
+
+
+def calibration_images(data, image_size):
+    """Up to 256 images [N, H, W, 3] with values 0..255, spread evenly over `data`.
+
+    Args:
+        data: such an array; a tf.data dataset of images or (images, labels), batched or not; a
+            folder, .zip or built-in name; an `ImageData`. Of the last two the training part.
+        image_size: (height, width) to which a folder's pictures are brought.
+    """
+    if isinstance(data, str | os.PathLike):
+        data = load_data(data, image_size)
+    if isinstance(data, ImageData):
+        data = data.train
+    if isinstance(data, Split):
+        data = data.images
+    if hasattr(data, "as_numpy_iterator"):
+        data, _ = _from_dataset(data, CALIBRATION)
+    if isinstance(data, np.ndarray) and len(data) > CALIBRATION:
+        data = data[np.linspace(0, len(data) - 1, CALIBRATION).astype(int)]
+    return np.asarray(data)
+
+
+def labelled_images(data, image_size):
+    """(images uint8 [N, H, W, 3], labels int [N]) to verify with.
+
+    Args:
+        data: such a pair; a tf.data dataset of them (labels as numbers or one-hot), batched or not;
+            a folder, .zip or built-in name; an `ImageData`. Of the last two the held-out part.
+        image_size: (height, width) to which a folder's pictures are brought.
+    """
+    if isinstance(data, str | os.PathLike):
+        data = load_data(data, image_size)
+    if isinstance(data, ImageData):
+        data = data.test
+    if hasattr(data, "as_numpy_iterator"):
+        images, labels = _from_dataset(data)
+        if labels is None:
+            raise InputError("the dataset has images but no labels: give one of (images, labels).")
+        # Only whole numbers are pixels: others were normalised, and would be judged as something else.
+        if (
+            images.dtype != np.uint8
+            and not ((images == np.round(images)) & (images >= 0) & (images <= 255)).all()
+        ):
+            raise InputError("the dataset's images are not pixels 0..255: leave out its normalisation.")
+        return images.astype(np.uint8), labels
+    if isinstance(data, tuple):
+        return data
+    if not (hasattr(data, "images") and hasattr(data, "labels")):
+        raise InputError(
+            f"cannot verify with a {type(data).__name__}: give (images, labels), a tf.data dataset of them, "
+            "or a folder."
+        )
+    return data.images, data.labels
+
+
+def _from_dataset(dataset, most=None):
+    """(images, labels or None) of a tf.data dataset, up to `most` images."""
+    images, labels, count = [], [], 0
+    for element in dataset.as_numpy_iterator():
+        image, label = element[:2] if isinstance(element, tuple) else (element, None)
+        single = np.ndim(image) == 3
+        images.append(np.asarray(image)[None] if single else np.asarray(image))
+        if label is not None:
+            labels.append(np.asarray(label)[None] if single else np.asarray(label))
+        count += len(images[-1])
+        if most and count >= most:
+            break
+    if not images:
+        raise InputError("the dataset is empty: give one with images.")
+    labels = np.concatenate(labels) if labels else None
+    if labels is not None and labels.ndim == 2:  # one-hot
+        labels = labels.argmax(-1)
+    return np.concatenate(images)[:most], labels

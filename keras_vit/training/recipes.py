@@ -73,7 +73,7 @@ class Recipe:
 
 
 RECIPES = {
-    # Thumbnails. `keras-vit train digits --out RUN`: 1 to 2 minutes on 2 cores, 98.3% to 98.6% (2 seeds).
+    # Thumbnails. `keras-vit train digits --out RUN`: 1 to 2 minutes on 2 cores, 98.3% to 98.6% (3 seeds).
     "thumbnails": Recipe(
         variant="Nano/2",
         image_size=(8, 8),

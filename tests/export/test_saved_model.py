@@ -58,7 +58,8 @@ def test_sizes_are_covered_and_cropped_in_the_same_way(size):
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"), [("PNG", "L"), ("PNG", "P"), ("PNG", "LA"), ("JPEG", "L"), ("PNG", "1")]
+    ("kind", "mode"),
+    [("PNG", "L"), ("PNG", "P"), ("PNG", "LA"), ("JPEG", "L"), ("PNG", "1"), ("JPEG", "CMYK")],
 )
 def test_modes(kind, mode):
     check(content(photo(mode=mode), kind))
@@ -68,3 +69,7 @@ def test_transparency_is_on_white():
     picture = photo(mode="RGBA")
     picture.putalpha(Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60), dtype=np.uint8)))
     check(content(picture, "PNG"), (40, 60))
+
+
+def test_sixteen_bits():
+    check(content(Image.fromarray((np.arange(2400).reshape(40, 60) * 27).astype(np.uint16)), "PNG"))

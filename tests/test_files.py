@@ -84,3 +84,13 @@ def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path):
         raise RuntimeError
     assert (target / "precious").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):
+    """The new content arrives in one rename: there is no moment at which the file is half written."""
+    path = tmp_path / "a.json"
+    write_json(path, "old")
+    with open(path) as reader:
+        write_json(path, "new")
+        assert reader.read() == '"old"\n'
+    assert path.read_text() == '"new"\n'

@@ -126,6 +126,42 @@ def types_of(path, kind):
     )
 
 
+def test_trained_ranges_are_on_the_tensors_they_were_trained_for(directory):
+    """The width of an int8 tensor's range is 255 steps; operators are in the model's order."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    _, ranges = keras.models.load_model(directory / "keras" / "int8_static.keras").deploy()
+    file = flatbuffer_utils.read_model(str(directory / "int8_static.tflite"))
+    graph = file.subgraphs[0]
+
+    def width(tensor):
+        return 255 * float(graph.tensors[tensor].quantization.scale[0])
+
+    def trained(name):
+        low, high = ranges[name]
+        return high - low
+
+    found = [
+        [width(tensor) for tensor in (op.inputs[0], op.inputs[1], op.outputs[0])]
+        for op in graph.operators
+        if flatbuffer_utils.opcode_to_name(file, op.opcodeIndex) == "BATCH_MATMUL"
+    ]
+    expected = []
+    for block in ("block_0.attention", "block_1.attention"):
+        expected.append([trained(f"{block}.{n}") for n in ("query.output", "key.output", "scores")])
+        expected.append([trained(f"{block}.{n}") for n in ("probabilities", "value.output", "output.input")])
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    widths = {round(width(t), 3) for op in graph.operators for t in op.outputs if is_int8(graph.tensors[t])}
+    for name in ("patches.projection.output", "block_0.mlp.expand.output", "block_1.mlp.contract.output"):
+        assert min(abs(trained(name) - w) for w in widths) < 2e-3, name
+
+
+def is_int8(tensor):
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return tensor.type == flatbuffer_utils.TensorType.INT8
+
+
 def test_kernels_in_the_file_are_the_trained_ones_to_the_last_bit(directory):
     """ai-edge-quantizer finds exactly the integers that fake quantization rounded to."""
     from ai_edge_litert.tools import flatbuffer_utils

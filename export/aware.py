@@ -75,7 +75,7 @@ class QuantizeAware(keras.Model):
             rows.astype("float32") for rows in pixel_rows(model, self.preprocessing)
         )
         self.quantizers = {}
-        for layer_name, layer in _quantizable(model):
+        for layer_name, layer in quantizable_layers(model):
             for role, kind in _kinds(layer_name, layer, profile_named(profile, quantized=True)).items():
                 key = f"{layer_name}.{role}"
                 self.quantizers[key] = FakeQuantizer(kind, name=key)
@@ -147,7 +147,7 @@ class QuantizeAware(keras.Model):
         plain = ViT.from_config({**self.model.get_config(), "preprocessing": RAW_PIXELS})
         for source, target in zip(self.model.weights, plain.weights, strict=True):
             target.assign(source)
-        for name, layer in _quantizable(plain):
+        for name, layer in quantizable_layers(plain):
             if isinstance(layer, Linear):
                 layer.kernel.assign(self._quantize(name, "kernel", layer.kernel))
         rounded = ops.convert_to_numpy(plain.patches.projection.kernel).astype("float64")
@@ -168,7 +168,7 @@ class QuantizeAware(keras.Model):
         return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})
 
 
-def _quantizable(model):
+def quantizable_layers(model):
     """Yield (dotted name, layer) for every layer of `model` that has a `quantize` hook."""
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, Linear):

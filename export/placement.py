@@ -91,13 +91,13 @@ def read(content):
 
 def _owners(ops, constants, model):
     """Operator index -> name of the `Linear` whose kernel it holds, for every FULLY_CONNECTED."""
-    from keras_vit.export.aware import _quantizable
+    from keras_vit.export.aware import quantizable_layers
 
     def key(array):
         return hashlib.sha256(np.ascontiguousarray(array, "float32").tobytes()).hexdigest()
 
     layers = {}
-    for name, layer in _quantizable(model):
+    for name, layer in quantizable_layers(model):
         if isinstance(layer, Linear):
             layers.setdefault(key(keras.ops.convert_to_numpy(layer.kernel).T), []).append((name, layer))
     owners = {}

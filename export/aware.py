@@ -145,8 +145,7 @@ class QuantizeAware(keras.Model):
         values that int8 can hold. `ranges` maps "block_0.attention.query.input" to (low, high).
         """
         plain = ViT.from_config({**self.model.get_config(), "preprocessing": RAW_PIXELS})
-        for source, target in zip(self.model.weights, plain.weights, strict=True):
-            target.assign(source)
+        plain.set_weights(self.model.get_weights())
         for name, layer in quantizable_layers(plain):
             if isinstance(layer, Linear):
                 layer.kernel.assign(self._quantize(name, "kernel", layer.kernel))

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from keras_vit.errors import InputError
 from keras_vit.export.profiles import profile_named
@@ -112,4 +111,4 @@ def quantize_file(content, model, ranges, profile):
 
 
 if __name__ == "__main__":
-    _work(json.loads(Path(sys.argv[1][1:]).read_text() if sys.argv[1].startswith("@") else sys.argv[1]))
+    _work(json.loads(sys.argv[1]))

@@ -57,7 +57,7 @@ def fold(model, pixels=True):
     for old, new in zip(model.blocks, folded.blocks, strict=True):
         _attention(old, new)
         _after_norm(old.norm_2, old.mlp.expand, new.mlp.expand)
-        _copy(old.mlp.contract, new.mlp.contract)
+        new.mlp.contract.set_weights(old.mlp.contract.get_weights())
     _after_norm(model.norm, model.head, folded.head)
     return folded
 
@@ -72,23 +72,16 @@ def in_float32(model):
 
 
 def _array(variable):
-    return keras.ops.convert_to_numpy(variable).astype(
-        "float64"
-    )  # exact enough that the order of rewrites is no matter
-
-
-def _copy(old, new):
-    for source, target in zip(old.weights, new.weights, strict=True):
-        target.assign(source)
+    # In float64 the order of the rewrites is no matter.
+    return keras.ops.convert_to_numpy(variable).astype("float64")
 
 
 def _patches(model, folded):
     """The bias joins the positions: W x + b + p = W x + (p + b)."""
     old = model.patches.projection
-    table = _array(model.positions.table)
+    folded.positions.table.assign(model.positions.table)
     if old.use_bias:
-        table[:, _first_patch(model) :] += _array(old.bias)
-    folded.positions.table.assign(table)
+        subtract_from_positions(folded, -_array(old.bias))
     folded.patches.projection.kernel.assign(old.kernel)
 
 
@@ -109,13 +102,10 @@ def pixel_rows(model, preprocessing):
 
 
 def subtract_from_positions(model, vector):
+    """Subtract `vector` [width] from every position but that of [CLS], which is no patch."""
     table = _array(model.positions.table)
-    table[:, _first_patch(model) :] -= vector
+    table[:, 1 if model.config.pooling == "cls" else 0 :] -= vector
     model.positions.table.assign(table)
-
-
-def _first_patch(model):
-    return 1 if model.config.pooling == "cls" else 0  # [CLS] is no patch
 
 
 def _after_norm(norm, old, new):

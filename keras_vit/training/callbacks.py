@@ -170,8 +170,7 @@ class Keeper(keras.callbacks.Callback):
         # A copy that was never compiled: the optimizer's state would triple the file.
         if self._copy is None:
             self._copy = type(self.model).from_config(self.model.get_config())
-        for source, target in zip(self.model.weights, self._copy.weights, strict=True):
-            target.assign(source)
+        self._copy.set_weights(self.model.get_weights())
         with atomic_write(self.folder / "model.keras") as temporary:
             self._copy.save(temporary)
 

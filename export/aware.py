@@ -183,7 +183,7 @@ def _kinds(name, layer, profile):
     """Role -> kind of fake quantizer for one layer."""
     if isinstance(layer, Attention):
         return {"scores": "range", "probabilities": "range"} if profile.activations == "static" else {}
-    if profile.activations == "token" or name == "head":
+    if profile.activations == "token" or name.startswith("head"):
         # The head is a sliver of the time, and its logits decide: it keeps the finer rounding.
         return {"input": "token", "kernel": "weight"}
     return {

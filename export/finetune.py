@@ -48,6 +48,8 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None):
         learning_rate=learning_rate or trained.learning_rate / 10,
         warmup_epochs=0.5,
         dropout=0.0,
+        layer_decay=1.0,
+        freeze=0,
         early_stop=0,
         precision="float32",
     )

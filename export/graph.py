@@ -5,11 +5,13 @@ Each rewrite moves a parameter that only rescales or shifts into its neighbour:
 - pixel normalisation into the patch projection: the model takes raw pixels 0..255, which int8
   holds without any error;
 - the bias of the patch projection into the positions, where the converter would put it anyway;
+- the positions, however they are computed, into one table that is added;
 - LayerNorm's scale and shift into the projections that follow it;
 - 1/sqrt(d) into the query projection;
 - the bias of the values into the output projection (the softmax's rows sum to one);
 - the bias of the keys is dropped (it adds the same number to all scores of a query, and the
-  softmax does not see it).
+  softmax does not see it);
+- the factors of LayerScale into the projections before them.
 """
 
 import math
@@ -20,6 +22,25 @@ import numpy as np
 from keras_vit.errors import InputError
 from keras_vit.models.vit import ViT
 
+# The values of a config that the rewrites are exact for, or need not know; others are refused.
+FOLDABLE = {
+    "stem": ("linear", "conv"),
+    "position": (
+        "learned",
+        "sinusoidal",
+        "sincos2d",
+        "sincos2d_timm",
+        "factorised",
+        "coordinates",
+        "one_hot",
+        "none",
+    ),
+    "pooling": ("cls", "mean"),
+    "attention": ("soft",),
+    "qk_norm": (False,),
+    "patch_mask": (False,),
+    "merge": (None,),
+}
 RAW_PIXELS = {"mean": [0.0, 0.0, 0.0], "std": [1 / 255] * 3}  # (pixel / 255 - 0) * 255 = pixel
 
 
@@ -32,13 +53,20 @@ def fold(model, pixels=True):
         pixels: False leaves the pixel normalisation out of it: the new one takes what `model` takes.
 
     Raises:
-        InputError: the model is no `ViT`, or has no head.
+        InputError: the model is no `ViT`, has no head, or a part that cannot be folded (yet).
     """
     if not isinstance(model, ViT) or model.head is None:
         kind = "one without a head (classes=None)" if isinstance(model, ViT) else type(model).__name__
         raise InputError(f"only a keras_vit.ViT with classes can be exported, not {kind}.")
     if model.config.folded and (not pixels or model.preprocessing == RAW_PIXELS):
         return model
+    for field, known in FOLDABLE.items():
+        value = getattr(model.config, field)
+        if value not in known:
+            raise InputError(
+                f"a ViT with {field}={value!r} cannot be exported yet: export takes "
+                f"{field}={' or '.join(map(repr, known))}."
+            )
     dtype = "float32"  # ranges and rewrites are exact only there; so is LiteRT's GELU operator
     folded = ViT(
         model.config,
@@ -48,17 +76,24 @@ def fold(model, pixels=True):
         name=model.name,
         dtype=dtype,
         folded=True,
+        stem="linear",
+        position="learned",
+        layer_scale=None,
     )
     _patches(model, folded)
     if pixels:
         fold_pixels(folded, model.preprocessing)
-    if model.config.pooling == "cls":
-        folded.cls.assign(model.cls)
+    for name in ("cls", "distillation", "registers"):
+        if hasattr(model, name):
+            getattr(folded, name).assign(getattr(model, name))
     for old, new in zip(model.blocks, folded.blocks, strict=True):
         _attention(old, new)
-        _after_norm(old.norm_2, old.mlp.expand, new.mlp.expand)
+        for layer in ("gate", "expand") if model.config.mlp == "swiglu" else ("expand",):
+            _after_norm(old.norm_2, getattr(old.mlp, layer), getattr(new.mlp, layer))
         new.mlp.contract.set_weights(old.mlp.contract.get_weights())
-    _after_norm(model.norm, model.head, folded.head)
+        _scale(old, new)
+    for name in ("head", "head_distillation") if model.config.distilled else ("head",):
+        _after_norm(model.norm, getattr(model, name), getattr(folded, name))
     return folded
 
 
@@ -66,9 +101,7 @@ def in_float32(model):
     """`model`, or a float32 twin of one that computes in another precision: only that one is exact."""
     if model.dtype_policy.name == "float32":
         return model
-    twin = type(model).from_config({**model.get_config(), "dtype": "float32"})
-    twin.set_weights(model.get_weights())
-    return twin
+    return model.rebuilt(dtype="float32")
 
 
 def _array(variable):
@@ -79,7 +112,11 @@ def _array(variable):
 def _patches(model, folded):
     """The bias joins the positions: W x + b + p = W x + (p + b)."""
     old = model.patches.projection
-    folded.positions.table.assign(model.positions.table)
+    if model.config.position == "learned":
+        folded.positions.table.assign(model.positions.table)
+    else:  # what it adds to nothing, with zeros for the class tokens
+        table = model.positions(keras.ops.zeros(folded.positions.table.shape, "float32"))
+        folded.positions.table.assign(table)
     if old.use_bias:
         subtract_from_positions(folded, -_array(old.bias))
     folded.patches.projection.kernel.assign(old.kernel)
@@ -102,9 +139,9 @@ def pixel_rows(model, preprocessing):
 
 
 def subtract_from_positions(model, vector):
-    """Subtract `vector` [width] from every position but that of [CLS], which is no patch."""
+    """Subtract `vector` [width] from every position but those of [CLS], which is no patch."""
     table = _array(model.positions.table)
-    table[:, 1 if model.config.pooling == "cls" else 0 :] -= vector
+    table[:, model.class_tokens :] -= vector
     model.positions.table.assign(table)
 
 
@@ -115,6 +152,19 @@ def _after_norm(norm, old, new):
     if new.use_bias:
         bias = _array(old.bias) if old.use_bias else 0.0
         new.bias.assign(bias + _array(norm.shift) @ kernel)
+
+
+def _scale(old_block, new_block):
+    """gamma (W y + b) = (W diag(gamma)) y + gamma b, in place, after everything else."""
+    if old_block.layer_scale is None:
+        return
+    for scale, linear in (
+        (old_block.branch_1[0], new_block.attention.output_projection),
+        (old_block.branch_2[0], new_block.mlp.contract),
+    ):
+        gamma = _array(scale.gamma)
+        linear.kernel.assign(_array(linear.kernel) * gamma)
+        linear.bias.assign(_array(linear.bias) * gamma)
 
 
 def _attention(old_block, new_block):

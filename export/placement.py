@@ -53,7 +53,7 @@ def plan(content, model, ranges, profile):
     found = _ranges(ops, owners, ranges)
     rules = []
     for index, op in enumerate(ops):
-        dynamic = owners.get(index) == "head"
+        dynamic = owners.get(index, "").startswith("head")
         touched = *op.inputs[: 2 if op.kind == "BATCH_MATMUL" else 1], *op.outputs
         known = op.kind in (*MOVES, "FULLY_CONNECTED", "BATCH_MATMUL") and all(t in found for t in touched)
         if dynamic or known:

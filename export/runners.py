@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_vit.errors import InputError
+from keras_vit.files import labels_near
 
 SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "probability"
 KINDS = "a .tflite file, a .keras file or a SavedModel folder"
@@ -70,7 +71,7 @@ class Runner:
         self.path = Path(path)
         self.image_size = tuple(int(size) for size in image_size)
         self.classes = int(classes)
-        self.labels = _labels_near(self.path, self.classes)
+        self.labels = labels_near(self.path, self.classes)
 
     def predict(self, images, progress=None):
         """Probabilities, float32 [N, classes], of images [N, H, W, 3] with values 0..255.
@@ -306,21 +307,6 @@ def _saved_model(folder):
     near += ["saved_model"] if (folder / "saved_model").is_dir() else []
     hint = f"give one of the models in it: {', '.join(near)}." if near else f"give {KINDS}."
     raise InputError(f"{folder} is not a SavedModel, it holds no saved_model.pb: {hint}")
-
-
-def _labels_near(path, classes):
-    """The nearest labels.txt in the model's folder or up to three above, or None.
-
-    One with another number of lines belongs to something else: a wrong name is worse than none.
-    """
-    folder = path.resolve() if path.is_dir() else path.resolve().parent
-    for place in [folder, *folder.parents][:4]:
-        file = place / "labels.txt"
-        if file.is_file():
-            labels = file.read_text(encoding="utf-8").splitlines()
-            if len(labels) == classes:
-                return labels
-    return None
 
 
 def _line(error):

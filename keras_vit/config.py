@@ -5,6 +5,7 @@ Sizes are those of Dosovitskiy et al. 2020 (arXiv:2010.11929, table 1), Touvron 
 """
 
 import dataclasses
+import math
 import re
 
 from keras_vit.errors import InputError, one_of
@@ -19,13 +20,27 @@ VARIANTS = {
     "L": (1024, 24, 16, 4096),
     "H": (1280, 32, 16, 5120),
 }
-POOLINGS = ("cls", "mean", None)
-POSITIONS = ("learned",)
+STEMS = ("linear", "conv", "overlapping", "compact")
+POSITIONS = (
+    "learned",
+    "sinusoidal",
+    "sincos2d",  # big_vision's convention
+    "sincos2d_timm",
+    "factorised",
+    "coordinates",
+    "one_hot",
+    "rotary2d",
+    "relative",
+    "none",
+)
+ATTENTIONS = ("soft", "hard", "relu")
+MLPS = ("gelu", "gelu_tanh", "swiglu")
+POOLINGS = ("cls", "mean", "attention", None)
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
-    """The shape of a Vision Transformer; immutable and hashable.
+    """The shape of a Vision Transformer; immutable and hashable. Each part is a layer of `keras_vit.layers`.
 
     Attributes:
         patch_size: (height, width) of a patch in pixels; one integer means a square.
@@ -33,9 +48,26 @@ class ViTConfig:
         depth: number of encoder blocks.
         heads: attention heads; must divide `width`.
         mlp_width: hidden width of the MLP in each block.
-        pooling: "cls" (a learned token), "mean" (over patch tokens) or None (all tokens).
-        position: "learned" (one vector for each token).
+        stem: image to tokens: "linear" (a matrix product on each patch), "conv" (the same function
+            as a strided convolution), "overlapping" or "compact" (convolutions and pooling).
+        position: "learned", "sinusoidal", "sincos2d" (as in big_vision), "sincos2d_timm", "factorised",
+            "coordinates", "one_hot", "rotary2d", "relative" or "none".
+        registers: learned tokens without meaning or position, for the model to write on.
+        pooling: "cls" (a learned token), "mean" (over patch tokens), "attention" or None (all patch tokens).
+        distilled: a second [CLS] with a head of its own, as in DeiT; logits are the mean of both heads.
+        patch_mask: the model takes {"image", "patch_mask"}: pictures of several sizes in one batch.
+        attention: "soft", "hard" (each query sees its `top_k` best keys) or "relu".
+        top_k: number of keys for hard attention.
+        qk_norm: LayerNorm on queries and keys.
+        mlp: "gelu" (the exact one), "gelu_tanh" (its approximation, as in the original JAX code) or "swiglu".
+        layer_scale: initial value of the factors on each residual branch; None for none.
+        epsilon: of every LayerNorm.
+        merge: (block, tokens): merge the patch tokens to so many before that block; None for never.
         dropout: rate after the position encoding and inside each MLP.
+        attention_dropout: rate on the attention weights.
+        stochastic_depth: rate at which the last block is skipped; grows linearly from 0 at the first.
+        patch_dropout: share of the patch tokens left out in each training step.
+        remat: compute each block again in the backward pass instead of keeping its values: less memory.
         folded: True once `keras_vit.export.fold` has moved the parameters that only rescale
             or shift into their neighbours: no scale and shift in LayerNorm, no bias on patches,
             keys and values, no 1/sqrt(d). Such a model computes the same function.
@@ -46,26 +78,70 @@ class ViTConfig:
     depth: int = 12
     heads: int = 3
     mlp_width: int = 768
-    pooling: str | None = "cls"
+    stem: str = "linear"
     position: str = "learned"
+    registers: int = 0
+    pooling: str | None = "cls"
+    distilled: bool = False
+    patch_mask: bool = False
+    attention: str = "soft"
+    top_k: int | None = None
+    qk_norm: bool = False
+    mlp: str = "gelu"
+    layer_scale: float | None = None
+    epsilon: float = 1e-6
+    merge: tuple | None = None
     dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    patch_dropout: float = 0.0
+    remat: bool = False
     folded: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "patch_size", pair(self.patch_size, "patch_size"))
         for field in ("width", "depth", "heads", "mlp_width"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{field} must be a positive integer, not {value!r}.")
+            integer(field, getattr(self, field), at_least=1)
+        integer("registers", self.registers, at_least=0)
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of heads {self.heads}: every head takes an "
                 f"equal share. Use e.g. width={self.heads * max(1, round(self.width / self.heads))}."
             )
-        one_of("pooling", self.pooling, POOLINGS)
-        one_of("position", self.position, POSITIONS)
-        if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout must be in [0, 1), not {self.dropout!r}.")
+        for field, known in (
+            ("stem", STEMS),
+            ("position", POSITIONS),
+            ("pooling", POOLINGS),
+            ("attention", ATTENTIONS),
+            ("mlp", MLPS),
+        ):
+            one_of(field, getattr(self, field), known)
+        for field in ("dropout", "attention_dropout", "stochastic_depth", "patch_dropout"):
+            rate(field, getattr(self, field))
+        for field in ("distilled", "patch_mask", "qk_norm", "remat", "folded"):
+            boolean(field, getattr(self, field))
+        if self.attention == "hard":
+            integer("top_k, which attention='hard' needs,", self.top_k, at_least=1)
+        elif self.top_k is not None:
+            raise InputError(f"top_k={self.top_k!r} belongs to attention='hard', not {self.attention!r}.")
+        if self.distilled and self.pooling != "cls":
+            raise InputError(f"distilled=True is a second [CLS]: use pooling='cls', not {self.pooling!r}.")
+        if self.layer_scale is not None:
+            number("layer_scale", self.layer_scale)
+        if number("epsilon", self.epsilon) <= 0:
+            raise InputError(f"epsilon must be above 0, not {self.epsilon!r}.")
+        if self.merge is not None:
+            object.__setattr__(self, "merge", self._checked_merge())
+
+    def _checked_merge(self):
+        try:
+            block, tokens = self.merge
+        except (TypeError, ValueError):
+            raise InputError(f"merge must be (block, tokens) or None, not {self.merge!r}.") from None
+        integer("merge's number of tokens", tokens, at_least=1)
+        if integer("merge's block", block, at_least=0) >= self.depth:
+            raise InputError(f"merge before block {block}: the blocks are 0 to {self.depth - 1}.")
+        return block, tokens
 
     @classmethod
     def of(cls, value, **overrides):
@@ -78,14 +154,19 @@ class ViTConfig:
         if isinstance(value, str):
             value = cls(**_from_variant(value))
         elif isinstance(value, dict):
+            cls._known(value)
             value = cls(**value)
         elif not isinstance(value, cls):
             raise InputError(
                 f"a model is a variant such as 'Ti/16' or a ViTConfig, not {type(value).__name__}."
             )
-        for name in overrides:
-            one_of("ViTConfig field", name, [f.name for f in dataclasses.fields(cls)])
+        cls._known(overrides)
         return dataclasses.replace(value, **overrides)
+
+    @classmethod
+    def _known(cls, names):
+        for name in names:
+            one_of("ViTConfig field", name, [f.name for f in dataclasses.fields(cls)])
 
     def grid(self, image_size):
         """(rows, columns) of patches in an image of `image_size`, one int or (height, width)."""
@@ -100,7 +181,11 @@ class ViTConfig:
 
     def to_dict(self):
         """The fields as plain JSON types; `ViTConfig.of` takes them back."""
-        return {**dataclasses.asdict(self), "patch_size": list(self.patch_size)}
+        return {
+            **dataclasses.asdict(self),
+            "patch_size": list(self.patch_size),
+            "merge": list(self.merge) if self.merge else None,
+        }
 
 
 def _from_variant(text):
@@ -121,8 +206,39 @@ def pair(value, name):
     pair_ = (value, value) if isinstance(value, int) else value
     try:
         height, width = (int(v) for v in pair_)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         height = width = 0
     if isinstance(value, bool) or height < 1 or width < 1:
         raise InputError(f"{name} must be a positive integer or (height, width), not {value!r}.")
     return height, width
+
+
+def integer(name, value, at_least):
+    """`value`, or an InputError when it is no integer from `at_least` on."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        kind = {0: "a non-negative integer", 1: "a positive integer"}.get(
+            at_least, f"an integer from {at_least}"
+        )
+        raise InputError(f"{name} must be {kind}, not {value!r}.")
+    return value
+
+
+def number(name, value):
+    """`value`, or an InputError when it is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, not {value!r}.")
+    return value
+
+
+def rate(name, value):
+    """`value`, or an InputError when it is no number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+        raise InputError(f"{name} must be in [0, 1), not {value!r}.")
+    return value
+
+
+def boolean(name, value):
+    """`value`, or an InputError when it is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, not {value!r}.")
+    return value

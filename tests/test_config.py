@@ -14,7 +14,7 @@ def test_variant_strings_give_the_published_sizes():
 
 
 def test_a_config_survives_its_dictionary():
-    config = ViTConfig.of("S/8x4", pooling="mean", dropout=0.1)
+    config = ViTConfig.of("S/8x4", pooling="mean", dropout=0.1, merge=(3, 9), layer_scale=0.1)
     assert ViTConfig.of(config.to_dict()) == config
 
 
@@ -28,7 +28,10 @@ def test_the_grid_is_rows_by_columns():
         (lambda: ViTConfig.of("Tiny/16"), r"unknown variant 'Tiny/16': .*Ti/PATCH"),
         (lambda: ViTConfig.of("Ti16"), r"unknown variant 'Ti16'"),
         (lambda: ViTConfig.of(16), r"not int"),
-        (lambda: ViTConfig.of("Ti/16", pooling="max"), r"unknown pooling 'max': .*cls, mean, None"),
+        (
+            lambda: ViTConfig.of("Ti/16", pooling="max"),
+            r"unknown pooling 'max': .*cls, mean, attention, None",
+        ),
         (lambda: ViTConfig.of("Ti/16", position="sin"), r"unknown position 'sin': .*learned"),
         (
             lambda: ViTConfig.of("Ti/16", poling="cls"),
@@ -39,6 +42,25 @@ def test_the_grid_is_rows_by_columns():
         (lambda: ViTConfig(depth=True), r"depth must be a positive integer"),
         (lambda: ViTConfig(dropout=1.0), r"dropout must be in \[0, 1\)"),
         (lambda: ViTConfig(patch_size=0), r"patch_size must be"),
+        (lambda: ViTConfig(stem="pool"), r"unknown stem 'pool': .*linear, conv, overlapping, compact"),
+        (lambda: ViTConfig(attention="sparse"), r"unknown attention 'sparse': .*soft, hard, relu"),
+        (lambda: ViTConfig(mlp="relu"), r"unknown mlp 'relu': .*gelu, gelu_tanh, swiglu"),
+        (lambda: ViTConfig(registers=-1), r"registers must be a non-negative integer, not -1"),
+        (lambda: ViTConfig(attention="hard"), r"top_k, which attention='hard' needs, must be .*not None"),
+        (lambda: ViTConfig(attention="hard", top_k=0), r"top_k.*must be a positive integer, not 0"),
+        (lambda: ViTConfig(top_k=4), r"top_k=4 belongs to attention='hard', not 'soft'"),
+        (lambda: ViTConfig(distilled=True, pooling="mean"), r"use pooling='cls', not 'mean'"),
+        (lambda: ViTConfig(distilled=1), r"distilled must be True or False, not 1"),
+        (lambda: ViTConfig(remat="yes"), r"remat must be True or False, not 'yes'"),
+        (lambda: ViTConfig(layer_scale=float("nan")), r"layer_scale must be a finite number, not nan"),
+        (lambda: ViTConfig(epsilon=0), r"epsilon must be above 0, not 0"),
+        (lambda: ViTConfig(merge=4), r"merge must be \(block, tokens\) or None, not 4"),
+        (lambda: ViTConfig(merge=(12, 8)), r"merge before block 12: the blocks are 0 to 11"),
+        (lambda: ViTConfig(merge=(3, 0)), r"number of tokens must be a positive integer, not 0"),
+        (lambda: ViTConfig(stochastic_depth=1), r"stochastic_depth must be in \[0, 1\), not 1"),
+        (lambda: ViTConfig(patch_dropout=-0.1), r"patch_dropout must be in \[0, 1\), not -0.1"),
+        (lambda: ViTConfig(attention_dropout=True), r"attention_dropout must be in \[0, 1\), not True"),
+        (lambda: ViTConfig.of({"widht": 3}), r"unknown ViTConfig field 'widht'.*Did you mean 'width'"),
         (
             lambda: ViTConfig.of("Ti/16").grid((225, 100)),
             r"225x100 is not a multiple of the patch 16x16.*224x96",

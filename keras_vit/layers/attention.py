@@ -1,71 +1,216 @@
-"""`Attention`: every query looks at every token and takes a weighted mean of their values."""
+"""`Attention`: every query looks at the tokens it may see and takes a weighted mean of their values."""
 
 import math
 
 import keras
 from keras import ops
 
-from keras_vit.errors import InputError
+from keras_vit.config import ATTENTIONS, boolean, integer, rate
+from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import Linear, untouched
+from keras_vit.layers.masks import ExplicitMask, combine
+from keras_vit.layers.norm import LayerNorm
+from keras_vit.layers.positions import rotate
+
+# In float32 exp(-1e30 - x) is exactly 0, and unlike -infinity it never makes a NaN.
+UNSEEN = -1e30
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Attention(keras.layers.Layer):
+class Attention(ExplicitMask, keras.layers.Layer):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1).
 
-        softmax(Q K^T / sqrt(d)) V, with Q = queries W_q, K = tokens W_k, V = tokens W_v
+        weights(Q K^T / sqrt(d)) V, with Q = queries W_q, K = tokens W_k, V = tokens W_v
 
     Queries [B, M, D] and tokens [B, N, D] give [B, M, D]; self-attention is `layer(x, x)`.
-    The softmax runs in float32. `quantize` is the hook of `Linear`, here for the roles
-    "scores" (Q K^T) and "probabilities" (after the softmax).
+    The weights of a query over the keys that it sees, computed in float32, are
+
+    - "soft": their softmax;
+    - "hard": the softmax over its `top_k` best keys, all others 0; in training the gradient is that of
+      "soft" (straight through, Bengio et al. 2013, arXiv:1308.3432);
+    - "relu": relu(score) / number of keys seen (Wortsman et al. 2023, arXiv:2309.08586).
+
+    A query that may see no key gets zeros. `quantize` is the hook of `Linear`, here for the roles
+    "scores" (Q K^T) and "probabilities" (the weights).
 
     Args:
         heads: number of heads; must divide D.
+        kind: "soft", "hard" or "relu".
+        top_k: number of keys for "hard".
+        qk_norm: LayerNorm over each head's queries and keys (Dehghani et al. 2023, arXiv:2302.05442).
+        dropout: rate on the weights, in training.
+        epsilon: of those norms.
+        fused: use `ops.dot_product_attention` for soft attention; None does where the backend has a
+            fused kernel (JAX, PyTorch). The function is the same.
         folded: True when 1/sqrt(d) lives in W_q and the biases of keys and values in the
             output projection (see `keras_vit.export.fold`): those parameters do not exist then.
     """
 
-    def __init__(self, heads, folded=False, **kwargs):
+    def __init__(
+        self,
+        heads,
+        kind="soft",
+        top_k=None,
+        qk_norm=False,
+        dropout=0.0,
+        epsilon=1e-6,
+        fused=None,
+        folded=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.heads = heads
-        self.folded = folded
+        self.heads = integer("heads", heads, at_least=1)
+        self.kind = one_of("attention", kind, ATTENTIONS)
+        if kind == "hard":
+            integer("top_k, which hard attention needs,", top_k, at_least=1)
+        elif top_k is not None:
+            raise InputError(f"top_k={top_k!r} belongs to hard attention, not to {kind!r}.")
+        self.top_k = top_k
+        self.qk_norm = boolean("qk_norm", qk_norm)
+        self.dropout = rate("attention dropout", dropout)
+        self.epsilon = epsilon
+        self.fused = fused
+        self.folded = boolean("folded", folded)
+        if folded and (qk_norm or kind == "relu"):
+            raise InputError("folded attention is soft or hard, without qk_norm: only then is folding exact.")
         self.quantize = untouched
+        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
     def build(self, queries_shape, tokens_shape):
         width = queries_shape[-1]
         if width % self.heads:
             raise InputError(f"tokens of width {width} cannot be split into {self.heads} equal heads.")
-        self.scale = 1.0 if self.folded else 1.0 / math.sqrt(width // self.heads)
+        self.scale = 1.0 / math.sqrt(width // self.heads)
 
-        def projection(name, use_bias=True):
+        def projection(name, inputs, use_bias=True):
             layer = Linear(width, use_bias=use_bias, dtype=self.dtype_policy, name=name)
-            layer.build((None, None, width))
+            layer.build((None, None, inputs))
             return layer
 
-        self.query = projection("query")
-        self.key = projection("key", use_bias=not self.folded)
-        self.value = projection("value", use_bias=not self.folded)
-        self.output_projection = projection("output")
+        self.query = projection("query", width)
+        self.key = projection("key", tokens_shape[-1], use_bias=not self.folded)
+        self.value = projection("value", tokens_shape[-1], use_bias=not self.folded)
+        self.output_projection = projection("output", width)
+        if self.qk_norm:
+            self.query_norm = LayerNorm(self.epsilon, dtype=self.dtype_policy, name="query_norm")
+            self.key_norm = LayerNorm(self.epsilon, dtype=self.dtype_policy, name="key_norm")
+            for norm in (self.query_norm, self.key_norm):
+                norm.build((None, None, None, width // self.heads))
 
-    def call(self, queries, tokens):
-        (_, m, width), n = queries.shape, tokens.shape[1]
+    def call(self, queries, tokens, mask=None, bias=None, rotary=None, training=None, return_scores=False):
+        """Attend.
+
+        Args:
+            queries: [B, M, D].
+            tokens: [B, N, D'].
+            mask: boolean, True = may be seen: of tokens [B, N] or of pairs [B or 1, M, N].
+            bias: added to the scores, [heads, M, N] or [B, heads, M, N].
+            rotary: (cos, sin), each [N, d] or [B, N, d]; the queries are the first M of the N tokens.
+            return_scores: also return the weights, float32 [B, heads, M, N], before dropout.
+        """
+        m, width, n = ops.shape(queries)[1], queries.shape[-1], ops.shape(tokens)[1]
+        visible = self._visible(mask, queries, tokens)
+        if mask is not None and len(mask.shape) == 2:
+            # 0 times the NaN of an unseen token would be NaN.
+            tokens = ops.where(ops.transpose(visible, (0, 2, 1)), tokens, 0)
 
         def split(x, length):  # [B, length, D] -> [B, heads, length, D / heads]
             x = ops.reshape(x, (-1, length, self.heads, width // self.heads))
             return ops.transpose(x, (0, 2, 1, 3))
 
         q, k, v = split(self.query(queries), m), split(self.key(tokens), n), split(self.value(tokens), n)
-        scores = self.quantize("scores", ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
-        scores = ops.cast(scores, "float32")
+        if self.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
         if not self.folded:
-            scores = scores * self.scale
-        probabilities = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
-        context = ops.matmul(self.quantize("probabilities", probabilities), v)
-        context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (-1, m, width))
-        return self.output_projection(context)
+            q = q * self.scale  # before the product, which could leave the range of float16
+        if rotary is not None:
+            cos, sin = rotary
+            q, k = rotate(q, cos[..., :m, :], sin[..., :m, :]), rotate(k, cos, sin)
+        if bias is not None and len(bias.shape) == 3:
+            bias = ops.expand_dims(bias, 0)
+
+        weights = None
+        if self._can_fuse(training, return_scores):
+            context = self._fused(q, k, v, visible, bias)
+        else:
+            scores = self.quantize("scores", ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
+            weights = self._weights(ops.cast(scores, "float32"), visible, bias, training)
+            dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
+            context = ops.matmul(self.quantize("probabilities", dropped), v)
+            context = ops.transpose(context, (0, 2, 1, 3))
+        output = self.output_projection(ops.reshape(context, (-1, m, width)))
+        if visible is not None:
+            some = ops.any(visible, axis=-1, keepdims=True)  # [B or 1, M or 1, 1]
+            output = ops.where(some, output, 0)
+            if return_scores:
+                weights = ops.where(ops.expand_dims(some, 1), weights, 0)
+        return (output, weights) if return_scores else output
+
+    def _visible(self, mask, queries, tokens):
+        """The mask as [B or 1, M or 1, N], after a look at its shape."""
+        visible = combine(mask)
+        if visible is not None:
+            expected = (queries.shape[0], queries.shape[1], tokens.shape[1])
+            fits = [
+                given in (want, None) or want is None or (given == 1 and axis < 2)
+                for axis, (given, want) in enumerate(zip(visible.shape, expected, strict=True))
+            ]
+            if not all(fits):
+                raise InputError(
+                    f"mask of shape {list(mask.shape)} for queries {list(queries.shape)} and tokens "
+                    f"{list(tokens.shape)}: it must be [batch, {tokens.shape[1]}] or "
+                    f"[batch, {queries.shape[1]}, {tokens.shape[1]}]."
+                )
+        return visible
+
+    def _weights(self, scores, visible, bias, training):
+        """Scores [B, heads, M, N] in float32 to weights; rows without a visible key are cleared later."""
+        if bias is not None:
+            scores = scores + ops.cast(bias, "float32")
+        if self.kind == "relu":
+            weights = ops.relu(scores)
+            if visible is None:
+                return weights / scores.shape[-1]
+            visible = ops.expand_dims(visible, 1)
+            seen = ops.sum(ops.cast(visible, "float32"), axis=-1, keepdims=True)
+            return ops.where(visible, weights, 0.0) / ops.maximum(seen, 1.0)
+        if visible is not None:
+            scores = ops.where(ops.expand_dims(visible, 1), scores, UNSEEN)
+        weights = ops.softmax(scores, axis=-1)
+        if self.kind == "hard" and (scores.shape[-1] is None or self.top_k < scores.shape[-1]):
+            # By index, not by threshold: equal scores must not let more than top_k keys in.
+            best = ops.top_k(scores, self.top_k)[1]
+            chosen = ops.any(ops.one_hot(best, scores.shape[-1], dtype="bool"), axis=-2)
+            hard = ops.softmax(ops.where(chosen, scores, UNSEEN), axis=-1)
+            weights = weights + ops.stop_gradient(hard - weights) if training else hard
+        return weights
+
+    def _can_fuse(self, training, return_scores):
+        fused = self.fused if self.fused is not None else keras.backend.backend() in ("jax", "torch")
+        plain = self.kind == "soft" and self.quantize is untouched and not return_scores
+        return fused and plain and not (training and self.dropout)
+
+    def _fused(self, q, k, v, visible, bias):
+        """[B, M, heads, d], through the backend's kernel, which is not told of rows that see nothing."""
+        if visible is not None:
+            visible = ops.logical_or(visible, ops.logical_not(ops.any(visible, axis=-1, keepdims=True)))
+            shape = (ops.shape(visible)[0], 1, ops.shape(q)[2], ops.shape(k)[2])
+            visible = ops.broadcast_to(ops.expand_dims(visible, 1), shape)
+        q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (q, k, v))
+        return ops.dot_product_attention(q, k, v, bias=bias, mask=visible, scale=1.0)
 
     def compute_output_shape(self, queries_shape, tokens_shape):
         return queries_shape
 
     def get_config(self):
-        return {**super().get_config(), "heads": self.heads, "folded": self.folded}
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "kind": self.kind,
+            "top_k": self.top_k,
+            "qk_norm": self.qk_norm,
+            "dropout": self.dropout,
+            "epsilon": self.epsilon,
+            "fused": self.fused,
+            "folded": self.folded,
+        }

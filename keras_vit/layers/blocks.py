@@ -1,94 +1,194 @@
-"""The encoder block and its MLP."""
+"""Pre-norm transformer blocks: `EncoderBlock` (self-attention) and `DecoderBlock` (cross-attention too)."""
 
 import keras
-from keras import ops
 
+from keras_vit.config import boolean, integer
+from keras_vit.errors import InputError, one_of
 from keras_vit.layers.attention import Attention
-from keras_vit.layers.linear import Linear
+from keras_vit.layers.masks import ExplicitMask
+from keras_vit.layers.mlp import mlp_for
 from keras_vit.layers.norm import LayerNorm
+from keras_vit.layers.remat import rematerialised
+from keras_vit.layers.residual import LayerScale, StochasticDepth
+
+ATTENTION_OPTIONS = ("kind", "top_k", "qk_norm", "dropout", "fused")
 
 
-@keras.saving.register_keras_serializable("keras_vit")
-class Mlp(keras.layers.Layer):
-    """GELU(x W_1 + b_1) W_2 + b_2, token by token: [..., D] -> [..., D].
-
-    GELU is the exact one (with erf), as in the PyTorch checkpoints.
-
-    Args:
-        hidden: width in the middle.
-        dropout: rate after the activation.
-    """
-
-    def __init__(self, hidden, dropout=0.0, **kwargs):
-        super().__init__(**kwargs)
-        self.hidden = hidden
-        self.dropout = dropout
-        self.expand = Linear(hidden, dtype=self.dtype_policy, name="expand")
-        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
-
-    def build(self, input_shape):
-        width = input_shape[-1]
-        self.contract = Linear(width, dtype=self.dtype_policy, name="contract")
-        self.expand.build((None, None, width))
-        self.contract.build((None, None, self.hidden))
-
-    def call(self, x, training=None):
-        x = ops.gelu(self.expand(x), approximate=False)
-        return self.contract(self.drop(x, training=training))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "hidden": self.hidden, "dropout": self.dropout}
-
-
-@keras.saving.register_keras_serializable("keras_vit")
-class EncoderBlock(keras.layers.Layer):
-    """Pre-norm transformer block (Dosovitskiy et al. 2020, equations 2 and 3).
-
-        x = x + Attention(LayerNorm(x));  x = x + Mlp(LayerNorm(x))
-
-    Tokens [B, N, D] -> [B, N, D], or [B, rows, D] with `rows`.
+class _Block(ExplicitMask, keras.layers.Layer):
+    """What both blocks share: their arguments, and residual branches x + drop(scale(f(norm(x)))).
 
     Args:
         heads: attention heads.
         mlp_width: hidden width of the MLP.
+        attention: dictionary of further arguments of `Attention`: kind, top_k, qk_norm, dropout, fused.
+        mlp: "gelu", "gelu_tanh" or "swiglu".
         dropout: rate inside the MLP.
+        stochastic_depth: rate at which a branch is skipped in training.
+        layer_scale: initial value of `LayerScale` on each branch; None for none.
+        epsilon: of the norms.
+        remat: compute the block again in the backward pass instead of keeping its values.
         folded: see `ViTConfig.folded`.
     """
 
-    def __init__(self, heads, mlp_width, dropout=0.0, folded=False, **kwargs):
+    def __init__(
+        self,
+        heads,
+        mlp_width,
+        attention=None,
+        mlp="gelu",
+        dropout=0.0,
+        stochastic_depth=0.0,
+        layer_scale=None,
+        epsilon=1e-6,
+        remat=False,
+        folded=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.heads, self.mlp_width, self.dropout, self.folded = heads, mlp_width, dropout, folded
-        policy = self.dtype_policy
-        self.norm_1 = LayerNorm(affine=not folded, dtype=policy, name="norm_1")
-        self.attention = Attention(heads, folded=folded, dtype=policy, name="attention")
-        self.norm_2 = LayerNorm(affine=not folded, dtype=policy, name="norm_2")
-        self.mlp = Mlp(mlp_width, dropout=dropout, dtype=policy, name="mlp")
+        self.heads, self.mlp_width = integer("heads", heads, 1), integer("mlp width", mlp_width, 1)
+        self.attention_options = dict(attention or {})
+        for option in self.attention_options:
+            one_of("option of attention", option, ATTENTION_OPTIONS)
+        self.mlp_kind, self.dropout, self.epsilon = mlp, dropout, epsilon
+        self.stochastic_depth, self.layer_scale = stochastic_depth, layer_scale
+        self.remat, self.folded = boolean("remat", remat), boolean("folded", folded)
+        if folded and layer_scale is not None:
+            raise InputError("a folded block has no layer_scale: folding moves it into the projections.")
+        self.branches = []
 
-    def build(self, input_shape):
-        for layer in (self.norm_1, self.norm_2, self.mlp):
-            layer.build(input_shape)
-        self.attention.build(input_shape, input_shape)
+    def _attention(self, name):
+        return Attention(
+            self.heads,
+            **self.attention_options,
+            epsilon=self.epsilon,
+            folded=self.folded,
+            dtype=self.dtype_policy,
+            name=name,
+        )
 
-    def call(self, tokens, rows=None, training=None):
-        """`rows`: compute only that many leading tokens; the rest are looked at, not updated."""
-        y = self.norm_1(tokens)
-        if rows is None:
-            x = tokens + self.attention(y, y)
-        else:
-            x = tokens[:, :rows] + self.attention(y[:, :rows], y)
-        return x + self.mlp(self.norm_2(x), training=training)
+    def _mlp(self):
+        return mlp_for(self.mlp_kind, self.mlp_width, self.dropout, dtype=self.dtype_policy, name="mlp")
 
-    def compute_output_shape(self, input_shape, rows=None):
-        return input_shape if rows is None else (input_shape[0], rows, input_shape[2])
+    def _norm(self, name):
+        return LayerNorm(self.epsilon, affine=not self.folded, dtype=self.dtype_policy, name=name)
+
+    def _branch(self, number):
+        """The layers on the residual branch `number`, in order."""
+        layers = []
+        if self.layer_scale is not None:
+            layers.append(LayerScale(self.layer_scale, dtype=self.dtype_policy, name=f"scale_{number}"))
+        layers.append(StochasticDepth(self.stochastic_depth, dtype=self.dtype_policy, name=f"skip_{number}"))
+        return layers
+
+    @staticmethod
+    def _run(branch, x, training):
+        for layer in branch:
+            x = layer(x, training=training) if isinstance(layer, StochasticDepth) else layer(x)
+        return x
+
+    def compute_output_shape(self, input_shape, *others):
+        return input_shape
 
     def get_config(self):
         return {
             **super().get_config(),
             "heads": self.heads,
             "mlp_width": self.mlp_width,
+            "attention": self.attention_options,
+            "mlp": self.mlp_kind,
             "dropout": self.dropout,
+            "stochastic_depth": self.stochastic_depth,
+            "layer_scale": self.layer_scale,
+            "epsilon": self.epsilon,
+            "remat": self.remat,
             "folded": self.folded,
         }
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class EncoderBlock(_Block):
+    """Self-attention and MLP (Dosovitskiy et al. 2020, equations 2 and 3).
+
+        x = x + Attention(LayerNorm(x));  x = x + Mlp(LayerNorm(x))
+
+    Tokens [B, N, D] -> [B, N, D], or [B, rows, D] with `rows`. Arguments: see `_Block`.
+    """
+
+    __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
+
+    def __init__(self, heads, mlp_width, attention=None, mlp="gelu", **kwargs):
+        super().__init__(heads, mlp_width, attention, mlp, **kwargs)
+        self.norm_1, self.attention = self._norm("norm_1"), self._attention("attention")
+        self.branch_1 = self._branch(1)
+        self.norm_2, self.mlp = self._norm("norm_2"), self._mlp()
+        self.branch_2 = self._branch(2)
+
+    def build(self, input_shape):
+        for layer in (self.norm_1, self.norm_2, self.mlp, *self.branch_1, *self.branch_2):
+            layer.build(input_shape)
+        self.attention.build(input_shape, input_shape)
+
+    def call(self, tokens, mask=None, bias=None, rotary=None, rows=None, training=None):
+        """`mask`, `bias`, `rotary`: see `Attention`. `rows`: compute only that many leading tokens; the
+        rest are looked at, not updated."""
+
+        def forward(tokens):
+            y = self.norm_1(tokens)
+            x, queries, seen, offsets = tokens, y, mask, bias
+            if rows is not None:
+                x, queries = tokens[:, :rows], y[:, :rows]
+                seen = mask[:, :rows] if mask is not None and len(mask.shape) == 3 else mask
+                offsets = bias[..., :rows, :] if bias is not None else None
+            y = self.attention(queries, y, mask=seen, bias=offsets, rotary=rotary, training=training)
+            x = x + self._run(self.branch_1, y, training)
+            return x + self._run(self.branch_2, self.mlp(self.norm_2(x), training=training), training)
+
+        return rematerialised(self, forward, tokens) if self.remat and training else forward(tokens)
+
+    def compute_output_shape(self, input_shape, rows=None):
+        return input_shape if rows is None else (input_shape[0], rows, input_shape[2])
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class DecoderBlock(_Block):
+    """Self-attention, attention to a memory, and MLP (Vaswani et al. 2017, section 3.1), pre-norm.
+
+        x = x + Attention(LayerNorm(x)); x = x + Attention(LayerNorm(x), memory); x = x + Mlp(LayerNorm(x))
+
+    Tokens [B, M, D] and memory [B, N, D'] (normalised, as an encoder ends) -> [B, M, D].
+    """
+
+    __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
+
+    def __init__(self, heads, mlp_width, attention=None, mlp="gelu", **kwargs):
+        super().__init__(heads, mlp_width, attention, mlp, **kwargs)
+        self.norm_1, self.attention = self._norm("norm_1"), self._attention("attention")
+        self.branch_1 = self._branch(1)
+        self.norm_2, self.cross_attention = self._norm("norm_2"), self._attention("cross_attention")
+        self.branch_2 = self._branch(2)
+        self.norm_3, self.mlp = self._norm("norm_3"), self._mlp()
+        self.branch_3 = self._branch(3)
+
+    def build(self, tokens_shape, memory_shape):
+        branches = (*self.branch_1, *self.branch_2, *self.branch_3)
+        for layer in (self.norm_1, self.norm_2, self.norm_3, self.mlp, *branches):
+            layer.build(tokens_shape)
+        self.attention.build(tokens_shape, tokens_shape)
+        self.cross_attention.build(tokens_shape, memory_shape)
+
+    def call(self, tokens, memory, mask=None, memory_mask=None, training=None):
+        """`mask`: which tokens see which, as in `Attention` (`causal_mask(M)` for "no future").
+        `memory_mask`: which of the memory may be seen."""
+
+        def forward(tokens):
+            y = self.norm_1(tokens)
+            y = self.attention(y, y, mask=mask, training=training)
+            x = tokens + self._run(self.branch_1, y, training)
+            y = self.cross_attention(self.norm_2(x), memory, mask=memory_mask, training=training)
+            x = x + self._run(self.branch_2, y, training)
+            return x + self._run(self.branch_3, self.mlp(self.norm_3(x), training=training), training)
+
+        return rematerialised(self, forward, tokens) if self.remat and training else forward(tokens)
+
+    def compute_output_shape(self, tokens_shape, memory_shape):
+        return tokens_shape

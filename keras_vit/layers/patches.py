@@ -1,20 +1,62 @@
-"""`Patches`: an image becomes a sequence of tokens, one for each patch."""
+"""`Patches`: an image cut into pieces, each projected to a token; and what all tokenizers share.
+
+The others are in `stems.py` (convolutions), `tubelets.py` (video) and `spectrogram.py` (sound). All keep one
+contract about padded batches.
+With `mask` [B, N] (True = a real piece): tokens of masked pieces are exactly 0; what stands in their
+pixels, even NaN, changes neither the other tokens nor a gradient; and an input that stands on
+the grid of a larger canvas gives at its places the tokens it gives alone. Without a mask nothing is
+added to the graph.
+"""
+
+import math
 
 import keras
 from keras import ops
 
-from keras_vit.config import pair
+from keras_vit.config import integer, pair
+from keras_vit.errors import InputError
 from keras_vit.layers.linear import Linear
+from keras_vit.layers.masks import as_mask
+
+IMAGES, VIDEOS = "[B, H, W, C]", "[B, T, H, W, C]"
+
+
+class Tokenizer(keras.layers.Layer):
+    """What the layers from raw input to tokens [B, N, width] share; they define `form` and `grid`."""
+
+    form = IMAGES
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = integer("width", width, 1)
+
+    def build(self, input_shape):
+        if None not in input_shape[1:]:
+            self.compute_output_shape(input_shape)  # a mistake is told before any weight is made
+
+    def compute_mask(self, inputs, previous_mask=None):
+        """None: tokens carry no implicit Keras mask. Without this method Keras warns at every mask."""
+
+    def compute_output_shape(self, input_shape):
+        *size, _ = sizes(input_shape, self.form)
+        return (input_shape[0], math.prod(self.grid(*size)), self.width)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Patches(keras.layers.Layer):
+class Patches(Tokenizer):
     """Cuts an image into patches and projects each to a token.
 
-    Images [B, H, W, C] become tokens [B, rows * columns, width], row by row. This is the
-    strided convolution of Dosovitskiy et al. 2020 (section 3.1), written as a reshape and one
-    matrix product: the same function, and what a phone's matmul kernels run fastest. The
-    kernel [h * w * C, width] is the convolution's [h, w, C, width], flattened.
+    Images [B, H, W, C] become tokens [B, rows * columns, width], row by row; the optional mask is
+    [B, rows * columns]. This is the strided convolution of Dosovitskiy et al. 2020
+    (arXiv:2010.11929, section 3.1), written as a reshape and one matrix product: the same
+    function, and what a phone's matmul kernels run fastest. The kernel [h * w * C, width] is the
+    convolution's [h, w, C, width], flattened.
+
+    H and W may change from call to call, but must be known and multiples of the patch; C is the
+    one the layer was built with. Anything else is an `InputError`.
 
     Args:
         patch_size: (h, w) in pixels, or one integer.
@@ -23,39 +65,119 @@ class Patches(keras.layers.Layer):
     """
 
     def __init__(self, patch_size, width, use_bias=True, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(width, **kwargs)
         self.patch_size = pair(patch_size, "patch_size")
-        self.width = width
         self.use_bias = use_bias
-        self.projection = Linear(
-            width,
-            use_bias=use_bias,
-            kernel_initializer="lecun_normal",
-            dtype=self.dtype_policy,
-            name="projection",
-        )
+        self.projection = projection_of(self)
+
+    @property
+    def window(self):
+        """(height, width) in pixels of what one token sees."""
+        return self.patch_size
+
+    def grid(self, height, width):
+        """(rows, columns) of tokens in an image of height x width pixels."""
+        return grid_of((height, width), self.patch_size)
 
     def build(self, input_shape):
-        (h, w), channels = self.patch_size, input_shape[-1]
-        self.projection.build((None, None, h * w * channels))
+        super().build(input_shape)
+        self.channels = channels_of(input_shape, self.form)
+        self.projection.build((None, None, math.prod(self.window) * self.channels))
 
-    def call(self, images):
-        (h, w), (_, height, width, channels) = self.patch_size, images.shape
-        rows, columns = height // h, width // w
-        # [B * rows, h, columns, w * C]: four axes are enough, since w and C stay together.
-        x = ops.reshape(images, (-1, h, columns, w * channels))
-        x = ops.transpose(x, (0, 2, 1, 3))
-        x = ops.reshape(x, (-1, rows * columns, h * w * channels))
-        return self.projection(x)
-
-    def compute_output_shape(self, input_shape):
-        rows, columns = input_shape[1] // self.patch_size[0], input_shape[2] // self.patch_size[1]
-        return (input_shape[0], rows * columns, self.width)
+    def call(self, images, mask=None):
+        (h, w), (height, width, channels) = self.patch_size, sizes(images, self.form, self.channels)
+        grid = self.grid(height, width)
+        return project(self.projection, cut(images, grid, h, w * channels), mask)
 
     def get_config(self):
         return {
             **super().get_config(),
             "patch_size": list(self.patch_size),
-            "width": self.width,
             "use_bias": self.use_bias,
         }
+
+
+# Shared with the other tokenizers.
+
+
+def projection_of(layer):
+    """The `Linear` named "projection" of a layer that has `width` and `use_bias`."""
+    return Linear(
+        layer.width,
+        use_bias=layer.use_bias,
+        kernel_initializer="lecun_normal",
+        dtype=layer.dtype_policy,
+        name="projection",
+    )
+
+
+def cut(x, grid, height, run):
+    """Pieces [B, rows * columns, height * run] of x [B, rows * height, columns * run].
+
+    The axes of x after the second may be split further; only their product counts.
+    """
+    rows, columns = grid
+    # [B * rows, height, columns, run]: four axes are enough, since w and C stay together.
+    x = ops.reshape(x, (-1, height, columns, run))
+    x = ops.transpose(x, (0, 2, 1, 3))
+    return ops.reshape(x, (-1, rows * columns, height * run))
+
+
+def project(projection, pieces, mask):
+    """`projection` of pieces [B, N, K]; 0 where `mask` [B, N] is False."""
+    if mask is None:
+        return projection(pieces)
+    mask = token_mask(mask, *pieces.shape[:2])
+    # Also before the product: its gradient multiplies pieces by 0, and 0 * NaN is NaN.
+    return only_real(projection(only_real(pieces, mask)), mask)
+
+
+def only_real(tokens, mask):
+    """Tokens [B, N, D], 0 where the boolean `mask` [B, N] is False. A choice: 0 * NaN would be NaN."""
+    return ops.where(ops.expand_dims(mask, -1), tokens, 0)
+
+
+def token_mask(mask, batch, tokens):
+    """`mask` as booleans; `InputError` unless it has the shape [batch, tokens], None being unknown."""
+    shape, expected = tuple(mask.shape), (batch, tokens)
+    if len(shape) != 2 or any(None not in (n, m) and n != m for n, m in zip(shape, expected, strict=True)):
+        raise InputError(
+            f"the mask has the shape {shape}; expected {expected}: one value per token, True = real."
+        )
+    return as_mask(mask)
+
+
+def grid_of(size, patch, what="an image", piece="patch"):
+    """How many pieces `patch` fill `size` along each axis; `InputError` when they do not fill it."""
+    if any(n % p for n, p in zip(size, patch, strict=True)):
+        near = [max(1, round(n / p)) * p for n, p in zip(size, patch, strict=True)]
+        raise InputError(
+            f"{what} of {by(size)} is not a multiple of the {piece} {by(patch)}: "
+            f"the nearest that is, is {by(near)}."
+        )
+    return tuple(n // p for n, p in zip(size, patch, strict=True))
+
+
+def by(size):
+    """(16, 8) as "16x8"."""
+    return "x".join(map(str, size))
+
+
+def channels_of(shape, form):
+    """The last axis of a shape that looks like `form`, such as "[B, H, W, C]"."""
+    if len(shape) != form.count(",") + 1 or shape[-1] is None:
+        raise InputError(f"expected the shape {form} with a known last axis, not {tuple(shape)}.")
+    return shape[-1]
+
+
+def sizes(x, form, channels=None):
+    """All axes but the batch, which must be known, of a tensor or shape; `channels` is the last one."""
+    shape = tuple(getattr(x, "shape", x))
+    if channels_of(shape, form) != (channels or shape[-1]):
+        raise InputError(f"the layer was built for {channels} channels, not for the {shape[-1]} of {shape}.")
+    if None in shape[1:]:
+        raise InputError(
+            f"expected the shape {form} with only the batch unknown, not {shape}: "
+            "give the input a fixed size, e.g. keras.Input((224, 224, 3))."
+        )
+    return shape[1:]

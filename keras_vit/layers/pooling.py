@@ -1,32 +1,105 @@
-"""`Pooling`: from a sequence of tokens to one vector."""
+"""Pooling: from a sequence of tokens to one vector."""
 
 import keras
 from keras import ops
 
-from keras_vit.config import POOLINGS
+from keras_vit.config import integer
 from keras_vit.errors import one_of
+from keras_vit.layers.attention import Attention
+from keras_vit.layers.masks import ExplicitMask, as_mask
+from keras_vit.layers.mlp import mlp_for
+from keras_vit.layers.norm import LayerNorm
+
+KINDS = ("cls", "mean", None)
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Pooling(keras.layers.Layer):
-    """Ends a token sequence: [B, N, D] -> [B, D] (unchanged for None).
+class Pooling(ExplicitMask, keras.layers.Layer):
+    """Ends a token sequence: [B, N, D] -> [B, D], or [B, N - prefix, D] for None.
+
+    With a mask [B, N] (True = real), "mean" averages the real tokens (zeros when there is none), and
+    None gives zeros for the others.
 
     Args:
-        kind: "cls" takes the first token, "mean" averages all tokens, None keeps them.
+        kind: "cls" takes the first token, "mean" averages the tokens after the prefix, None keeps them.
+        prefix: leading tokens that are no patches.
     """
 
-    def __init__(self, kind, **kwargs):
+    def __init__(self, kind, prefix=0, **kwargs):
         super().__init__(**kwargs)
-        self.kind = one_of("pooling", kind, POOLINGS)
+        self.kind = one_of("pooling", kind, KINDS)
+        self.prefix = integer("prefix", prefix, at_least=0)
 
-    def call(self, tokens):
+    def call(self, tokens, mask=None):
         if self.kind == "cls":
             # A reshape, not tokens[:, 0]: a slice that drops an axis is no operator of XNNPACK.
             return ops.reshape(tokens[:, :1], (-1, tokens.shape[2]))
-        return ops.mean(tokens, axis=1) if self.kind == "mean" else tokens
+        tokens = tokens[:, self.prefix :] if self.prefix else tokens
+        if mask is None:
+            return ops.mean(tokens, axis=1) if self.kind == "mean" else tokens
+        mask = ops.expand_dims(as_mask(mask)[:, self.prefix :], 2)
+        tokens = ops.where(mask, tokens, 0)
+        if self.kind is None:
+            return tokens
+        count = ops.maximum(ops.sum(ops.cast(mask, "float32"), axis=1), 1.0)
+        return ops.cast(ops.sum(ops.cast(tokens, "float32"), axis=1) / count, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
-        return input_shape if self.kind is None else (input_shape[0], input_shape[2])
+        if self.kind is None:
+            return (input_shape[0], input_shape[1] - self.prefix, input_shape[2])
+        return (input_shape[0], input_shape[2])
 
     def get_config(self):
-        return {**super().get_config(), "kind": self.kind}
+        return {**super().get_config(), "kind": self.kind, "prefix": self.prefix}
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class AttentionPooling(ExplicitMask, keras.layers.Layer):
+    """A learned query attends to the tokens: [B, N, D] -> [B, D] (Zhai et al. 2022, arXiv:2106.04560).
+
+        y = Attention(probe, tokens);  y + Mlp(LayerNorm(y))
+
+    Args:
+        heads: attention heads.
+        mlp_width: hidden width of the MLP.
+        mlp: "gelu", "gelu_tanh" or "swiglu".
+        prefix: leading tokens that are no patches; they are left out.
+        epsilon: of the norm.
+    """
+
+    def __init__(self, heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.heads, self.mlp_width, self.mlp_kind = heads, mlp_width, mlp
+        self.prefix, self.epsilon = integer("prefix", prefix, at_least=0), epsilon
+        self.attention = Attention(heads, dtype=self.dtype_policy, name="attention")
+        self.norm = LayerNorm(epsilon, dtype=self.dtype_policy, name="norm")
+        self.mlp = mlp_for(mlp, mlp_width, dtype=self.dtype_policy, name="mlp")
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        self.probe = self.add_weight(
+            shape=(1, 1, width), initializer=keras.initializers.GlorotUniform(), name="probe"
+        )
+        self.attention.build((None, 1, width), input_shape)
+        self.norm.build((None, 1, width))
+        self.mlp.build((None, 1, width))
+
+    def call(self, tokens, mask=None):
+        tokens = tokens[:, self.prefix :] if self.prefix else tokens
+        mask = as_mask(mask)[:, self.prefix :] if mask is not None else None
+        y = self.attention(ops.zeros_like(tokens[:, :1]) + self.probe, tokens, mask=mask)
+        y = y + self.mlp(self.norm(y))
+        return ops.reshape(y, (-1, tokens.shape[2]))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[2])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "mlp_width": self.mlp_width,
+            "mlp": self.mlp_kind,
+            "prefix": self.prefix,
+            "epsilon": self.epsilon,
+        }

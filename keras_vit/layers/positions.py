@@ -1,25 +1,508 @@
-"""Position encodings: each adds to tokens what tells them where they are."""
+"""Position encodings: what tells a token where it is.
+
+Most kinds add a vector to each token; rotary and relative positions speak to the attention
+instead (`for_attention`). All are called alike, `layer(tokens, grid=..., sizes=...)`:
+
+- tokens [B, prefix + rows * columns, D], row by row, after `prefix` tokens that are no patches;
+- `grid`, (rows, columns) of this call, where it is not the one that the layer was made for: one
+  model serves several resolutions;
+- `sizes` int [B, 2], each example's own (rows, columns) in the top left corner of `grid`: a padded
+  batch of mixed sizes. An example gets there what it would get alone with `grid` = its own size,
+  however large the canvas. What padded positions get is finite and of no meaning.
+"""
+
+import functools
 
 import keras
+import numpy as np
+from keras import ops
+
+from keras_vit.config import pair
+from keras_vit.errors import InputError, one_of
+from keras_vit.layers.resize import resize_grid, resize_matrix, resize_positions
+
+
+def grid_of(value):
+    """(rows, columns) from a pair, or (1, n) from one integer n: a sequence."""
+    return pair((1, value) if type(value) is int else value, "grid")
+
+
+class PositionLayer(keras.layers.Layer):
+    """What all kinds share. By itself it leaves tokens [B, N, D] as they are, of any number."""
+
+    def call(self, tokens, grid=None, sizes=None):
+        return tokens
+
+    def for_attention(self, grid, prefix=0):
+        """Keyword arguments for the attention layers: {}, {"rotary": ...} or {"bias": ...}."""
+        return {}
+
+    def resized(self, new_grid):
+        """NumPy weights, in the order of `weights`, for the same layer made for `new_grid`."""
+        return self.get_weights()
+
+    def compute_output_shape(self, tokens_shape, sizes_shape=None):
+        return tokens_shape
+
+
+class Positions(PositionLayer):
+    """The base of encodings that are added: tokens [B, prefix + rows * columns, D] -> the same shape.
+
+    A kind defines `encode`; the tokens before the patches get zeros.
+
+    Args:
+        grid: (rows, columns), or one integer for a sequence.
+        prefix: number of leading tokens that are no patches ([CLS], registers).
+
+    Raises:
+        InputError: tokens of another number or width than grid, prefix and `build` say.
+    """
+
+    def __init__(self, grid, prefix=0, **kwargs):
+        super().__init__(**kwargs)
+        self.grid = grid_of(grid)
+        self.prefix = prefix
+
+    def build(self, tokens_shape, sizes_shape=None):
+        self.width = tokens_shape[-1]
+
+    def encode(self, grid=None, sizes=None):
+        """What is added to the patches: [1, rows * columns, D], or [B, ...] with `sizes`; float32."""
+        raise NotImplementedError
+
+    def call(self, tokens, grid=None, sizes=None):
+        grid = self._grid_for(tokens, grid)
+        return tokens + ops.cast(self._with_prefix(self.encode(grid, sizes)), self.compute_dtype)
+
+    def _with_prefix(self, table):
+        return ops.pad(table, ((0, 0), (self.prefix, 0), (0, 0))) if self.prefix else table
+
+    def _grid_for(self, tokens, grid):
+        rows, columns = grid = self.grid if grid is None else grid_of(grid)
+        expected = (self.prefix + rows * columns, self.width)
+        given = tuple(tokens.shape)
+        known = len(given) == 3 and all(g in (None, e) for g, e in zip(given[1:], expected, strict=True))
+        if not known:
+            raise InputError(
+                f"tokens of shape {list(given)} do not fit the grid {rows}x{columns} with {self.prefix} "
+                f"leading tokens and width {self.width}, which takes [batch, {expected[0]}, {expected[1]}]: "
+                "pass grid=(rows, columns) of these tokens."
+            )
+        return grid
+
+    def get_config(self):
+        return {**super().get_config(), "grid": list(self.grid), "prefix": self.prefix}
+
+
+def _by_size(function, length, sizes, axis):
+    """`function(length)`, NumPy [length, ...], as a constant [1, length, ...]; or each example's own.
+
+    With `sizes` [B, 2], example b gets function(sizes[b, axis]), zeros below it: [B, length, ...].
+    The values are the same either way, for they come from the same NumPy function.
+    """
+    if sizes is None:
+        return ops.convert_to_tensor(np.asarray(function(length), "float32")[np.newaxis])
+    whole = np.asarray(function(length), "float32")
+    stack = np.zeros((length + 1, *whole.shape), "float32")
+    for size in range(1, length + 1):
+        stack[size, :size] = function(size)
+    return ops.take(ops.convert_to_tensor(stack), _column(sizes, axis), axis=0)
+
+
+def _column(sizes, axis):
+    if len(sizes.shape) != 2 or sizes.shape[1] != 2:
+        raise InputError(f"sizes must have the shape [batch, 2], (rows, columns), not {list(sizes.shape)}.")
+    return ops.cast(sizes[:, axis], "int32")
+
+
+def _sum_of_axes(rows, columns):
+    """[B, R, D] and [B, C, D] -> [B, R * C, D]: at (r, c) the sum of rows[r] and columns[c]."""
+    r, c, width = rows.shape[1], columns.shape[1], columns.shape[2]
+    return ops.reshape(ops.expand_dims(rows, 2) + ops.expand_dims(columns, 1), (-1, r * c, width))
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class LearnedPositions(keras.layers.Layer):
-    """Adds one learned vector to each token: [B, N, D] -> [B, N, D].
+class LearnedPositions(Positions):
+    """Adds one learned vector to each token (Dosovitskiy et al. 2020, equation 1).
 
-    Dosovitskiy et al. 2020, equation 1. The table starts at normal(0, 0.02) and belongs to a
-    fixed number of tokens N.
+    One weight, `table` [1, prefix + rows * columns, D], from normal(0, 0.02). At another grid the
+    table is resized in the graph, antialiased bicubic, in float32; its first `prefix` rows stay.
     """
 
-    def build(self, input_shape):
+    def build(self, tokens_shape, sizes_shape=None):
+        super().build(tokens_shape)
         self.table = self.add_weight(
-            shape=(1, *input_shape[1:]),
+            shape=(1, self.prefix + self.grid[0] * self.grid[1], self.width),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
             name="table",
+            autocast=False,  # a table that is resized is resized in float32
         )
 
-    def call(self, tokens):
-        return tokens + self.table
+    def call(self, tokens, grid=None, sizes=None):
+        if sizes is None and self._grid_for(tokens, grid) == self.grid:
+            # One ADD of a constant: this is what runs on a phone.
+            return tokens + ops.cast(self.table, self.compute_dtype)
+        return super().call(tokens, grid, sizes)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    def encode(self, grid=None, sizes=None):
+        (rows, columns), (h, w) = self.grid if grid is None else grid_of(grid), self.grid
+        table = ops.cast(self.table, "float32")[:, self.prefix :]
+        if sizes is None and (rows, columns) == self.grid:
+            return table
+        to_rows = _by_size(functools.partial(resize_matrix, h), rows, sizes, 0)  # [1 or B, rows, h]
+        to_columns = _by_size(functools.partial(resize_matrix, w), columns, sizes, 1)
+        x = ops.matmul(to_rows, ops.reshape(table, (h, w * self.width)))
+        x = ops.matmul(ops.expand_dims(to_columns, 1), ops.reshape(x, (-1, rows, w, self.width)))
+        return ops.reshape(x, (-1, rows * columns, self.width))
+
+    def _with_prefix(self, table):
+        kept = ops.cast(self.table, "float32")[:, : self.prefix]
+        return ops.concatenate([kept + ops.zeros_like(table[:, :1]), table], axis=1)
+
+    def resized(self, new_grid):
+        return [resize_positions(self.table, self.grid, grid_of(new_grid), self.prefix)]
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class SinusoidalPositions(Positions):
+    """Adds the sines and cosines of the token's index (Vaswani et al. 2017, section 3.5).
+
+        PE[p, 2 i] = sin(p / 10000^(2 i / D));  PE[p, 2 i + 1] = cos(p / 10000^(2 i / D))
+
+    Interleaved as in the paper: sin, cos, sin, cos. p = row * columns + column, counted in the
+    example's own grid. No weights; D must be even.
+    """
+
+    def build(self, tokens_shape, sizes_shape=None):
+        super().build(tokens_shape)
+        _check_multiple("sinusoidal", self.width, 2)
+
+    def encode(self, grid=None, sizes=None):
+        rows, columns = self.grid if grid is None else grid_of(grid)
+        frequencies = 10000.0 ** (-np.arange(0, self.width, 2) / self.width)
+        angles = np.arange(rows * columns)[:, np.newaxis] * frequencies
+        table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(-1, self.width)
+        table = ops.convert_to_tensor(table.astype("float32"))
+        if sizes is None:
+            return ops.expand_dims(table, 0)
+        row, column = np.divmod(np.arange(rows * columns, dtype="int32"), np.int32(columns))
+        own_columns = ops.expand_dims(_column(sizes, 1), 1)
+        return ops.take(table, own_columns * row + column, axis=0)
+
+
+CONVENTIONS = {
+    # what i is divided by, and the coordinate of each half of the channels: 0 is y, 1 is x
+    "big_vision": (lambda n: max(n - 1, 1), (1, 0)),
+    "mae": (lambda n: n, (1, 0)),
+    "timm": (lambda n: n, (0, 1)),
+}
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class SinCos2DPositions(Positions):
+    """Adds the sines and cosines of row and column; two published encodings carry this name.
+
+    With n = D / 4 and i = 0 .. n - 1, a coordinate p has the angles p / 10000^omega_i:
+
+        convention     omega_i      channels, n each              published in
+        "big_vision"   i / (n - 1)  sin x, cos x, sin y, cos y    google-research/big_vision, models/vit.py
+        "mae"          i / n        sin x, cos x, sin y, cos y    facebookresearch/mae, util/pos_embed.py
+        "timm"         i / n        sin y, cos y, sin x, cos x    timm, build_sincos2d_pos_embed with
+                                                                  interleave_sin_cos=True
+
+    y is the row and x the column. In mae's code the first half is named emb_h and holds x all the
+    same. timm's default, interleave_sin_cos=False, is a third order (sin y, sin x, cos y, cos x).
+    No weights; D must be a multiple of 4.
+
+    Args:
+        grid, prefix: see `Positions`.
+        convention: "big_vision", "mae" or "timm".
+    """
+
+    def __init__(self, grid, prefix=0, convention="big_vision", **kwargs):
+        super().__init__(grid, prefix, **kwargs)
+        self.convention = one_of("convention", convention, CONVENTIONS)
+
+    def build(self, tokens_shape, sizes_shape=None):
+        super().build(tokens_shape)
+        _check_multiple("sincos2d", self.width, 4)
+
+    def encode(self, grid=None, sizes=None):
+        rows, columns = self.grid if grid is None else grid_of(grid)
+        divisor, order = CONVENTIONS[self.convention]
+        n = self.width // 4
+        frequencies = 10000.0 ** (-np.arange(n) / divisor(n))
+        coordinates = np.mgrid[:rows, :columns].reshape(2, -1, 1)
+        halves = [f(coordinates[axis] * frequencies) for axis in order for f in (np.sin, np.cos)]
+        return ops.convert_to_tensor(np.concatenate(halves, axis=-1)[np.newaxis].astype("float32"))
+
+    def get_config(self):
+        return {**super().get_config(), "convention": self.convention}
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class FactorisedPositions(Positions):
+    """Adds a learned vector of the row and one of the column (Dehghani et al. 2023, NaViT,
+    arXiv:2307.06304, section 2.1: factorized, absolute, combined by a sum).
+
+    Weights `rows` [rows, D] and `columns` [columns, D], from normal(0, 0.02). At another grid each
+    is resized on its own axis, antialiased bicubic, in float32.
+    """
+
+    def build(self, tokens_shape, sizes_shape=None):
+        super().build(tokens_shape)
+        self.rows, self.columns = (
+            self.add_weight(
+                shape=(length, self.width),
+                initializer=keras.initializers.RandomNormal(stddev=0.02),
+                name=name,
+                autocast=False,
+            )
+            for name, length in zip(("rows", "columns"), self.grid, strict=True)
+        )
+
+    def encode(self, grid=None, sizes=None):
+        grid = self.grid if grid is None else grid_of(grid)
+
+        def along(axis, table):
+            table = ops.cast(table, "float32")
+            if sizes is None and grid[axis] == self.grid[axis]:
+                return ops.expand_dims(table, 0)
+            to_new = functools.partial(resize_matrix, self.grid[axis])
+            return ops.matmul(_by_size(to_new, grid[axis], sizes, axis), table)
+
+        return _sum_of_axes(along(0, self.rows), along(1, self.columns))
+
+    def resized(self, new_grid):
+        tables = zip((self.rows, self.columns), self.grid, grid_of(new_grid), strict=True)
+        return [
+            (resize_matrix(old, new) @ ops.convert_to_numpy(table)).astype("float32")
+            for table, old, new in tables
+        ]
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class CoordinatePositions(Positions):
+    """Adds a learned linear map of the normalised coordinates: [y, x] K, with `kernel` K [2, D].
+
+    y runs from `low` in the first row to `high` in the last of the example's own grid, x likewise
+    along the columns; where there is only one, it sits in the middle.
+
+    Args:
+        grid, prefix: see `Positions`.
+        low, high: (-1, 1) or (0, 1).
+    """
+
+    def __init__(self, grid, prefix=0, low=-1.0, high=1.0, **kwargs):
+        super().__init__(grid, prefix, **kwargs)
+        if (low, high) not in ((-1, 1), (0, 1)):
+            raise InputError(f"coordinates run from -1 to 1 or from 0 to 1, not from {low} to {high}.")
+        self.low, self.high = float(low), float(high)
+
+    def build(self, tokens_shape, sizes_shape=None):
+        super().build(tokens_shape)
+        self.kernel = self.add_weight(
+            shape=(2, self.width), initializer="glorot_uniform", name="kernel", autocast=False
+        )
+
+    def encode(self, grid=None, sizes=None):
+        grid = self.grid if grid is None else grid_of(grid)
+        kernel = ops.cast(self.kernel, "float32")
+
+        def along(axis):
+            coordinates = _by_size(self._coordinates, grid[axis], sizes, axis)
+            return ops.expand_dims(coordinates, -1) * kernel[axis]
+
+        return _sum_of_axes(along(0), along(1))
+
+    def _coordinates(self, length):
+        return np.linspace(self.low, self.high, length) if length > 1 else [(self.low + self.high) / 2]
+
+    def get_config(self):
+        return {**super().get_config(), "low": self.low, "high": self.high}
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class OneHotPositions(Positions):
+    """Adds one_hot(row, D // 2) to the first D // 2 channels and one_hot(column) to the others.
+
+    A layer made for a sequence, grid (1, n), adds one_hot(index, D) over all channels. No weights.
+
+    Raises:
+        InputError: the grid of the layer or of a call has more rows or columns than channels to
+            name them, or more than one row in a layer made for a sequence.
+    """
+
+    def build(self, tokens_shape, sizes_shape=None):
+        super().build(tokens_shape)
+        self._check_room(self.grid)
+
+    def encode(self, grid=None, sizes=None):
+        rows, columns = self.grid if grid is None else grid_of(grid)
+        self._check_room((rows, columns))
+        half = self._room()[0] if self.grid[0] > 1 else 0
+        row, column = np.divmod(np.arange(rows * columns), columns)
+        table = np.zeros((1, rows * columns, self.width), "float32")
+        table[0, np.arange(rows * columns), half + column] = 1.0
+        if half:
+            table[0, np.arange(rows * columns), row] = 1.0
+        return ops.convert_to_tensor(table)
+
+    def _room(self):
+        """How many rows and columns have a channel of their own."""
+        half = self.width // 2
+        return (1, self.width) if self.grid[0] == 1 else (half, self.width - half)
+
+    def _check_room(self, grid):
+        room = self._room()
+        if grid[0] > room[0] or grid[1] > room[1]:
+            raise InputError(
+                f"one-hot positions of width {self.width} name at most {room[0]} rows and {room[1]} columns, "
+                f"not {grid[0]}x{grid[1]}: use wider tokens or another kind of position."
+            )
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class NoPositions(PositionLayer):
+    """Leaves tokens as they are: without positions a Vision Transformer sees a bag of patches."""
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class RotaryPositions(PositionLayer):
+    """Axial rotary positions: queries and keys are turned by angles of their row and column.
+
+    Heo et al. 2024 (arXiv:2403.13298, axial frequencies): frequencies base^(-t / (d / 4)) for
+    t = 0 .. d / 4 - 1. The first half of a head's d channels turns by the row, the second by the
+    column (the paper alternates them, which is the same up to the order of channels). Positions are
+    absolute integers, so q . k depends on offsets only. No weights; tokens stay as they are.
+
+    Args:
+        head_width: d, channels of one head; a multiple of 4.
+        base: 100 in the paper; fewer positions than in a text, so faster angles.
+    """
+
+    def __init__(self, head_width, base=100.0, **kwargs):
+        super().__init__(**kwargs)
+        if head_width % 4:
+            raise InputError(
+                f"rotary2d turns channels in pairs along two axes: a head's width must be a multiple of 4, "
+                f"not {head_width}. Change width or heads."
+            )
+        self.head_width = head_width
+        self.base = base
+
+    def for_attention(self, grid, prefix=0):
+        """{"rotary": (cos, sin)}, NumPy float32 [prefix + rows * columns, head_width], for `rotate`.
+
+        The `prefix` leading tokens are not turned: cos 1, sin 0.
+        """
+        rows, columns = grid_of(grid)
+        quarter = self.head_width // 4
+        frequencies = float(self.base) ** (-np.arange(quarter) / quarter)
+        y, x = np.mgrid[:rows, :columns].reshape(2, -1, 1) * frequencies
+        angles = np.concatenate([y, y, x, x], axis=-1)
+        angles = np.concatenate([np.zeros((prefix, self.head_width)), angles])
+        return {"rotary": (np.cos(angles).astype("float32"), np.sin(angles).astype("float32"))}
+
+    def get_config(self):
+        return {**super().get_config(), "head_width": self.head_width, "base": self.base}
+
+
+def rotate(x, cos, sin):
+    """Turns queries or keys x [B, heads, N, d] by cos, sin [N, d] or [B, N, d]; float32 inside.
+
+    In the rotate-half form, inside each half of d: channel j and channel j + d / 4 are one pair,
+
+        x_j cos - x_(j + d/4) sin,   x_(j + d/4) cos + x_j sin
+    """
+    dtype = x.dtype
+    x = ops.cast(x, "float32")
+    if len(cos.shape) == 3:
+        cos, sin = ops.expand_dims(cos, 1), ops.expand_dims(sin, 1)
+    a, b, c, d = ops.split(x, 4, axis=-1)
+    return ops.cast(x * cos + ops.concatenate([-b, a, -d, c], axis=-1) * sin, dtype)
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class RelativePositions(PositionLayer):
+    """A learned bias on the attention scores for each offset between two patches.
+
+    softmax(Q K^T / sqrt(d) + B), B[h, i, j] = table[row_i - row_j, column_i - column_j, h]: Liu et al.
+    2021 (Swin, arXiv:2103.14030, equation 4), here over the whole image and shared by all blocks as in
+    T5. One weight, `table` [2 rows - 1, 2 columns - 1, heads], zeros at first, offset 0 in its middle.
+    Offsets beyond the table take its edge: padding changes nothing. Tokens stay as they are.
+
+    Args:
+        grid: (rows, columns), or one integer for a sequence.
+        heads: number of attention heads.
+    """
+
+    def __init__(self, grid, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.grid = grid_of(grid)
+        self.heads = heads
+
+    def build(self, tokens_shape, sizes_shape=None):
+        rows, columns = self.grid
+        self.table = self.add_weight(
+            shape=(2 * rows - 1, 2 * columns - 1, self.heads),
+            initializer="zeros",
+            name="table",
+            autocast=False,  # the scores are float32
+        )
+
+    def for_attention(self, grid, prefix=0):
+        """{"bias": float32 [heads, prefix + N, prefix + N]}; 0 where one of the two is no patch."""
+        rows, columns = grid_of(grid)
+        indices = []
+        for own, position in zip(self.grid, np.mgrid[:rows, :columns].reshape(2, -1), strict=True):
+            offset = position[:, np.newaxis] - position  # of the query from the key
+            indices.append(np.clip(offset, 1 - own, own - 1) + own - 1)
+        index = (indices[0] * (2 * self.grid[1] - 1) + indices[1]).astype("int32")
+        table = ops.reshape(ops.cast(self.table, "float32"), (-1, self.heads))
+        bias = ops.take(ops.transpose(table), index, axis=1)
+        if prefix:
+            bias = ops.pad(bias, ((0, 0), (prefix, 0), (prefix, 0)))
+        return {"bias": bias}
+
+    def resized(self, new_grid):
+        rows, columns = grid_of(new_grid)
+        return [resize_grid(self.table, (2 * rows - 1, 2 * columns - 1)).astype("float32")]
+
+    def get_config(self):
+        return {**super().get_config(), "grid": list(self.grid), "heads": self.heads}
+
+
+def _check_multiple(kind, width, of):
+    if width % of:
+        raise InputError(
+            f"{kind} positions need a width that is a multiple of {of}, not {width}: "
+            f"use e.g. {-(-width // of) * of}."
+        )
+
+
+POSITION_LAYERS = {
+    "learned": lambda grid, prefix, width, heads, **kw: LearnedPositions(grid, prefix, **kw),
+    "sinusoidal": lambda grid, prefix, width, heads, **kw: SinusoidalPositions(grid, prefix, **kw),
+    "sincos2d": lambda grid, prefix, width, heads, **kw: SinCos2DPositions(grid, prefix, **kw),
+    "sincos2d_timm": lambda grid, prefix, width, heads, **kw: SinCos2DPositions(grid, prefix, "timm", **kw),
+    "factorised": lambda grid, prefix, width, heads, **kw: FactorisedPositions(grid, prefix, **kw),
+    "coordinates": lambda grid, prefix, width, heads, **kw: CoordinatePositions(grid, prefix, **kw),
+    "one_hot": lambda grid, prefix, width, heads, **kw: OneHotPositions(grid, prefix, **kw),
+    "rotary2d": lambda grid, prefix, width, heads, **kw: RotaryPositions(width // heads, **kw),
+    "relative": lambda grid, prefix, width, heads, **kw: RelativePositions(grid, heads, **kw),
+    "none": lambda grid, prefix, width, heads, **kw: NoPositions(**kw),
+}
+
+
+def positions_for(kind, /, grid, prefix, width, heads, **kwargs):
+    """The position layer that `ViTConfig.position` names.
+
+    Args:
+        kind: a key of `POSITION_LAYERS`.
+        grid: (rows, columns) of patches, or one integer for a sequence.
+        prefix: number of leading tokens that are no patches.
+        width, heads: of the encoder.
+        **kwargs: what the layer takes besides (dtype, name, convention ...).
+    """
+    return POSITION_LAYERS[one_of("position", kind, POSITION_LAYERS)](grid, prefix, width, heads, **kwargs)

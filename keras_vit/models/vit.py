@@ -1,6 +1,8 @@
 """`ViT`: the Vision Transformer of Dosovitskiy et al. 2020 (arXiv:2010.11929).
 
 image -> patches -> [CLS] + patch tokens -> + positions -> blocks -> norm -> pool -> logits
+
+`call` below is the whole model; each line of it is a layer of `keras_vit.layers`.
 """
 
 import keras
@@ -8,7 +10,21 @@ from keras import ops
 
 from keras_vit.config import ViTConfig, pair
 from keras_vit.errors import InputError
-from keras_vit.layers import EncoderBlock, LayerNorm, LearnedPositions, Linear, Patches, Pooling
+from keras_vit.layers import (
+    AttentionPooling,
+    EncoderBlock,
+    LayerNorm,
+    Linear,
+    PatchDropout,
+    PatchMerger,
+    Pooling,
+    depth_rates,
+    grid_sizes,
+    positions_for,
+    stem_for,
+)
+from keras_vit.layers.dropping import take_geometry, take_tokens
+from keras_vit.layers.masks import as_mask
 
 # How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture
 # was scaled to cover the image size and cropped in the centre.
@@ -23,7 +39,11 @@ class ViT(keras.Model):
         model = keras_vit.ViT(ViTConfig(...), image_size=(64, 96), classes=10, pooling="mean")
 
     With `classes=None` there is no head: the output is the pooled feature [B, width], or all
-    tokens [B, N, width] with `pooling=None`.
+    patch tokens [B, N, width] with `pooling=None`.
+
+    With `patch_mask=True` it takes {"image": [B, H, W, 3], "patch_mask": [B, N]} (`layers.pad_images` makes
+    both): pictures of any size that is a multiple of the patch, each in the top left of its canvas, 1 for
+    every patch that is real. Each picture gets the logits that it gets alone.
 
     Args:
         config: a variant ("Ti/16", "S/16", "B/32", ... see `keras_vit.config`) or a `ViTConfig`.
@@ -50,94 +70,245 @@ class ViT(keras.Model):
         **overrides,
     ):
         config = ViTConfig.of(config, **overrides)
-        config.grid(image_size)  # refuses a size that the patch does not divide
-        if classes is not None and (not isinstance(classes, int) or classes < 1):
-            raise InputError(f"classes must be a positive integer or None, not {classes!r}.")
-        if classes is not None and config.pooling is None:
-            raise InputError("pooling=None keeps all tokens, so there is no head: use classes=None with it.")
+        grid = config.grid(image_size)  # refuses a size that the patch does not divide
+        _check_classes(classes, config.pooling)
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.config = config
         self.image_size = pair(image_size, "image_size")
         self.classes = classes
-        self.preprocessing = dict(preprocessing or DEFAULT_PREPROCESSING)
+        self.preprocessing = _checked_preprocessing(preprocessing or DEFAULT_PREPROCESSING)
+        self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
 
-        policy = self.dtype_policy
-        self.patches = Patches(
-            config.patch_size, config.width, use_bias=not config.folded, dtype=policy, name="patches"
+        # Tokens stand in this order: [CLS], the distillation token, registers, patches.
+        self.class_tokens = (config.pooling == "cls") + config.distilled
+        self.prefix = self.class_tokens + config.registers
+        shared = {"dtype": self.dtype_policy}
+        self.patches = stem_for(
+            config.stem,
+            config.patch_size,
+            config.width,
+            use_bias=not config.folded,
+            name="patches",
+            **shared,
         )
-        self.positions = LearnedPositions(dtype=policy, name="positions")
-        self.drop = keras.layers.Dropout(config.dropout, dtype=policy, name="drop")
+        self.positions = positions_for(
+            config.position, grid, self.class_tokens, config.width, config.heads, name="positions", **shared
+        )
+        self.drop = keras.layers.Dropout(config.dropout, name="drop", **shared)
+        self.patch_drop = PatchDropout(config.patch_dropout, prefix=self.prefix, name="patch_drop", **shared)
         self.blocks = [
             EncoderBlock(
                 config.heads,
                 config.mlp_width,
+                attention={
+                    "kind": config.attention,
+                    "top_k": config.top_k,
+                    "qk_norm": config.qk_norm,
+                    "dropout": config.attention_dropout,
+                },
+                mlp=config.mlp,
                 dropout=config.dropout,
+                stochastic_depth=skip_rate,
+                layer_scale=config.layer_scale,
+                epsilon=config.epsilon,
+                remat=config.remat,
                 folded=config.folded,
-                dtype=policy,
                 name=f"block_{i}",
+                **shared,
             )
-            for i in range(config.depth)
+            for i, skip_rate in enumerate(depth_rates(config.stochastic_depth, config.depth))
         ]
-        # Folding moves the last norm's scale and shift into the head, so it needs one.
-        self.norm = LayerNorm(affine=not (config.folded and classes), dtype=policy, name="norm")
-        self.pool = Pooling(config.pooling, dtype=policy, name="pool")
-        self.head = (
-            Linear(classes, kernel_initializer="zeros", dtype=policy, name="head") if classes else None
+        self.merger = (
+            PatchMerger(config.merge[1], config.epsilon, name="merger", **shared) if config.merge else None
         )
+        # Folding moves the last norm's scale and shift into the head, so it needs one.
+        self.norm = LayerNorm(config.epsilon, affine=not (config.folded and classes), name="norm", **shared)
+        if config.pooling == "attention":
+            self.pool = AttentionPooling(
+                config.heads, config.mlp_width, config.mlp, self.prefix, config.epsilon, name="pool", **shared
+            )
+        else:
+            self.pool = Pooling(config.pooling, prefix=self.prefix, name="pool", **shared)
+        self.head = self._head("head") if classes else None
+        self.head_distillation = self._head("head_distillation") if classes and config.distilled else None
         self.build((None, *self.image_size, 3))
 
+    def _head(self, name):
+        return Linear(self.classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)
+
     def build(self, input_shape):
-        rows, columns = self.config.grid(input_shape[1:3])
-        tokens = rows * columns
-        if self.config.pooling == "cls":
-            tokens += 1
-            self.cls = self.add_weight(shape=(1, 1, self.config.width), initializer="zeros", name="cls")
-        shape = (None, tokens, self.config.width)
+        config = self.config
+        rows, columns = config.grid(input_shape[1:3])
+        patches = (None, rows * columns, config.width)
+        tokens = (None, self.prefix + rows * columns, config.width)
+        for name, length in (
+            ("cls", config.pooling == "cls"),
+            ("distillation", config.distilled),
+            ("registers", config.registers),
+        ):
+            if length:
+                initializer = "zeros" if name == "cls" else keras.initializers.RandomNormal(stddev=0.02)
+                shape = (1, int(length), config.width)
+                setattr(self, name, self.add_weight(shape=shape, initializer=initializer, name=name))
         self.patches.build(input_shape)
-        for layer in (self.positions, *self.blocks, self.norm):
-            layer.build(shape)
-        if self.head is not None:
-            self.head.build((None, self.config.width))
+        self.positions.build((None, self.class_tokens + rows * columns, config.width))
+        if self.merger is not None:
+            self.merger.build(patches)
+        for layer in (*self.blocks, self.norm, self.pool):
+            layer.build(tokens)
+        for head in filter(None, (self.head, self.head_distillation)):
+            head.build((None, config.width))
         self.built = True
 
-    def call(self, images, training=None):
-        self._check(images)
-        x = self.patches(images)
-        if self.config.pooling == "cls":
-            # Zeros of the batch's size, by arithmetic that leaves no SHAPE operator in a phone's file.
-            x = ops.concatenate([ops.zeros_like(x[:, :1]) + self.cls, x], axis=1)
-        x = self.drop(self.positions(x), training=training)
-        for block in self.blocks[:-1]:
-            x = block(x, training=training)
-        # Only the [CLS] row leaves the last block, so only that row is computed: exact, and less work.
-        x = self.blocks[-1](x, rows=1 if self.config.pooling == "cls" else None, training=training)
-        x = self.pool(self.norm(x))
-        return x if self.head is None else self.head(x)
+    def __call__(self, inputs, *arguments, **options):
+        self._images_and_mask(inputs)  # here, since Keras wraps what `call` raises in many lines
+        return super().__call__(inputs, *arguments, **options)
 
-    def _check(self, images):
-        given = tuple(images.shape)
-        if len(given) != 4 or given[1:] != (*self.image_size, 3):
+    def call(self, inputs, training=None):
+        images, mask = self._images_and_mask(inputs)
+        grid = self.config.grid(images.shape[1:3])
+        sizes = None if mask is None else grid_sizes(mask, grid)
+        x = self.patches(images) if mask is None else self.patches(images, mask=mask)
+        x = self._with_class_tokens(x)
+        x = self.positions(x, grid=grid, sizes=sizes)
+        x = self._with_registers(x)
+        mask = self._mask_with_prefix(mask)
+        x = self.drop(x, training=training)
+        geometry = self.positions.for_attention(grid, self.prefix)  # rotary angles, or a bias on the scores
+        keep = self.patch_drop(x, mask=mask, training=training)
+        if keep is not None:
+            x, geometry = take_tokens(x, keep), take_geometry(geometry, keep)
+            mask = None if mask is None else take_tokens(mask, keep)
+        for i, block in enumerate(self.blocks):
+            if self.merger is not None and i == self.config.merge[0]:
+                x, mask, geometry = self._merged(x, mask), None, {}
+            # Only [CLS] leaves the last block, so only its row is computed: exact, and less work.
+            last = i == len(self.blocks) - 1 and self.class_tokens and not self.every_token
+            x = block(x, mask=mask, rows=self.class_tokens if last else None, training=training, **geometry)
+        return self._answer(self.norm(x), mask)
+
+    def _images_and_mask(self, inputs):
+        """(images, boolean mask [B, N] or None), after a look at their shapes."""
+        images, mask = inputs, None
+        if isinstance(inputs, dict):
+            known = {"image", "patch_mask"} if self.config.patch_mask else {"image"}
+            if "image" not in inputs or not set(inputs) <= known:
+                raise InputError(
+                    f"this model takes {' and '.join(sorted(known))}, not {', '.join(sorted(inputs))}"
+                    + ("." if self.config.patch_mask else ": build it with patch_mask=True for a mask.")
+                )
+            images, mask = inputs["image"], inputs.get("patch_mask")
+        given, (height, width) = tuple(images.shape), self.image_size
+        if len(given) != 4 or given[3] != 3 or (given[1:3] != (height, width) and not self.config.patch_mask):
+            size = f"{height}, {width}" if not self.config.patch_mask else "height, width"
             raise InputError(
-                f"this model takes images of shape [batch, {self.image_size[0]}, {self.image_size[1]}, 3], "
-                f"not {list(given)}: resize them, or build the model with image_size={list(given[1:3])}."
+                f"this model takes images of shape [batch, {size}, 3], not {list(given)}: resize "
+                f"them, use model.rebuilt(image_size={list(given[1:3])}), or patch_mask=True for many sizes."
             )
+        if mask is None:
+            return images, None
+        rows, columns = self.config.grid(given[1:3])
+        if len(mask.shape) != 2 or mask.shape[1] != rows * columns:
+            raise InputError(
+                f"patch_mask of shape {list(mask.shape)} for images of shape {list(given)}: it must be "
+                f"[batch, {rows * columns}], one number for each of {rows} x {columns} patches."
+            )
+        return images, as_mask(mask)
+
+    def _with_class_tokens(self, x):
+        # Zeros of the batch's size, by arithmetic that leaves no SHAPE operator in a phone's file.
+        names = ["cls", "distillation"][: self.class_tokens]
+        tokens = [ops.zeros_like(x[:, :1]) + getattr(self, name) for name in names]
+        return ops.concatenate([*tokens, x], axis=1) if tokens else x
+
+    def _with_registers(self, x):
+        if not self.config.registers:
+            return x
+        registers = ops.zeros_like(x[:, :1]) + self.registers
+        parts = [x[:, : self.class_tokens], registers, x[:, self.class_tokens :]]
+        return ops.concatenate(parts if self.class_tokens else parts[1:], axis=1)
+
+    def _mask_with_prefix(self, mask):
+        if mask is None or not self.prefix:
+            return mask
+        return ops.concatenate([ops.repeat(ops.ones_like(mask[:, :1]), self.prefix, axis=1), mask], axis=1)
+
+    def _merged(self, x, mask):
+        patches = self.merger(x[:, self.prefix :], mask=None if mask is None else mask[:, self.prefix :])
+        return ops.concatenate([x[:, : self.prefix], patches], axis=1) if self.prefix else patches
+
+    def _answer(self, x, mask):
+        """Logits, or features without a head. DeiT's two class tokens are averaged (section 3.2 there)."""
+        pooled = self.pool(x) if mask is None else self.pool(x, mask=mask)
+        if self.config.distilled:
+            second = self.pool(x[:, 1:])
+            if self.head is not None:
+                return (self.head(pooled) + self.head_distillation(second)) / 2
+            return (pooled + second) / 2
+        return pooled if self.head is None else self.head(pooled)
 
     def compute_output_shape(self, input_shape):
+        shape = input_shape["image"] if isinstance(input_shape, dict) else input_shape
         if self.classes:
-            return (input_shape[0], self.classes)
+            return (shape[0], self.classes)
         if self.config.pooling is None:
-            return (input_shape[0], self.positions.table.shape[1], self.config.width)
-        return (input_shape[0], self.config.width)
+            rows, columns = self.config.grid(shape[1:3])
+            tokens = self.config.merge[1] if self.config.merge else rows * columns
+            return (shape[0], tokens, self.config.width)
+        return (shape[0], self.config.width)
 
-    def get_config(self):
+    @classmethod
+    def from_checkpoint(cls, path, classes=None, image_size=None, **changes):
+        """A ViT with published weights: `keras_vit.weights` lists the formats.
+
+        Args:
+            path: an original .npz, a timm .safetensors or a Hugging Face folder.
+            classes: None keeps the head of the file; another number than the file's gets a fresh one.
+            image_size: None keeps the file's; positions are resized to another.
+            **changes: anything else to change, as in `rebuilt`; `heads` also for a file that does not say.
+
+        Raises:
+            InputError: the file is no such checkpoint, or its tensors do not fit.
+        """
+        from keras_vit.weights import load_model  # weights builds on models
+
+        return load_model(path, classes=classes, image_size=image_size, **changes)[0]
+
+    def rebuilt(self, **changes):
+        """A new ViT with this one's weights and some arguments changed.
+
+        Another `image_size` gets resized positions, another `patch_size` a resized patch kernel, another
+        number of `classes` a fresh head; every other variable that is new or has a new shape starts afresh.
+
+        Args:
+            **changes: arguments of the constructor, fields of `ViTConfig` included.
+        """
+        from keras_vit.models.transfer import transfer
+
+        arguments = {**self._arguments(), **changes}
+        return transfer(self, type(self)(**arguments))
+
+    def reset_classifier(self, classes):
+        """A new ViT with this one's weights and a fresh head for `classes` (None: no head)."""
+        return self.rebuilt(classes=None).rebuilt(classes=classes)
+
+    def _arguments(self):
         return {
-            "config": self.config.to_dict(),
-            "image_size": list(self.image_size),
+            "config": self.config,
+            "image_size": self.image_size,
             "classes": self.classes,
             "preprocessing": self.preprocessing,
             "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "dtype": self.dtype_policy,
             "trainable": self.trainable,
+        }
+
+    def get_config(self):
+        return {
+            **self._arguments(),
+            "config": self.config.to_dict(),
+            "image_size": list(self.image_size),
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
 
     @classmethod
@@ -146,3 +317,22 @@ class ViT(keras.Model):
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
         return cls(**config)
+
+
+def _check_classes(classes, pooling):
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
+        raise InputError(f"classes must be a positive integer or None, not {classes!r}.")
+    if classes is not None and pooling is None:
+        raise InputError("pooling=None keeps all tokens, so there is no head: use classes=None with it.")
+
+
+def _checked_preprocessing(value):
+    try:
+        mean, std = ([float(number) for number in value[key]] for key in ("mean", "std"))
+    except (TypeError, ValueError, KeyError):
+        mean = std = ()
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise InputError(
+            f"preprocessing must be {{'mean': [3 numbers], 'std': [3 numbers above 0]}}, not {value!r}."
+        )
+    return {"mean": mean, "std": std}

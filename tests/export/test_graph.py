@@ -1,25 +1,24 @@
 """The exact rewrites: the same logits from raw pixels, and really simpler."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
+from random_weights import randomize
 
 from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.export import fold
-from keras_vit.export.graph import in_float32
+from keras_vit.export.graph import FOLDABLE, in_float32
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 
 
-def random_vit(pooling="cls", dtype=None):
+def random_vit(pooling="cls", dtype=None, **changes):
     config = ViTConfig(patch_size=(4, 2), width=12, depth=2, heads=3, mlp_width=20, pooling=pooling)
-    model = ViT(config, image_size=(8, 6), classes=5, preprocessing=PREPROCESSING, dtype=dtype)
-    random = np.random.default_rng(0)
-    for variable in model.weights:
-        size = 1 / np.sqrt(variable.shape[0]) if variable.path.endswith("kernel") else 0.3
-        variable.assign(random.normal(1.0 if variable.path.endswith("scale") else 0.0, size, variable.shape))
-    return model
+    model = ViT(config, image_size=(8, 6), classes=5, preprocessing=PREPROCESSING, dtype=dtype, **changes)
+    return randomize(model)
 
 
 def pixels(count=6):
@@ -35,6 +34,47 @@ def test_a_folded_model_gives_the_same_logits_from_raw_pixels(pooling):
     names = {v.path.split("/")[-1] for v in folded.weights}
     assert names <= {"kernel", "bias", "table", "cls"}, "no scale and shift is left"
     assert folded.count_params() < model.count_params()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *[{"position": position} for position in FOLDABLE["position"]],
+        {"stem": "conv", "registers": 2, "mlp": "gelu_tanh"},
+        {"distilled": True, "layer_scale": 0.1, "epsilon": 1e-3},
+        {"mlp": "swiglu", "registers": 1, "pooling": "mean", "position": "none"},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_every_part_that_export_takes_folds_exactly(changes):
+    model = random_vit(**changes)
+    normalised = (pixels() / 255 - PREPROCESSING["mean"]) / PREPROCESSING["std"]
+    folded = fold(model)
+    np.testing.assert_allclose(np.asarray(folded(pixels())), np.asarray(model(normalised)), atol=2e-5)
+    names = {v.path.split("/")[-1] for v in folded.weights}
+    assert names <= {"kernel", "bias", "table", "cls", "distillation", "registers"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stem": "compact"},
+        {"position": "rotary2d", "heads": 1},
+        {"pooling": "attention"},
+        {"attention": "relu"},
+        {"qk_norm": True},
+        {"patch_mask": True},
+        {"merge": (1, 2)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_part_that_export_does_not_take_is_named(changes):
+    field, value = next(iter(changes.items()))
+    model = ViT("Nano/2", image_size=8, classes=2, **changes)
+    with pytest.raises(
+        InputError, match=re.escape(f"{field}={value!r} cannot be exported yet: export takes")
+    ):
+        fold(model)
 
 
 def test_folding_twice_changes_nothing():

@@ -7,10 +7,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+from random_weights import randomize
 from scipy.special import erf, softmax
 
 import keras_vit
 from keras_vit import ViT, ViTConfig
+from keras_vit.config import POSITIONS
 from keras_vit.errors import InputError
 
 GOLDEN = [  # at 224, 1000 classes; the papers' and timm's counts
@@ -38,15 +40,6 @@ def test_parameter_counts(variant, pooling, count):
 
 def test_parameter_count_of_a_whole_model():
     assert ViT("Ti/16").count_params() == 5_717_416
-
-
-def randomize(model, seed=0):
-    """Give every variable of a model a random value, zeros and ones included."""
-    random = np.random.default_rng(seed)
-    for variable in model.weights:
-        size = 1 / np.sqrt(variable.shape[0]) if variable.path.endswith("kernel") else 0.2
-        variable.assign(random.normal(1.0 if variable.path.endswith("scale") else 0.0, size, variable.shape))
-    return model
 
 
 def numpy_vit(model, images):
@@ -131,6 +124,10 @@ def test_bfloat16_stays_close_to_float32():
         (lambda: ViT("Ti/16", classes=0), r"classes must be a positive integer or None"),
         (lambda: ViT("Ti/16", pooling=None), r"use classes=None"),
         (lambda: ViT("Ti/16", colour="red"), r"unknown ViTConfig field 'colour'"),
+        (lambda: ViT("Ti/16", preprocessing={"mean": [0.5]}), r"preprocessing must be .*'mean': \[0.5\]"),
+        (lambda: ViT("Ti/16", preprocessing={"mean": [0] * 3, "std": [0] * 3}), r"numbers above 0"),
+        (lambda: ViT("Nano/4", image_size=8, position="rotary2d", heads=32), r"multiple of 4, not 2"),
+        (lambda: ViT("Nano/6", image_size=12, stem="compact"), r"power of two"),
     ],
 )
 def test_mistakes_say_what_to_do(make, message):
@@ -141,6 +138,142 @@ def test_mistakes_say_what_to_do(make, message):
 def test_images_of_another_size_are_named():
     with pytest.raises(InputError, match=r"\[batch, 8, 8, 3\], not \[1, 16, 16, 3\]"):
         ViT("Nano/2", image_size=8, classes=2)(np.zeros((1, 16, 16, 3), "float32"))
+
+
+SMALL = ViTConfig(patch_size=4, width=12, depth=3, heads=3, mlp_width=20)
+
+
+def small(**changes):
+    return randomize(ViT(SMALL, image_size=(8, 12), **{"classes": 5, **changes}))
+
+
+def noise(count=3):
+    return np.random.default_rng(1).normal(size=(count, 8, 12, 3)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"registers": 3},
+        {"registers": 3, "pooling": "mean"},
+        {"distilled": True},
+        {"merge": (1, 4)},
+        {"stem": "compact", "position": "sinusoidal"},
+        {"stem": "overlapping", "position": "rotary2d", "heads": 1},
+        {"attention": "hard", "top_k": 2, "position": "relative"},
+        {"attention": "relu", "qk_norm": True, "mlp": "swiglu", "layer_scale": 0.1},
+        {"pooling": "attention", "position": "factorised", "mlp": "gelu_tanh"},
+        {"remat": True, "stochastic_depth": 0.2, "dropout": 0.1, "attention_dropout": 0.1},
+        {"patch_dropout": 0.5, "position": "coordinates"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_every_option_is_saved_with_the_model(changes, tmp_path):
+    model = small(**changes)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.config == model.config
+    np.testing.assert_array_equal(np.asarray(loaded(noise())), np.asarray(model(noise())))
+    assert model.compute_output_shape((3, 8, 12, 3)) == tuple(model(noise()).shape)
+
+
+def test_only_the_class_token_leaves_the_last_block_and_nothing_is_lost():
+    for changes in ({}, {"registers": 2}, {"distilled": True}, {"position": "relative", "merge": (2, 3)}):
+        model = small(**changes)
+        short = np.asarray(model(noise()))
+        model.every_token = True
+        np.testing.assert_allclose(np.asarray(model(noise())), short, atol=1e-5)
+
+
+def test_mean_pooling_leaves_registers_out():
+    model = small(registers=2, pooling="mean")
+    features = small(registers=2, pooling=None, classes=None)
+    features.set_weights(model.get_weights()[:-2])
+    tokens = np.asarray(features(noise()))
+    assert tokens.shape == (3, 6, 12), "registers are no patches"
+    expected = tokens.mean(1) @ np.asarray(model.head.kernel) + np.asarray(model.head.bias)
+    np.testing.assert_allclose(np.asarray(model(noise())), expected, atol=1e-5)
+
+
+def test_a_distilled_model_averages_two_heads():
+    model = small(distilled=True)
+    model.every_token = True
+    tokens = {}
+    model.norm.call = lambda x, call=model.norm.call: tokens.setdefault("x", call(x))
+    answer = np.asarray(model(noise()))
+    x = np.asarray(tokens["x"])
+    first = np.asarray(model.head(x[:, 0]))
+    second = np.asarray(model.head_distillation(x[:, 1]))
+    np.testing.assert_allclose(answer, (first + second) / 2, atol=1e-5)
+
+
+def test_positions_tell_patches_apart_and_without_them_order_is_lost():
+    shuffled = noise()[:, :, [4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11]]  # two columns of patches swapped
+    for position in set(POSITIONS) - {"none"}:
+        model = small(position=position, pooling="mean", heads=1 if position == "rotary2d" else 3)
+        assert np.abs(np.asarray(model(shuffled)) - np.asarray(model(noise()))).max() > 1e-3, position
+    blind = small(position="none", pooling="mean")
+    np.testing.assert_allclose(np.asarray(blind(shuffled)), np.asarray(blind(noise())), atol=1e-5)
+
+
+def test_rematerialisation_changes_no_gradient():
+    import tensorflow as tf
+
+    def gradients(remat):
+        keras.utils.set_random_seed(3)
+        model = ViT(
+            SMALL,
+            image_size=(8, 12),
+            classes=5,
+            remat=remat,
+            dropout=0.3,
+            stochastic_depth=0.5,
+            attention_dropout=0.2,
+        )
+        randomize(model)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(noise(), training=True) ** 2)
+        return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    for plain, again in zip(gradients(False), gradients(True), strict=True):
+        np.testing.assert_allclose(np.asarray(again), np.asarray(plain), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["learned", "rotary2d", "relative"])
+def test_patch_dropout_leaves_tokens_out_in_training_only(position):
+    changes = {"position": position, "heads": 1 if position == "rotary2d" else 3}
+    model, plain = small(patch_dropout=0.5, **changes), small(**changes)
+    np.testing.assert_array_equal(np.asarray(model(noise())), np.asarray(plain(noise())))
+    lengths = []
+    block = model.blocks[0]
+    block.call = lambda tokens, call=block.call, **options: (
+        lengths.append(tokens.shape[1]),
+        call(tokens, **options),
+    )[1]
+    trained = np.asarray(model(noise(), training=True))
+    assert lengths == [1 + 3]
+    assert np.abs(trained - np.asarray(plain(noise()))).max() > 1e-3
+
+
+def test_fit_learns_with_everything_on():
+    """One model with every random part: the loss of four pictures falls."""
+    keras.utils.set_random_seed(0)
+    model = ViT(
+        "Nano/4",
+        image_size=8,
+        classes=2,
+        registers=2,
+        dropout=0.1,
+        attention_dropout=0.1,
+        stochastic_depth=0.1,
+        patch_dropout=0.25,
+        layer_scale=0.1,
+        remat=True,
+    )
+    model.compile(keras.optimizers.AdamW(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = noise(4)[:, :, :8], np.array([0, 1, 0, 1])
+    history = model.fit(x, y, epochs=30, verbose=0).history["loss"]
+    assert np.mean(history[-5:]) < 0.5 * history[0]
 
 
 def run_python(code, **environment):

@@ -1,0 +1,51 @@
+"""`PatchMerger`: from many tokens to few, by two matrix products."""
+
+import keras
+from keras import ops
+
+from keras_vit.config import integer
+from keras_vit.layers.masks import ExplicitMask, as_mask
+from keras_vit.layers.norm import LayerNorm
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class PatchMerger(ExplicitMask, keras.layers.Layer):
+    """softmax(W LayerNorm(X)^T) X: [B, N, D] -> [B, tokens, D].
+
+    Renggli et al. 2022 (arXiv:2202.12015, equation 2).
+    Each of the `tokens` learned queries takes a weighted mean over all tokens, in float32. With a
+    mask [B, N] (True = real) only real tokens count; with none real the result is zeros.
+
+    Args:
+        tokens: how many come out.
+        epsilon: of the norm.
+    """
+
+    def __init__(self, tokens, epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.tokens = integer("number of merged tokens", tokens, at_least=1)
+        self.epsilon = epsilon
+        self.norm = LayerNorm(epsilon, dtype=self.dtype_policy, name="norm")
+
+    def build(self, input_shape):
+        self.norm.build(input_shape)
+        self.queries = self.add_weight(
+            shape=(self.tokens, input_shape[-1]), initializer="lecun_normal", name="queries"
+        )
+
+    def call(self, tokens, mask=None):
+        if mask is not None:
+            mask = as_mask(mask)
+            tokens = ops.where(ops.expand_dims(mask, 2), tokens, 0)
+        scores = ops.matmul(self.queries, ops.transpose(self.norm(tokens), (0, 2, 1)))
+        scores = ops.cast(scores, "float32")  # [B, tokens, N]
+        if mask is not None:
+            scores = ops.where(ops.expand_dims(mask, 1), scores, -1e30)
+        weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
+        return ops.matmul(weights, tokens)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.tokens, input_shape[2])
+
+    def get_config(self):
+        return {**super().get_config(), "tokens": self.tokens, "epsilon": self.epsilon}

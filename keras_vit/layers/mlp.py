@@ -1,0 +1,93 @@
+"""The block's MLP: `Mlp` with GELU, `SwiGlu` with a gate."""
+
+import keras
+from keras import ops
+
+from keras_vit.config import MLPS, integer, rate
+from keras_vit.errors import one_of
+from keras_vit.layers.linear import Linear
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class Mlp(keras.layers.Layer):
+    """GELU(x W_1 + b_1) W_2 + b_2, token by token: [..., D] -> [..., D].
+
+    Args:
+        hidden: width in the middle.
+        dropout: rate after the activation.
+        approximate: GELU by tanh, as in the original JAX checkpoints, instead of the exact one (with
+            erf), as in the PyTorch ones (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
+    """
+
+    def __init__(self, hidden, dropout=0.0, approximate=False, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = integer("mlp width", hidden, at_least=1)
+        self.dropout = rate("dropout", dropout)
+        self.approximate = approximate
+        self.expand = Linear(hidden, dtype=self.dtype_policy, name="expand")
+        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        self.contract = Linear(width, dtype=self.dtype_policy, name="contract")
+        self.expand.build((None, None, width))
+        self.contract.build((None, None, self.hidden))
+
+    def call(self, x, training=None):
+        x = ops.gelu(self.expand(x), approximate=self.approximate)
+        return self.contract(self.drop(x, training=training))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "hidden": self.hidden,
+            "dropout": self.dropout,
+            "approximate": self.approximate,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class SwiGlu(keras.layers.Layer):
+    """(SiLU(x W_g + b_g) * (x W_1 + b_1)) W_2 + b_2, token by token (Shazeer 2020, arXiv:2002.05202, eq. 6).
+
+    Args:
+        hidden: width in the middle; 2/3 of an Mlp's gives equally many parameters.
+        dropout: rate after the product.
+    """
+
+    def __init__(self, hidden, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = integer("mlp width", hidden, at_least=1)
+        self.dropout = rate("dropout", dropout)
+        self.gate = Linear(hidden, dtype=self.dtype_policy, name="gate")
+        self.expand = Linear(hidden, dtype=self.dtype_policy, name="expand")
+        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        self.contract = Linear(width, dtype=self.dtype_policy, name="contract")
+        self.gate.build((None, None, width))
+        self.expand.build((None, None, width))
+        self.contract.build((None, None, self.hidden))
+
+    def call(self, x, training=None):
+        gate = self.gate(x)
+        # SiLU in two operators: TensorFlow's one has a gradient that cannot be written to a SavedModel.
+        x = gate * ops.sigmoid(gate) * self.expand(x)
+        return self.contract(self.drop(x, training=training))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "hidden": self.hidden, "dropout": self.dropout}
+
+
+def mlp_for(kind, hidden, dropout=0.0, **kwargs):
+    """The MLP layer named `kind`: "gelu", "gelu_tanh" or "swiglu"."""
+    if one_of("mlp", kind, MLPS) == "swiglu":
+        return SwiGlu(hidden, dropout, **kwargs)
+    return Mlp(hidden, dropout, approximate=kind == "gelu_tanh", **kwargs)

@@ -1,0 +1,40 @@
+"""`rematerialised`: keep a block's input only, and compute the block again in the backward pass."""
+
+import contextlib
+
+import keras
+
+
+def rematerialised(layer, forward, tokens):
+    """`forward(tokens)`, whose intermediate values are not kept for the gradient.
+
+    The second computation must draw the same random numbers as the first, so every seed of
+    `layer` is drawn here, outside, and pinned while `forward` runs.
+    """
+    generators = list(_seed_generators(layer))
+    seeds = [generator.next() for generator in generators]
+
+    def run(tokens):
+        with contextlib.ExitStack() as stack:
+            for generator, seed in zip(generators, seeds, strict=True):
+                stack.enter_context(_pinned(generator, seed))
+            return forward(tokens)
+
+    return keras.remat(run)(tokens)
+
+
+def _seed_generators(layer):
+    for part in layer._flatten_layers():
+        generator = getattr(part, "seed_generator", None)
+        if generator is not None:
+            yield generator
+
+
+@contextlib.contextmanager
+def _pinned(generator, seed):
+    """Within, the seed generator answers `seed` and its state stays as it is."""
+    generator.next = lambda ordered=True: seed
+    try:
+        yield
+    finally:
+        del generator.next

@@ -1,0 +1,173 @@
+"""ViT and DeiT of Hugging Face transformers: a folder with config.json and model.safetensors.
+
+The models are models/vit/modeling_vit.py and models/deit/modeling_deit.py there. In the course of version 5
+the tensors were renamed (conversion_mapping.py, "ViTModel"). Both kinds of files are around: the new library
+still writes the old names unless told otherwise.
+"""
+
+import re
+
+from keras_vit.config import ViTConfig
+from keras_vit.errors import InputError
+from keras_vit.weights.checkpoint import (
+    HALF,
+    IMAGENET,
+    Checkpoint,
+    From,
+    agree_on_heads,
+    classes_of,
+    conv_kernel,
+    count_blocks,
+    gather,
+    normalisation,
+    settle_positions,
+    shape_of,
+    torch_linear,
+    torch_norm,
+)
+from keras_vit.weights.files import read_json, setting, size_setting
+
+OLD = {
+    "block": "encoder.layer.{}.",
+    "query": "attention.attention.query",
+    "key": "attention.attention.key",
+    "value": "attention.attention.value",
+    "output": "attention.output.dense",
+    "expand": "intermediate.dense",
+    "contract": "output.dense",
+}
+NEW = {
+    "block": "layers.{}.",
+    "query": "attention.q_proj",
+    "key": "attention.k_proj",
+    "value": "attention.v_proj",
+    "output": "attention.o_proj",
+    "expand": "mlp.fc1",
+    "contract": "mlp.fc2",
+}
+BASES = ("vit.", "deit.", "")  # the last for a bare backbone
+PATCHES = "embeddings.patch_embeddings.projection"
+ACTIVATIONS = {  # hidden_act -> mlp
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
+
+
+def wrote(stored):
+    """Whether the tensors have names of transformers."""
+    return any(f"{base}{PATCHES}.weight" in stored for base in BASES)
+
+
+def read(path, stored, settings, classes, image_size, heads):
+    """A `Checkpoint` from {name: Stored} and config.json, which has the image size: its hint is not used."""
+    described = path.parent / "config.json"
+    family = settings["model_type"]
+    if family not in ("vit", "deit"):
+        raise InputError(f"{described}: model_type is {family!r}; vit and deit can be read.")
+    activation = setting(described, settings, "hidden_act", str, "gelu")
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise InputError(f"{described}: hidden_act is {activation!r}; ViT has {known}.")
+    base = next(base for base in BASES if f"{base}{PATCHES}.weight" in stored)
+    names = NEW if any(name.startswith(f"{base}layers.") for name in stored) else OLD
+
+    # Defaults are those of ViTConfig and DeiTConfig in transformers.
+    patch_size = shape_of(path, stored, f"{base}{PATCHES}.weight", rank=4)[2:]
+    size = size_setting(described, settings, "image_size", 224)
+    grid = (size[0] // patch_size[0], size[1] // patch_size[1])
+    depth = setting(described, settings, "num_hidden_layers", int, 12)
+    pattern = re.escape(base + names["block"]).replace(r"\{\}", r"(\d+)")
+    if depth != (found := count_blocks(path, stored, pattern)):
+        raise InputError(f"{path} has {found} blocks, but {described} says {depth}.")
+
+    # A distillation token without a head of its own is only looked at: a register.
+    distilled = family == "deit" and "cls_classifier.weight" in stored
+    prefix = ["cls", "distillation"] if family == "deit" else ["cls"]
+    head = "cls_classifier" if distilled else "classifier"
+    classes = classes_of(path, stored, f"{head}.weight", 0, classes)
+    config = ViTConfig(
+        patch_size=patch_size,
+        width=setting(described, settings, "hidden_size", int, 768),
+        depth=depth,
+        heads=agree_on_heads(path, setting(described, settings, "num_attention_heads", int, 12), heads),
+        mlp_width=setting(described, settings, "intermediate_size", int, 3072),
+        mlp=ACTIVATIONS[activation],
+        epsilon=setting(described, settings, "layer_norm_eps", float, 1e-12),
+        distilled=distilled,
+        registers=len(prefix) - 1 - distilled,
+    )
+    table = _table(config, base, names, prefix, rows=len(prefix) + grid[0] * grid[1])
+    if classes is not None:
+        table |= torch_linear("head", head, config.width, classes)
+        if distilled:
+            table |= torch_linear("head_distillation", "distillation_classifier", config.width, classes)
+    # A bare backbone has a pooler (a tanh layer that no image classifier uses), and one that was pretrained
+    # by masking has a decoder and a mask token: parts for other tasks.
+    ignored = [f"{base}pooler.", f"{base}embeddings.mask_token", "decoder."]
+    if classes is None:
+        ignored += ["classifier.", "cls_classifier.", "distillation_classifier."]
+    tensors = gather(path, stored, table, ignored)
+    settle_positions(tensors, prefix, prefix[: 1 + distilled], patches=grid[0] * grid[1])
+    return Checkpoint(
+        format="hugging_face",
+        config=config,
+        image_size=(grid[0] * patch_size[0], grid[1] * patch_size[1]),
+        classes=classes,
+        labels=_labels(settings, classes),
+        preprocessing=_preprocessing(path.parent, IMAGENET if family == "deit" else HALF),
+        tensors=tensors,
+    )
+
+
+def _table(config, base, names, prefix, rows):
+    """{our name: where it comes from}."""
+    width = config.width
+    theirs = {"cls": "cls_token", "distillation": "distillation_token"}
+    table = {
+        "patches/projection/kernel": From(
+            f"{base}{PATCHES}.weight", (width, 3, *config.patch_size), conv_kernel
+        ),
+        "patches/projection/bias": From(f"{base}{PATCHES}.bias", (width,)),
+        "positions/table": From(f"{base}embeddings.position_embeddings", (1, rows, width)),
+        **{ours: From(f"{base}embeddings.{theirs[ours]}", (1, 1, width)) for ours in prefix},
+        **torch_norm("norm", f"{base}layernorm", width),
+    }
+    for i in range(config.depth):
+        ours, block = f"block_{i}/", base + names["block"].format(i)
+        table |= {
+            **torch_norm(f"{ours}norm_1", f"{block}layernorm_before", width),
+            # qkv_bias=False leaves these biases out
+            **torch_linear(
+                f"{ours}attention/query", block + names["query"], width, width, optional_bias=True
+            ),
+            **torch_linear(f"{ours}attention/key", block + names["key"], width, width, optional_bias=True),
+            **torch_linear(
+                f"{ours}attention/value", block + names["value"], width, width, optional_bias=True
+            ),
+            **torch_linear(f"{ours}attention/output", block + names["output"], width, width),
+            **torch_norm(f"{ours}norm_2", f"{block}layernorm_after", width),
+            **torch_linear(f"{ours}mlp/expand", block + names["expand"], width, config.mlp_width),
+            **torch_linear(f"{ours}mlp/contract", block + names["contract"], config.mlp_width, width),
+        }
+    return table
+
+
+def _labels(settings, classes):
+    """The names in id2label in the order of their numbers; None for the placeholders LABEL_0, LABEL_1, ..."""
+    names = settings.get("id2label")
+    if not isinstance(names, dict) or set(names) != {str(i) for i in range(classes or 0)}:
+        return None
+    labels = [str(names[str(i)]) for i in range(classes)]
+    return None if labels == [f"LABEL_{i}" for i in range(classes)] else labels
+
+
+def _preprocessing(folder, default):
+    description = folder / "preprocessor_config.json"
+    if not description.is_file():
+        return default
+    settings = read_json(description)
+    if settings.get("do_normalize") is False:
+        return {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    return normalisation(settings.get("image_mean"), settings.get("image_std"), default)

@@ -1,0 +1,74 @@
+"""`read_checkpoint`: which format a path is, and the reader for it."""
+
+from pathlib import Path
+
+from keras_vit.config import integer
+from keras_vit.errors import InputError
+from keras_vit.weights import hugging_face, original, timm
+from keras_vit.weights.files import CONVERT, PICKLED, read_json, refuse_pickle
+from keras_vit.weights.npz_file import open_npz
+from keras_vit.weights.safetensors_file import open_safetensors
+
+
+def read_checkpoint(path, classes=None, image_size=None, heads=None):
+    """Read a published ViT or DeiT.
+
+    Args:
+        path: an original .npz, a .safetensors file of timm, or a folder of timm or Hugging Face with
+            config.json and model.safetensors, in one piece or in shards.
+        classes: number of classes that is wanted: a head for another number is left out, and `classes` of
+            the result is then None. None takes the head of the file, if it has one.
+        image_size: one integer or (height, width) that it was trained for, for a file that does not tell.
+        heads: number of attention heads, for a file that does not tell.
+
+    Returns:
+        A `Checkpoint`.
+
+    Raises:
+        InputError: no checkpoint of a known format, a pickle, a damaged file, or a model with parts that
+            `ViT` does not have.
+    """
+    path = Path(path).expanduser()
+    if heads is not None:
+        integer("heads", heads, at_least=1)
+    if classes is not None:
+        integer("classes", classes, at_least=1)
+    hints = {"classes": classes, "image_size": image_size, "heads": heads}
+    if path.is_dir():
+        path = _weights_in(path)
+    elif not path.is_file():
+        raise InputError(
+            f"{path} does not exist: give a checkpoint file or a folder that has been downloaded."
+        )
+    refuse_pickle(path)
+    if path.suffix == ".npz":
+        return original.read(path, open_npz(path), **hints)
+    if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
+        raise InputError(f"{path}: checkpoints end in .npz or .safetensors, or are folders.")
+    stored, description = open_safetensors(path), path.parent / "config.json"
+    settings = read_json(description) if description.is_file() else {}
+    if hugging_face.wrote(stored):
+        if "model_type" not in settings:
+            raise InputError(f"{path} is from Hugging Face: {description}, which belongs to it, is missing.")
+        return hugging_face.read(path, stored, settings, **hints)
+    if timm.wrote(stored):
+        return timm.read(path, stored, settings if "architecture" in settings else {}, **hints)
+    raise InputError(
+        f"{path} is no ViT of Hugging Face or timm: its {len(stored)} tensors are "
+        f"{', '.join(list(stored)[:5])}, ..."
+    )
+
+
+def _weights_in(folder):
+    """The file with the weights in a folder."""
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".npz"))
+    if len(others) == 1:
+        return others[0]
+    pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLED]
+    if pickles and not others:
+        raise InputError(f"{folder} has its weights only as a pickle, {sorted(pickles)[0]}: {CONVERT}.")
+    found = f"several: {', '.join(file.name for file in others[:5])}" if others else "no"
+    raise InputError(f"{folder} has {found} weights: model.safetensors or one .npz was expected.")

@@ -1,4 +1,4 @@
-"""Writing so that a crash, a kill or a full disk never harms what was there before."""
+"""Writing so that a crash, a kill or a full disk never harms what was there before; finding labels."""
 
 import contextlib
 import glob
@@ -57,6 +57,22 @@ def atomic_directory(path):
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def labels_near(path, classes):
+    """The lines of the nearest labels.txt, in the folder of a model file or up to three above, or None.
+
+    One with another number of lines belongs to something else: a wrong name is worse than none.
+    """
+    path = Path(path).resolve()
+    folder = path if path.is_dir() else path.parent
+    for place in [folder, *folder.parents][:4]:
+        file = place / "labels.txt"
+        if file.is_file():
+            labels = file.read_text(encoding="utf-8").splitlines()
+            if len(labels) == classes:
+                return labels
+    return None
 
 
 def _clear_leftovers(path):

@@ -1,0 +1,21 @@
+"""To look inside a model: any value by name, where it looks, what its positions mean, and the pictures."""
+
+import importlib
+
+_HOME = {
+    "features": "keras_vit.inspect.capture",
+    "feature_names": "keras_vit.inspect.capture",
+    "attention_maps": "keras_vit.inspect.rollout",
+    "attention_rollout": "keras_vit.inspect.rollout",
+    "position_similarity": "keras_vit.inspect.similarity",
+    "draw_position_similarity": "keras_vit.inspect.pictures",
+    "draw_explanation": "keras_vit.inspect.pictures",
+    "explain": "keras_vit.inspect.explaining",
+}
+__all__ = [*_HOME]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'keras_vit.inspect' has no attribute '{name}'; it has {__all__}")

@@ -1,0 +1,74 @@
+"""`explain`: `keras-vit explain MODEL IMAGE --out PNG`."""
+
+import importlib
+import json
+import zipfile
+from pathlib import Path
+
+import keras
+
+from keras_vit.errors import InputError
+from keras_vit.files import labels_near
+from keras_vit.inspect.capture import vit_in
+from keras_vit.inspect.pictures import check_suffix, draw_explanation
+
+WAY_OUT = "explain looks inside the Keras model, e.g. RUN/model.keras, or RUN itself."
+
+
+def explain(model_path, image_path, out):
+    """Draw what the model of a RUN looked at on a picture: `draw_explanation`, from files to a file.
+
+    Args:
+        model_path: a RUN folder, or a model.keras with labels.txt beside it or up to three folders above.
+        image_path: a picture file.
+        out: the picture to draw, a .png for instance.
+
+    Returns:
+        list of (label, probability) of the five most probable classes.
+
+    Raises:
+        InputError: a .tflite file, a SavedModel or something else that is no ViT; no picture; a
+            suffix of `out` that nobody can draw.
+    """
+    check_suffix(out)
+    path = _model_file(Path(model_path))
+    if not Path(image_path).is_file():
+        raise InputError(f"there is no picture {str(image_path)!r}.")
+    model = _load(path)
+    return draw_explanation(model, Path(image_path), out, labels_near(path, vit_in(model).classes))
+
+
+def _model_file(path):
+    if not path.exists():
+        raise InputError(f"there is no {path}: {WAY_OUT}")
+    if path.is_dir():
+        if (path / "model.keras").is_file():
+            return path / "model.keras"
+        kinds = {
+            "saved_model.pb": "a SavedModel",
+            "*/saved_model.pb": "a SavedModel",
+            "*.tflite": "an export",
+        }
+        what = next((kind for pattern, kind in kinds.items() if any(path.glob(pattern))), "no RUN")
+        raise InputError(f"{path} is {what}, without a model.keras: {WAY_OUT}")
+    if not zipfile.is_zipfile(path):
+        what = "a TFLite file" if path.suffix == ".tflite" else "no Keras file, or a damaged one"
+        raise InputError(f"{path} is {what}: {WAY_OUT}")
+    return path
+
+
+def _load(path):
+    try:
+        with zipfile.ZipFile(path) as file:
+            module = json.loads(file.read("config.json")).get("module") or ""
+        if module.startswith("keras_vit."):
+            importlib.import_module(module)  # Keras finds a class only after the import that registers it
+        model = keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever its parts raise: KeyError, TypeError, OSError ...
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be loaded as a Keras model ({why}): {WAY_OUT}") from error
+    try:
+        vit_in(model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return model

@@ -12,8 +12,9 @@ __version__ = "0.1.0"
 _HOME = {  # public name -> the module it lives in
     "ViT": "keras_vit.models.vit",
     "ViTConfig": "keras_vit.config",
+    "features": "keras_vit.inspect",
 }
-_MODULES = ("config", "export", "layers", "losses", "models", "training")
+_MODULES = ("config", "export", "inspect", "layers", "models", "training", "weights")
 
 __all__ = [*_HOME, *_MODULES]
 

@@ -28,10 +28,44 @@ Run = Annotated[Path, typer.Argument(help="A folder made by `keras-vit train`.")
 SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, and count them.")]
 
 
+@app.command("import")
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="An original .npz, a timm .safetensors or a Hugging Face folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="The RUN folder; appears whole or not at all.")],
+    classes: Annotated[int | None, typer.Option(help="A fresh head for so many classes.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="A text file, one class name in each line.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Resize the positions, e.g. 384 or 64x96.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads, for a file that does not say.")] = None,
+):
+    """Turn a published ViT or DeiT checkpoint into a RUN, to fine-tune, quantize and export."""
+    size = _image_size(image_size)
+    _import_tensorflow()
+    from keras_vit.training.imports import import_run
+
+    with _without_chatter():
+        model, kind = import_run(
+            checkpoint, out, classes=classes, labels=labels, image_size=size, heads=heads
+        )
+    height, width = model.image_size
+    _say(
+        f"{out}: {kind}, {model.count_params():,} parameters, width {model.config.width}, "
+        f"{model.config.depth} blocks, patch {'x'.join(map(str, model.config.patch_size))}, "
+        f"images {height}x{width}, {model.classes} classes"
+    )
+
+
 @app.command()
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="The RUN folder; the same command continues an interrupted run.")],
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Fine-tune this RUN, model.keras or checkpoint; a head that does not fit is fresh."
+        ),
+    ] = None,
     variant: Annotated[
         str | None, typer.Option(help=f"Model: {', '.join(VARIANTS)} with a patch size, e.g. Ti/16.")
     ] = None,
@@ -51,6 +85,12 @@ def train(
         float | None, typer.Option(help="Share of the label given to all classes.")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout rate in the model.")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(help="Factor on the learning rate from each block to the one before.")
+    ] = None,
+    freeze: Annotated[
+        int | None, typer.Option(help="Keep the patches and that many first blocks as they are.")
+    ] = None,
     augment: Annotated[
         str | None, typer.Option(help="none, affine (no mirroring) or light (crop, mirror).")
     ] = None,
@@ -64,6 +104,15 @@ def train(
 ):
     """Train a Vision Transformer on your pictures."""
     size = _image_size(image_size)
+    started = None
+    if start is not None:
+        _import_tensorflow()
+        from keras_vit.training.imports import load_start, start_options
+
+        with _without_chatter():
+            started = load_start(start)
+        size = size or started.image_size
+        variant, pooling = start_options(started, variant, pooling)
     from keras_vit.training.data import suggest_image_size
 
     size = size or (suggest_image_size(data),) * 2
@@ -74,6 +123,8 @@ def train(
         image_size=size,
         variant=variant,
         pooling=pooling,
+        layer_decay=layer_decay,
+        freeze=freeze,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -90,7 +141,7 @@ def train(
     _import_tensorflow()
     from keras_vit.training.trainer import train
 
-    history = train(loaded, out, chosen, _console())
+    history = train(loaded, out, chosen, _console(), start=started)
     _say(f"{out}: held-out top-1 {history[-1]['val_accuracy']:.4f} after {len(history)} epochs")
 
 
@@ -216,6 +267,23 @@ def predict(
         print(result["image"])
         for prediction in result["predictions"]:
             print(f"  {prediction['probability']:7.2%}  {prediction['label']}")
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="A RUN folder or its model.keras.")],
+    image: Annotated[Path, typer.Argument(help="A picture file.")],
+    out: Annotated[Path, typer.Option(help="The picture to write, e.g. why.png.")],
+):
+    """Show what the model looked at: attention over the picture, beside its answer."""
+    _import_tensorflow()
+    from keras_vit import inspect
+
+    with _without_chatter():
+        predictions = inspect.explain(model, image, out)
+    for label, probability in predictions:
+        print(f"  {probability:7.2%}  {label}")
+    _say(str(out))
 
 
 @app.command()
@@ -359,6 +427,8 @@ def _data_of_run(run, data, skip_bad):
     if (run / "state.safetensors").exists():
         _say(f"note: {run} is not finished; this goes on from its last full epoch")
     source = config["data"]["source"]
+    if data is None and source is None:
+        raise InputError(f"{run} was imported and has no data of its own: say --data PATH.")
     if data is None and source not in BUILT_IN and not Path(source).exists():
         raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
     return _load(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)

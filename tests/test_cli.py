@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_help_needs_neither_keras_nor_tensorflow():
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "[]"
-    for command in ("train", "quantize", "export", "evaluate", "predict", "demo"):
+    for command in ("import", "train", "quantize", "export", "evaluate", "predict", "explain", "demo"):
         assert command in output
 
 
@@ -312,3 +313,148 @@ def test_quantizing_again_does_nothing_unless_an_option_changed(trained, tmp_pat
     assert code == 0
     assert not any("is finished" in line for line in err)
     assert model.read_bytes() != before
+
+
+CHECKPOINTS = Path(__file__).parent / "weights" / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A run of a tiny checkpoint with a fresh head for the classes of `folder`."""
+    base = tmp_path_factory.mktemp("imported")
+    (base / "names.txt").write_text("dark\nlight\n")
+    words = ["import", CHECKPOINTS / "timm_vit", "--out", base / "run", "--labels", base / "names.txt"]
+    result = subprocess.run(
+        [sys.executable, "-m", "keras_vit.cli", *map(str, words)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "timm" in result.stderr.splitlines()[-1]
+    assert result.stderr.splitlines()[-1].endswith("2 classes")
+    return base / "run"
+
+
+def test_an_imported_run_keeps_the_checkpoints_head_and_answers_like_it(tmp_path, capsys):
+    import keras
+
+    code, _, err = run(capsys, "import", CHECKPOINTS / "hugging_face_vit_old", "--out", tmp_path / "run")
+    assert code == 0
+    assert "hugging_face" in err[-1]
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    logits = np.load(CHECKPOINTS / "hugging_face_vit_old" / "logits.npy")
+    height, width = model.image_size
+    images = np.load(CHECKPOINTS / "images.npy")[:, :height, :width]
+    np.testing.assert_allclose(np.asarray(model(images)), logits, atol=1e-4)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["checkpoint"]["format"] == "hugging_face"
+    assert len(config["labels"]) == logits.shape[1]
+
+
+def test_an_imported_run_is_a_run(imported, folder, tmp_path, capsys):
+    imported = shutil.copytree(imported, tmp_path / "run")
+    code, _, _ = run(
+        capsys, "quantize", imported, "--profile", "int8_static", "--data", folder, "--epochs", "1"
+    )
+    assert code == 0
+    code, _, _ = run(
+        capsys, "export", imported, "--out", tmp_path / "export", "--profiles", "float32,int8_static"
+    )
+    assert code == 0
+    code, out, _ = run(
+        capsys, "predict", tmp_path / "export" / "int8_static.tflite", folder / "dark" / "1.png"
+    )
+    assert code == 0
+    assert {line.split()[-1] for line in out.splitlines()[1:]} == {"dark", "light"}
+
+
+def test_training_starts_from_an_imported_run(imported, folder, tmp_path, capsys):
+    words = [
+        "--epochs",
+        "4",
+        "--batch-size",
+        "8",
+        "--augment",
+        "none",
+        "--layer-decay",
+        "0.8",
+        "--freeze",
+        "1",
+    ]
+    code, _, err = run(
+        capsys,
+        "train",
+        folder,
+        "--start",
+        imported,
+        "--out",
+        tmp_path / "run",
+        "--learning-rate",
+        "0.01",
+        *words,
+    )
+    assert code == 0, err
+    import keras
+
+    old, new = (keras.models.load_model(place / "model.keras") for place in (imported, tmp_path / "run"))
+    np.testing.assert_array_equal(np.asarray(new.cls), np.asarray(old.cls), "frozen")
+    assert (
+        np.abs(np.asarray(new.blocks[-1].mlp.expand.kernel) - old.blocks[-1].mlp.expand.kernel).max() > 1e-4
+    )
+    assert new.preprocessing == old.preprocessing, "the weights expect pictures prepared like this"
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert history[-1]["val_accuracy"] > 0.8
+
+
+def test_explain_draws_a_picture(trained, folder, tmp_path, capsys):
+    code, out, _ = run(
+        capsys, "explain", trained / "run", folder / "dark" / "turned.jpg", "--out", tmp_path / "why.png"
+    )
+    assert code == 0
+    assert out.splitlines()[0].split()[-1] == "dark"
+    with Image.open(tmp_path / "why.png") as picture_:
+        assert picture_.width > 2 * picture_.height
+
+
+def test_bad_input_for_import_start_and_explain(trained, imported, folder, tmp_path, capsys):
+    out = ["--out", tmp_path / "out"]
+    stored = CHECKPOINTS / "timm_vit"
+    evil = tmp_path / "model.safetensors"
+    evil.write_bytes(b"\x80\x04\x95" + b"\0" * 100)
+    check_error(capsys, r"none.npz does not exist", "import", tmp_path / "none.npz", *out)
+    check_error(capsys, r"pickle", "import", evil, *out)
+    check_error(capsys, r"exists and is not empty: give another --out", "import", stored, "--out", imported)
+    check_error(capsys, r"classes must be a positive integer", "import", stored, "--classes", "0", *out)
+    names = tmp_path / "names.txt"
+    names.write_text("one\ntwo\n")
+    words = "--labels", names, "--classes", "3"
+    check_error(capsys, r"names 2 classes, and the model has 3", "import", stored, *words, *out)
+    check_error(capsys, r"none.txt cannot be read", "import", stored, "--labels", tmp_path / "none.txt", *out)
+    check_error(
+        capsys,
+        r"--variant Ti/16 with --start",
+        "train",
+        folder,
+        "--start",
+        imported,
+        "--variant",
+        "Ti/16",
+        *out,
+    )
+    check_error(capsys, r"layer_decay must be between", "train", folder, "--layer-decay", "2", *out)
+    check_error(capsys, r"has no data of its own: say --data", "export", imported, *out)
+    check_error(
+        capsys,
+        r"was imported with the classes dark, light",
+        "quantize",
+        imported,
+        "--profile",
+        "int8",
+        "--data",
+        "digits",
+    )
+    image = folder / "dark" / "1.png"
+    picture_ = ["--out", tmp_path / "out.png"]
+    tflite = trained / "export" / "int8.tflite"
+    check_error(capsys, r"explain looks inside the Keras model", "explain", tflite, image, *picture_)
+    check_error(capsys, r"there is no picture", "explain", trained / "run", tmp_path / "no.png", *picture_)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.png").exists()

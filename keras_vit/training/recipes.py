@@ -13,9 +13,9 @@ class Recipe:
     """How to train. Saved in a run's config.json; a run goes on only under the same recipe.
 
     Attributes:
-        variant: model, e.g. "Ti/16" (see `keras_vit.config`).
+        variant: model, e.g. "Ti/16" (see `keras_vit.config`), or the fields of a `ViTConfig`.
         image_size: (height, width) in pixels.
-        pooling: "cls" or "mean".
+        pooling: "cls", "mean" or "attention".
         epochs: passes over the training images.
         batch_size: images for each step.
         learning_rate: the peak; it warms up linearly and falls as a cosine to zero.
@@ -23,6 +23,8 @@ class Recipe:
         weight_decay: of AdamW; spares biases, norms, positions and [CLS].
         label_smoothing: share of the label spread over all classes (Szegedy et al. 2015).
         dropout: rate in the model.
+        layer_decay: factor on the learning rate from each block to the one before it; 1 for none.
+        freeze: keep the patches and that many first blocks as they are.
         augment: "none", "affine" (turn, stretch, shear, move) or "light" (random crop, mirror).
         precision: "float32" or "mixed_bfloat16".
         early_stop: stop after that many epochs without a better held-out accuracy, and keep the
@@ -30,7 +32,7 @@ class Recipe:
         seed: of initial weights, order, augmentation and dropout.
     """
 
-    variant: str = "Ti/16"
+    variant: str | dict = "Ti/16"
     image_size: tuple = (224, 224)
     pooling: str = "cls"
     epochs: int = 100
@@ -40,6 +42,8 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     dropout: float = 0.0
+    layer_decay: float = 1.0
+    freeze: int = 0
     augment: str = "light"
     precision: str = "float32"
     early_stop: int = 0
@@ -49,7 +53,7 @@ class Recipe:
         object.__setattr__(self, "image_size", tuple(self.image_size))
         one_of("augmentation", self.augment, AUGMENTATIONS)
         one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
-        one_of("pooling", self.pooling, ("cls", "mean"))
+        one_of("pooling", self.pooling, ("cls", "mean", "attention"))
         for field, low, high in (
             ("epochs", 1, None),
             ("batch_size", 1, None),
@@ -58,6 +62,8 @@ class Recipe:
             ("weight_decay", 0, None),
             ("label_smoothing", 0, 0.999),
             ("early_stop", 0, None),
+            ("layer_decay", 1e-3, 1),
+            ("freeze", 0, None),
         ):
             value = getattr(self, field)
             if value < low or (high is not None and value > high):

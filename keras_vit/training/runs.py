@@ -5,6 +5,7 @@ from pathlib import Path
 
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write, write_json
+from keras_vit.training.recipes import Recipe
 
 
 def read_run(folder):
@@ -26,13 +27,24 @@ def read_run(folder):
 
 
 def check_same_data(config, data, folder):
-    """Refuse `data` that is not what the run was trained on."""
+    """Refuse `data` that is not what the run was trained on, or for an imported run, has other classes."""
+    if config["data"]["fingerprint"] is None:
+        if list(data.labels) != config["labels"]:
+            raise InputError(
+                f"{folder} was imported with the classes {_some(config['labels'])}, and {data.source} has "
+                f"{_some(data.labels)}: `keras-vit train DATA --start {folder} --out NEW` fits it to yours."
+            )
+        return
     if config["data"]["fingerprint"] != data.fingerprint:
         raise InputError(
             f"{folder} was trained on {config['data']['source']} (fingerprint "
             f"{config['data']['fingerprint']}), and {data.source} has other content ({data.fingerprint}): "
             "give the same data, or another --out."
         )
+
+
+def _some(labels):
+    return f"{', '.join(map(str, labels[:3]))}{' ...' if len(labels) > 3 else ''} ({len(labels)})"
 
 
 def open_run(out, config):
@@ -45,17 +57,22 @@ def open_run(out, config):
             raise InputError(f"{out} is not empty and no run (it holds {others[0]!r}): use another --out.")
         write_json(out / "config.json", config)  # the first file, since it makes the folder ours
     old = read_run(out)
+    if old["data"]["fingerprint"] is None:
+        raise InputError(
+            f"{out} was imported from a checkpoint: `keras-vit train DATA --start {out} --out ANOTHER`."
+        )
     if old["data"]["fingerprint"] != config["data"]["fingerprint"]:
         raise InputError(
             f"{out} belongs to another dataset ({old['data']['source']}, fingerprint "
             f"{old['data']['fingerprint']}; given: {config['data']['source']}, "
             f"{config['data']['fingerprint']}): use another --out."
         )
-    changed = [key for key, value in config["recipe"].items() if old["recipe"].get(key) != value]
+    before = {**Recipe().to_dict(), **old["recipe"]}  # an older version may not have had every field
+    changed = [key for key, value in config["recipe"].items() if before[key] != value]
     if changed:
         key = changed[0]
         raise InputError(
-            f"{out} was trained with {key} {old['recipe'].get(key)!r}, now it is {config['recipe'][key]!r}"
+            f"{out} was trained with {key} {before[key]!r}, now it is {config['recipe'][key]!r}"
             + (f" (and {len(changed) - 1} more differ)" if len(changed) > 1 else "")
             + ": use the same options to continue, or another --out."
         )

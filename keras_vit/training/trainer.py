@@ -13,17 +13,15 @@ from rich.console import Console
 
 import keras_vit
 from keras_vit.errors import Interrupted
-from keras_vit.models.vit import ViT
+from keras_vit.models import ViT, freeze, is_decayed, learning_rate_scales
 from keras_vit.training.callbacks import Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
+from keras_vit.training.optimizer import LayerwiseAdamW
 from keras_vit.training.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from keras_vit.training.runs import open_run
 
-# AdamW leaves these alone, as in the recipes of ViT and DeiT: their size is no sign of overfitting.
-NOT_DECAYED = ["bias", "scale", "shift", "table", "cls"]
 
-
-def train(data, out, recipe, console=None):
+def train(data, out, recipe, console=None, start=None):
     """Train a `ViT` on `data` into the folder `out`, or continue there.
 
     Args:
@@ -31,6 +29,8 @@ def train(data, out, recipe, console=None):
         out: the RUN folder; made when missing.
         recipe: a `Recipe`.
         console: a rich console for progress.
+        start: a `ViT` to fine-tune instead of fresh weights: its parts that do not fit, such as the head for
+            other classes, are fresh or resized (see `ViT.rebuilt`). `recipe.variant` must be its config.
 
     Returns:
         list of the epochs' metrics.
@@ -49,12 +49,14 @@ def train(data, out, recipe, console=None):
     }
     open_run(out, config)
     keras.utils.set_random_seed(recipe.seed)
-    model = ViT(
-        recipe.model_config(),
-        image_size=recipe.image_size,
-        classes=len(data.labels),
-        dtype=recipe.precision,
-    )
+    arguments = {
+        "config": recipe.model_config(),
+        "image_size": recipe.image_size,
+        "classes": len(data.labels),
+        "dtype": recipe.precision,
+    }
+    model = ViT(**arguments) if start is None else start.reset_classifier(None).rebuilt(**arguments)
+    freeze(model, recipe.freeze)
     history = fit(
         model, data, out, recipe, console, title="train", keep="best" if recipe.early_stop else "last"
     )
@@ -118,8 +120,16 @@ def compile_for(model, recipe, steps):
     )
     if warmup == 0:
         schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, decay_steps=total)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=1.0)
-    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    options = {"weight_decay": recipe.weight_decay, "global_clipnorm": 1.0}
+    if recipe.layer_decay == 1.0:
+        optimizer = keras.optimizers.AdamW(schedule, **options)
+    else:
+        optimizer = LayerwiseAdamW(
+            schedule, scales=learning_rate_scales(model, recipe.layer_decay), **options
+        )
+    # As in the recipes of ViT and DeiT: the size of a bias or a position is no sign of overfitting.
+    spared = [variable for variable in model.trainable_variables if not is_decayed(variable)]
+    optimizer.exclude_from_weight_decay(var_list=spared)
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),

@@ -1,0 +1,117 @@
+"""Starting from weights that exist: `import_run` makes a RUN of a checkpoint, `load_start` reads any."""
+
+import hashlib
+from pathlib import Path
+
+import keras
+
+import keras_vit
+from keras_vit.errors import InputError
+from keras_vit.files import atomic_directory, write_json
+from keras_vit.models import ViT
+from keras_vit.training.recipes import recipe
+from keras_vit.training.runs import read_run
+from keras_vit.weights import load_model
+
+
+def import_run(path, out, classes=None, labels=None, image_size=None, heads=None):
+    """Make the RUN folder `out` from a published checkpoint. It appears whole or not at all.
+
+    Args:
+        path: an original .npz, a timm .safetensors or a Hugging Face folder.
+        out: a folder that does not exist or is empty.
+        classes: None keeps the checkpoint's head; a number gets a fresh one.
+        labels: a text file with one class name in each line; by default the checkpoint's names,
+            or "0", "1", ...
+        image_size: another (height, width): positions are resized.
+        heads: attention heads, for a file that does not say.
+
+    Returns:
+        (the `ViT`, the name of the checkpoint's format).
+
+    Raises:
+        InputError: no such checkpoint, `out` is not empty, no head and no `classes`, labels that do not fit.
+    """
+    out = Path(out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InputError(f"{out} exists and is not empty: give another --out.")
+    names = _read_labels(labels) if labels is not None else None
+    if names is not None and classes is None:
+        classes = len(names)
+    model, checkpoint = load_model(path, classes=classes, image_size=image_size, heads=heads)
+    if model.classes is None:
+        raise InputError(f"{path} has no head: say --classes N (or --labels FILE) for a fresh one.")
+    if names is None:
+        kept = checkpoint.labels if model.classes == checkpoint.classes else None
+        names = kept or [str(i) for i in range(model.classes)]
+    if len(names) != model.classes:
+        raise InputError(
+            f"{labels} names {len(names)} classes, and the model has {model.classes}: name each."
+        )
+    chosen = recipe(image_size=model.image_size, variant=model.config.to_dict(), pooling=model.config.pooling)
+    with atomic_directory(out) as folder:
+        model.save(folder / "model.keras")
+        (folder / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        write_json(folder / "history.json", [])
+        write_json(
+            folder / "config.json",
+            {
+                "format": 1,
+                "keras_vit": keras_vit.__version__,
+                "labels": names,
+                "data": {"source": None, "fingerprint": None},
+                "checkpoint": {
+                    "source": Path(path).name,
+                    "format": checkpoint.format,
+                    "sha256": _digest(Path(path)),
+                },
+                "recipe": chosen.to_dict(),
+            },
+        )
+    return model, checkpoint.format
+
+
+def load_start(path):
+    """The `ViT` that fine-tuning starts from: of a RUN folder, a model.keras or a checkpoint."""
+    path = Path(path)
+    if (path / "model.keras").is_file():
+        read_run(path)
+        path = path / "model.keras"
+    if path.suffix != ".keras":
+        return load_model(path)[0]
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: --start takes a RUN, a model.keras or a checkpoint.")
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
+    if not isinstance(model, ViT):
+        raise InputError(f"{path} holds a {type(model).__name__}, not a ViT: --start takes the float model.")
+    return model
+
+
+def start_options(model, variant, pooling):
+    """(variant, pooling) of the recipe that fine-tunes `model`; the user's, where they do not clash."""
+    if variant is not None:
+        raise InputError(f"--variant {variant} with --start: the variant is that of the model. Leave it out.")
+    return model.config.to_dict(), pooling or model.config.pooling
+
+
+def _read_labels(path):
+    try:
+        names = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): --labels takes a text file.") from None
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise InputError(f"{path} is empty: --labels takes one class name in each line.")
+    return names
+
+
+def _digest(path):
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -128,8 +128,7 @@ class ViTConfig:
             raise InputError(f"distilled=True is a second [CLS]: use pooling='cls', not {self.pooling!r}.")
         if self.layer_scale is not None:
             number("layer_scale", self.layer_scale)
-        if number("epsilon", self.epsilon) <= 0:
-            raise InputError(f"epsilon must be above 0, not {self.epsilon!r}.")
+        positive("epsilon", self.epsilon)
         if self.merge is not None:
             object.__setattr__(self, "merge", self._checked_merge())
 
@@ -227,6 +226,13 @@ def number(name, value):
     """`value`, or an InputError when it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{name} must be a finite number, not {value!r}.")
+    return value
+
+
+def positive(name, value):
+    """`value`, or an InputError when it is no finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{name} must be a number above 0, not {value!r}.")
     return value
 
 

@@ -53,7 +53,7 @@ def test_the_grid_is_rows_by_columns():
         (lambda: ViTConfig(distilled=1), r"distilled must be True or False, not 1"),
         (lambda: ViTConfig(remat="yes"), r"remat must be True or False, not 'yes'"),
         (lambda: ViTConfig(layer_scale=float("nan")), r"layer_scale must be a finite number, not nan"),
-        (lambda: ViTConfig(epsilon=0), r"epsilon must be above 0, not 0"),
+        (lambda: ViTConfig(epsilon=0), r"epsilon must be a number above 0, not 0"),
         (lambda: ViTConfig(merge=4), r"merge must be \(block, tokens\) or None, not 4"),
         (lambda: ViTConfig(merge=(12, 8)), r"merge before block 12: the blocks are 0 to 11"),
         (lambda: ViTConfig(merge=(3, 0)), r"number of tokens must be a positive integer, not 0"),

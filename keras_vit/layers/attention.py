@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_vit.config import ATTENTIONS, boolean, integer, rate
+from keras_vit.config import ATTENTIONS, boolean, integer, positive, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import Linear, untouched
 from keras_vit.layers.masks import ExplicitMask, combine
@@ -14,6 +14,11 @@ from keras_vit.layers.positions import rotate
 
 # In float32 exp(-1e30 - x) is exactly 0, and unlike -infinity it never makes a NaN.
 UNSEEN = -1e30
+
+
+def softmax(scores):
+    """The softmax over the last axis. Keras warns of an axis of one, which for attention is no mistake."""
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -68,7 +73,9 @@ class Attention(ExplicitMask, keras.layers.Layer):
         self.top_k = top_k
         self.qk_norm = boolean("qk_norm", qk_norm)
         self.dropout = rate("attention dropout", dropout)
-        self.epsilon = epsilon
+        self.epsilon = positive("epsilon", epsilon)
+        if fused not in (None, True, False):
+            raise InputError(f"fused must be True, False or None, not {fused!r}.")
         self.fused = fused
         self.folded = boolean("folded", folded)
         if folded and (qk_norm or kind == "relu"):
@@ -122,7 +129,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         if self.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
         if not self.folded:
-            q = q * self.scale  # before the product, which could leave the range of float16
+            q = q * self.scale  # before the product: fewer numbers to multiply
         if rotary is not None:
             cos, sin = rotary
             q, k = rotate(q, cos[..., :m, :], sin[..., :m, :]), rotate(k, cos, sin)
@@ -133,6 +140,8 @@ class Attention(ExplicitMask, keras.layers.Layer):
         if self._can_fuse(training, return_scores):
             context = self._fused(q, k, v, visible, bias)
         else:
+            if self.compute_dtype == "float16":
+                q, k = ops.cast(q, "float32"), ops.cast(k, "float32")  # products beyond 65504 are normal
             scores = self.quantize("scores", ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
             weights = self._weights(ops.cast(scores, "float32"), visible, bias, training)
             dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
@@ -176,19 +185,20 @@ class Attention(ExplicitMask, keras.layers.Layer):
             return ops.where(visible, weights, 0.0) / ops.maximum(seen, 1.0)
         if visible is not None:
             scores = ops.where(ops.expand_dims(visible, 1), scores, UNSEEN)
-        weights = ops.softmax(scores, axis=-1)
+        weights = softmax(scores)
         if self.kind == "hard" and (scores.shape[-1] is None or self.top_k < scores.shape[-1]):
             # By index, not by threshold: equal scores must not let more than top_k keys in.
             best = ops.top_k(scores, self.top_k)[1]
             chosen = ops.any(ops.one_hot(best, scores.shape[-1], dtype="bool"), axis=-2)
-            hard = ops.softmax(ops.where(chosen, scores, UNSEEN), axis=-1)
+            hard = softmax(ops.where(chosen, scores, UNSEEN))
             weights = weights + ops.stop_gradient(hard - weights) if training else hard
         return weights
 
     def _can_fuse(self, training, return_scores):
         fused = self.fused if self.fused is not None else keras.backend.backend() in ("jax", "torch")
         plain = self.kind == "soft" and self.quantize is untouched and not return_scores
-        return fused and plain and not (training and self.dropout)
+        # JAX has no such kernel for float16 on a CPU.
+        return fused and plain and self.compute_dtype != "float16" and not (training and self.dropout)
 
     def _fused(self, q, k, v, visible, bias):
         """[B, M, heads, d], through the backend's kernel, which is not told of rows that see nothing."""

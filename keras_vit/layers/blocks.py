@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vit.config import boolean, integer
+from keras_vit.config import boolean, integer, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.masks import ExplicitMask
@@ -46,15 +46,16 @@ class _Block(ExplicitMask, keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.heads, self.mlp_width = integer("heads", heads, 1), integer("mlp width", mlp_width, 1)
+        if attention is not None and not isinstance(attention, dict):
+            raise InputError(f"attention must be a dictionary of {ATTENTION_OPTIONS}, not {attention!r}.")
         self.attention_options = dict(attention or {})
         for option in self.attention_options:
             one_of("option of attention", option, ATTENTION_OPTIONS)
-        self.mlp_kind, self.dropout, self.epsilon = mlp, dropout, epsilon
+        self.mlp_kind, self.dropout, self.epsilon = mlp, dropout, positive("epsilon", epsilon)
         self.stochastic_depth, self.layer_scale = stochastic_depth, layer_scale
         self.remat, self.folded = boolean("remat", remat), boolean("folded", folded)
         if folded and layer_scale is not None:
             raise InputError("a folded block has no layer_scale: folding moves it into the projections.")
-        self.branches = []
 
     def _attention(self, name):
         return Attention(
@@ -85,9 +86,6 @@ class _Block(ExplicitMask, keras.layers.Layer):
         for layer in branch:
             x = layer(x, training=training) if isinstance(layer, StochasticDepth) else layer(x)
         return x
-
-    def compute_output_shape(self, input_shape, *others):
-        return input_shape
 
     def get_config(self):
         return {
@@ -132,7 +130,7 @@ class EncoderBlock(_Block):
         """`mask`, `bias`, `rotary`: see `Attention`. `rows`: compute only that many leading tokens; the
         rest are looked at, not updated."""
 
-        def forward(tokens):
+        def forward(tokens, bias):
             y = self.norm_1(tokens)
             x, queries, seen, offsets = tokens, y, mask, bias
             if rows is not None:
@@ -143,10 +141,16 @@ class EncoderBlock(_Block):
             x = x + self._run(self.branch_1, y, training)
             return x + self._run(self.branch_2, self.mlp(self.norm_2(x), training=training), training)
 
-        return rematerialised(self, forward, tokens) if self.remat and training else forward(tokens)
+        if self.remat and training:
+            return rematerialised(self, forward, tokens, bias)
+        return forward(tokens, bias)
 
-    def compute_output_shape(self, input_shape, rows=None):
-        return input_shape if rows is None else (input_shape[0], rows, input_shape[2])
+    def compute_output_spec(self, tokens, mask=None, bias=None, rotary=None, rows=None, training=None):
+        shape = tokens.shape if rows is None else (tokens.shape[0], rows, tokens.shape[2])
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(self, tokens_shape):
+        return tokens_shape
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -180,7 +184,7 @@ class DecoderBlock(_Block):
         """`mask`: which tokens see which, as in `Attention` (`causal_mask(M)` for "no future").
         `memory_mask`: which of the memory may be seen."""
 
-        def forward(tokens):
+        def forward(tokens, memory):
             y = self.norm_1(tokens)
             y = self.attention(y, y, mask=mask, training=training)
             x = tokens + self._run(self.branch_1, y, training)
@@ -188,7 +192,9 @@ class DecoderBlock(_Block):
             x = x + self._run(self.branch_2, y, training)
             return x + self._run(self.branch_3, self.mlp(self.norm_3(x), training=training), training)
 
-        return rematerialised(self, forward, tokens) if self.remat and training else forward(tokens)
+        if self.remat and training:
+            return rematerialised(self, forward, tokens, memory)
+        return forward(tokens, memory)
 
     def compute_output_shape(self, tokens_shape, memory_shape):
         return tokens_shape

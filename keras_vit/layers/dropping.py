@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_vit import config
 from keras_vit.errors import InputError
-from keras_vit.layers.masks import ExplicitMask, as_mask
+from keras_vit.layers.masks import ExplicitMask, token_mask
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -35,9 +35,11 @@ class PatchDropout(ExplicitMask, keras.layers.Layer):
             return None
         batch, length = ops.shape(tokens)[0], tokens.shape[1] - self.prefix
         keep = max(1, round((1.0 - self.rate) * length))
-        order = keras.random.uniform((batch, length), seed=self.seed_generator)
+        order = keras.random.uniform((batch, length), dtype="float32", seed=self.seed_generator)
         if mask is not None:
-            order = order + ops.cast(ops.logical_not(as_mask(mask)[:, self.prefix :]), "float32")
+            order = order + ops.cast(
+                ops.logical_not(token_mask(mask, *tokens.shape[:2])[:, self.prefix :]), "float32"
+            )
         chosen = ops.sort(ops.argsort(order, axis=1)[:, :keep], axis=1)
         first = ops.zeros_like(chosen[:, :1]) + ops.arange(self.prefix, dtype=chosen.dtype)
         return ops.cast(ops.concatenate([first, chosen + self.prefix], axis=1), "int32")
@@ -93,11 +95,15 @@ class MaskTokens(ExplicitMask, keras.layers.Layer):
         )
 
     def call(self, tokens, mask=None, training=None):
-        real = ops.ones_like(tokens[:, :, 0], dtype="bool") if mask is None else as_mask(mask)
+        real = (
+            ops.ones_like(tokens[:, :, 0], dtype="bool")
+            if mask is None
+            else token_mask(mask, *tokens.shape[:2])
+        )
         if not training:
             return tokens, ops.logical_and(real, False)
         count = ops.round(self.ratio * ops.sum(ops.cast(real, "float32"), axis=1, keepdims=True))
-        draw = keras.random.uniform(ops.shape(real), seed=self.seed_generator)
+        draw = keras.random.uniform(ops.shape(real), dtype="float32", seed=self.seed_generator)
         draw = ops.where(real, draw, 2.0)  # behind all real ones
         rank = ops.argsort(ops.argsort(draw, axis=1), axis=1)
         covered = ops.logical_and(ops.cast(rank, "float32") < count, real)

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_vit.config import boolean, integer
+
 
 def untouched(role, tensor):
     """The default `quantize` hook: leaves every tensor as it is."""
@@ -32,8 +34,8 @@ class Linear(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.units = units
-        self.use_bias = use_bias
+        self.units = integer("units", units, at_least=1)
+        self.use_bias = boolean("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.quantize = untouched

@@ -23,6 +23,16 @@ def as_mask(mask):
     return mask if getattr(mask, "dtype", None) == "bool" else ops.cast(mask, "float32") > 0.5
 
 
+def token_mask(mask, batch, tokens):
+    """`mask` as booleans; `InputError` unless it has the shape [batch, tokens], None being unknown."""
+    shape, expected = tuple(mask.shape), (batch, tokens)
+    if len(shape) != 2 or any(None not in (n, m) and n != m for n, m in zip(shape, expected, strict=True)):
+        raise InputError(
+            f"the mask has the shape {shape}; expected {expected}: one value per token, True = real."
+        )
+    return as_mask(mask)
+
+
 def padding_mask(lengths, length):
     """Sequences of `lengths` [B] padded to `length`: [B, length], True on the first of each."""
     return ops.arange(length) < ops.expand_dims(ops.cast(lengths, "int32"), 1)

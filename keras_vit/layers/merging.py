@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
-from keras_vit.config import integer
-from keras_vit.layers.masks import ExplicitMask, as_mask
+from keras_vit.config import integer, positive
+from keras_vit.layers.attention import UNSEEN, softmax
+from keras_vit.layers.masks import ExplicitMask, token_mask
 from keras_vit.layers.norm import LayerNorm
 
 
@@ -24,7 +25,7 @@ class PatchMerger(ExplicitMask, keras.layers.Layer):
     def __init__(self, tokens, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.tokens = integer("number of merged tokens", tokens, at_least=1)
-        self.epsilon = epsilon
+        self.epsilon = positive("epsilon", epsilon)
         self.norm = LayerNorm(epsilon, dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
@@ -35,13 +36,13 @@ class PatchMerger(ExplicitMask, keras.layers.Layer):
 
     def call(self, tokens, mask=None):
         if mask is not None:
-            mask = as_mask(mask)
+            mask = token_mask(mask, *tokens.shape[:2])
             tokens = ops.where(ops.expand_dims(mask, 2), tokens, 0)
         scores = ops.matmul(self.queries, ops.transpose(self.norm(tokens), (0, 2, 1)))
         scores = ops.cast(scores, "float32")  # [B, tokens, N]
         if mask is not None:
-            scores = ops.where(ops.expand_dims(mask, 1), scores, -1e30)
-        weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
+            scores = ops.where(ops.expand_dims(mask, 1), scores, UNSEEN)
+        weights = ops.cast(softmax(scores), self.compute_dtype)
         return ops.matmul(weights, tokens)
 
     def compute_output_shape(self, input_shape):

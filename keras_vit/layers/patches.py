@@ -16,7 +16,7 @@ from keras import ops
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
 from keras_vit.layers.linear import Linear
-from keras_vit.layers.masks import as_mask
+from keras_vit.layers.masks import token_mask
 
 IMAGES, VIDEOS = "[B, H, W, C]", "[B, T, H, W, C]"
 
@@ -135,16 +135,6 @@ def project(projection, pieces, mask):
 def only_real(tokens, mask):
     """Tokens [B, N, D], 0 where the boolean `mask` [B, N] is False. A choice: 0 * NaN would be NaN."""
     return ops.where(ops.expand_dims(mask, -1), tokens, 0)
-
-
-def token_mask(mask, batch, tokens):
-    """`mask` as booleans; `InputError` unless it has the shape [batch, tokens], None being unknown."""
-    shape, expected = tuple(mask.shape), (batch, tokens)
-    if len(shape) != 2 or any(None not in (n, m) and n != m for n, m in zip(shape, expected, strict=True)):
-        raise InputError(
-            f"the mask has the shape {shape}; expected {expected}: one value per token, True = real."
-        )
-    return as_mask(mask)
 
 
 def grid_of(size, patch, what="an image", piece="patch"):

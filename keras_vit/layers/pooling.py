@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from keras_vit.config import integer
+from keras_vit.config import integer, positive
 from keras_vit.errors import one_of
 from keras_vit.layers.attention import Attention
-from keras_vit.layers.masks import ExplicitMask, as_mask
+from keras_vit.layers.masks import ExplicitMask, token_mask
 from keras_vit.layers.mlp import mlp_for
 from keras_vit.layers.norm import LayerNorm
 
@@ -34,10 +34,11 @@ class Pooling(ExplicitMask, keras.layers.Layer):
         if self.kind == "cls":
             # A reshape, not tokens[:, 0]: a slice that drops an axis is no operator of XNNPACK.
             return ops.reshape(tokens[:, :1], (-1, tokens.shape[2]))
+        if mask is not None:
+            mask = ops.expand_dims(token_mask(mask, *tokens.shape[:2])[:, self.prefix :], 2)
         tokens = tokens[:, self.prefix :] if self.prefix else tokens
         if mask is None:
             return ops.mean(tokens, axis=1) if self.kind == "mean" else tokens
-        mask = ops.expand_dims(as_mask(mask)[:, self.prefix :], 2)
         tokens = ops.where(mask, tokens, 0)
         if self.kind is None:
             return tokens
@@ -70,7 +71,7 @@ class AttentionPooling(ExplicitMask, keras.layers.Layer):
     def __init__(self, heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.heads, self.mlp_width, self.mlp_kind = heads, mlp_width, mlp
-        self.prefix, self.epsilon = integer("prefix", prefix, at_least=0), epsilon
+        self.prefix, self.epsilon = integer("prefix", prefix, at_least=0), positive("epsilon", epsilon)
         self.attention = Attention(heads, dtype=self.dtype_policy, name="attention")
         self.norm = LayerNorm(epsilon, dtype=self.dtype_policy, name="norm")
         self.mlp = mlp_for(mlp, mlp_width, dtype=self.dtype_policy, name="mlp")
@@ -85,8 +86,8 @@ class AttentionPooling(ExplicitMask, keras.layers.Layer):
         self.mlp.build((None, 1, width))
 
     def call(self, tokens, mask=None):
+        mask = token_mask(mask, *tokens.shape[:2])[:, self.prefix :] if mask is not None else None
         tokens = tokens[:, self.prefix :] if self.prefix else tokens
-        mask = as_mask(mask)[:, self.prefix :] if mask is not None else None
         y = self.attention(ops.zeros_like(tokens[:, :1]) + self.probe, tokens, mask=mask)
         y = y + self.mlp(self.norm(y))
         return ops.reshape(y, (-1, tokens.shape[2]))

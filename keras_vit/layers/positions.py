@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import pair
+from keras_vit.config import integer, pair, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.resize import resize_grid, resize_matrix, resize_positions
 
@@ -61,7 +61,7 @@ class Positions(PositionLayer):
     def __init__(self, grid, prefix=0, **kwargs):
         super().__init__(**kwargs)
         self.grid = grid_of(grid)
-        self.prefix = prefix
+        self.prefix = integer("prefix", prefix, at_least=0)
 
     def build(self, tokens_shape, sizes_shape=None):
         self.width = tokens_shape[-1]
@@ -383,13 +383,13 @@ class RotaryPositions(PositionLayer):
 
     def __init__(self, head_width, base=100.0, **kwargs):
         super().__init__(**kwargs)
-        if head_width % 4:
+        if integer("head_width", head_width, at_least=1) % 4:
             raise InputError(
                 f"rotary2d turns channels in pairs along two axes: a head's width must be a multiple of 4, "
                 f"not {head_width}. Change width or heads."
             )
         self.head_width = head_width
-        self.base = base
+        self.base = positive("base", base)
 
     def for_attention(self, grid, prefix=0):
         """{"rotary": (cos, sin)}, NumPy float32 [prefix + rows * columns, head_width], for `rotate`.
@@ -440,7 +440,7 @@ class RelativePositions(PositionLayer):
     def __init__(self, grid, heads, **kwargs):
         super().__init__(**kwargs)
         self.grid = grid_of(grid)
-        self.heads = heads
+        self.heads = integer("heads", heads, at_least=1)
 
     def build(self, tokens_shape, sizes_shape=None):
         rows, columns = self.grid

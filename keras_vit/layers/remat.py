@@ -5,22 +5,26 @@ import contextlib
 import keras
 
 
-def rematerialised(layer, forward, tokens):
-    """`forward(tokens)`, whose intermediate values are not kept for the gradient.
+def rematerialised(layer, forward, *tensors):
+    """`forward(*tensors)`, whose intermediate values are not kept for the gradient.
 
-    The second computation must draw the same random numbers as the first, so every seed of
-    `layer` is drawn here, outside, and pinned while `forward` runs.
+    What needs a gradient must be among the tensors (TensorFlow sees no others, but for variables);
+    some may be None. The second computation must draw the same random numbers as the first, so
+    every seed of `layer` is drawn here, outside, and pinned while `forward` runs.
     """
     generators = list(_seed_generators(layer))
     seeds = [generator.next() for generator in generators]
+    given = [tensor for tensor in tensors if tensor is not None]
 
-    def run(tokens):
+    def run(*given):
+        given = iter(given)
+        arguments = [None if tensor is None else next(given) for tensor in tensors]
         with contextlib.ExitStack() as stack:
             for generator, seed in zip(generators, seeds, strict=True):
                 stack.enter_context(_pinned(generator, seed))
-            return forward(tokens)
+            return forward(*arguments)
 
-    return keras.remat(run)(tokens)
+    return keras.remat(run)(*given)
 
 
 def _seed_generators(layer):

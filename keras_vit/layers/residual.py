@@ -56,7 +56,7 @@ class StochasticDepth(keras.layers.Layer):
         if not training or not self.rate:
             return x
         shape = (ops.shape(x)[0], *(1,) * (len(x.shape) - 1))
-        kept = keras.random.uniform(shape, seed=self.seed_generator) >= self.rate
+        kept = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
         return ops.where(kept, x / (1.0 - self.rate), 0)
 
     def compute_output_shape(self, input_shape):
@@ -68,4 +68,5 @@ class StochasticDepth(keras.layers.Layer):
 
 def depth_rates(rate, depth):
     """Rates for `depth` blocks that grow linearly from 0 to `rate` (Huang et al. 2016, section 3)."""
+    config.rate("stochastic depth", rate)
     return [rate * i / max(1, depth - 1) for i in range(depth)]

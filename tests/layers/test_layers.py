@@ -1,144 +1,310 @@
-"""Each layer against a reference that is not itself, and the shared promises of all of them."""
+"""Every public layer through the shared harness, and the small layers against NumPy."""
+
+import functools
 
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from harness import TOKENS, Case, array, built, copied, each_check, gradients, noise, values
+from references import mlp, norm
 
+from keras_vit import layers
 from keras_vit.errors import InputError
 from keras_vit.layers import (
     Attention,
+    AttentionPooling,
+    CompactStem,
+    ConvPatches,
+    CoordinatePositions,
+    DecoderBlock,
     EncoderBlock,
+    FactorisedPositions,
     LayerNorm,
+    LayerScale,
     LearnedPositions,
     Linear,
+    MaskTokens,
     Mlp,
+    NoPositions,
+    OneHotPositions,
+    OverlappingPatches,
+    PatchDropout,
     Patches,
+    PatchMerger,
     Pooling,
+    RelativePositions,
+    RotaryPositions,
+    SinCos2DPositions,
+    SinusoidalPositions,
+    SpectrogramPatches,
+    StochasticDepth,
+    SwiGlu,
+    Tubelets,
+    depth_rates,
 )
 
-LAYERS = [
-    (lambda: Linear(5, use_bias=False), 1),
-    (lambda: LayerNorm(epsilon=1e-3, affine=False), 1),
-    (lambda: LayerNorm(), 1),
-    (lambda: LearnedPositions(), 1),
-    (lambda: Mlp(7, dropout=0.5), 1),
-    (lambda: EncoderBlock(2, 9, folded=True), 1),
-    (lambda: Attention(2, folded=True), 2),
-    (lambda: Attention(4), 2),
-    (lambda: Pooling("cls"), 1),
-    (lambda: Pooling("mean"), 1),
-    (lambda: Patches((2, 3), 6, use_bias=False), "image"),
-]
+MEMORY = (3, 5, 6)
+RANDOM_OUTPUT = "inference_is_deterministic_and_rate_0_is_inference"
+CHANCE = {"dropout": 0.5, "stochastic_depth": 0.5, "layer_scale": 0.1}
 
 
-def inputs_for(kind):
-    random = np.random.default_rng(0)
-    if kind == "image":
-        return (random.normal(size=(2, 4, 6, 3)).astype("float32"),)
-    x = random.normal(size=(2, 5, 8)).astype("float32")
-    return (x,) * kind
+def of(layer, *args, **arguments):
+    return functools.partial(layer, *args, **arguments)
 
 
-@pytest.mark.parametrize(("make", "kind"), LAYERS)
-def test_a_layer_rebuilt_from_its_config_computes_the_same(make, kind):
-    inputs, layer = inputs_for(kind), make()
-    expected = np.asarray(layer(*inputs))
-    keras.config.set_floatx("float64")  # a global setting must not reach a layer that has its own
-    try:
-        twin = type(layer).from_config(layer.get_config())
-        twin(*inputs)
-    finally:
-        keras.config.set_floatx("float32")
-    twin.set_weights(layer.get_weights())
-    np.testing.assert_array_equal(np.asarray(twin(*inputs)), expected)
-    assert twin.get_config() == layer.get_config()
+def everything(y, mask):
+    return y
 
 
-@pytest.mark.parametrize(("make", "kind"), LAYERS)
-def test_the_announced_shape_is_the_shape(make, kind):
-    inputs, layer = inputs_for(kind), make()
-    expected = tuple(layer(*inputs).shape)
-    assert tuple(layer.compute_output_shape(*[x.shape for x in inputs])) == expected
+# Self-attention and encoder blocks: content of masked tokens is masked as query and as key.
+itself = functools.partial(Case, shapes=(TOKENS, TOKENS), same=True, mask="mask", masked=(0, 1))
+to_memory = functools.partial(
+    Case, shapes=((3, 2, 8), MEMORY), mask="mask", masked=(1,), real=everything, cleans=True
+)
+encoder = functools.partial(Case, shapes=TOKENS, mask="mask")
+decoder = functools.partial(Case, shapes=((3, 4, 8), MEMORY))
+image = functools.partial(Case, shapes=(3, 8, 6, 3), mask="mask", piece=(4, 2), cleans=True)
+positions = functools.partial(Case, shapes=(3, 2 + 6, 8))
+
+CASES = {
+    "linear": Case(of(Linear, 5), TOKENS),
+    "linear without bias": Case(of(Linear, 5, use_bias=False, kernel_initializer="he_normal"), TOKENS),
+    "norm": Case(of(LayerNorm, 1e-3), TOKENS),
+    "norm without scale": Case(of(LayerNorm, affine=False), TOKENS),
+    "layer scale": Case(of(LayerScale, 0.1), TOKENS),
+    "stochastic depth": Case(of(StochasticDepth, 0.5, seed=1), TOKENS),
+    "mlp": Case(of(Mlp, 9, dropout=0.5), TOKENS),
+    "mlp tanh": Case(of(Mlp, 9, approximate=True), TOKENS),
+    "swiglu": Case(of(SwiGlu, 9, dropout=0.5), TOKENS),
+    "attention": itself(of(Attention, 2)),
+    "attention fused": itself(of(Attention, 2, fused=True)),
+    "attention not fused": itself(of(Attention, 2, fused=False)),
+    "attention hard": itself(of(Attention, 2, kind="hard", top_k=2)),
+    "attention relu": itself(of(Attention, 2, kind="relu")),
+    "attention qk_norm": itself(of(Attention, 4, qk_norm=True, dropout=0.5, epsilon=1e-5)),
+    "attention folded": itself(of(Attention, 2, folded=True)),
+    "attention to memory": to_memory(of(Attention, 2)),
+    "attention to memory hard": to_memory(of(Attention, 2, kind="hard", top_k=1)),
+    "attention to memory relu": to_memory(of(Attention, 2, kind="relu", dropout=0.5)),
+    "encoder": encoder(of(EncoderBlock, 2, 9)),
+    "encoder with all": encoder(
+        of(EncoderBlock, 2, 9, {"qk_norm": True, "dropout": 0.5}, "swiglu", epsilon=1e-5, **CHANCE)
+    ),
+    "encoder hard": encoder(of(EncoderBlock, 2, 9, {"kind": "hard", "top_k": 2})),
+    "encoder relu": encoder(of(EncoderBlock, 2, 9, {"kind": "relu", "fused": False}, "gelu_tanh")),
+    "encoder remat": encoder(of(EncoderBlock, 2, 9, {"dropout": 0.5}, remat=True, **CHANCE)),
+    "encoder folded": encoder(of(EncoderBlock, 2, 9, folded=True)),
+    "decoder": decoder(of(DecoderBlock, 2, 9), mask="memory_mask", masked=(1,), real=everything, cleans=True),
+    "decoder with all": decoder(
+        of(DecoderBlock, 2, 9, {"qk_norm": True, "dropout": 0.5}, "swiglu", remat=True, **CHANCE), mask="mask"
+    ),
+    "pooling cls": encoder(of(Pooling, "cls"), real=lambda y, mask: y[:2]),  # the first token must be real
+    "pooling mean": encoder(of(Pooling, "mean", prefix=1), real=everything, cleans=True),
+    "pooling none": encoder(of(Pooling, None, prefix=1), real=lambda y, mask: y[mask[:, 1:]], cleans=True),
+    "pooling attention": encoder(
+        of(AttentionPooling, 2, 9, "swiglu", prefix=1), real=everything, cleans=True
+    ),
+    "merger": encoder(of(PatchMerger, 3, 1e-5), real=everything, cleans=True),
+    "mask tokens": encoder(
+        of(MaskTokens, 0.5, seed=1),
+        without=("the_gradients_are_finite",),  # of two outputs: test_dropping.py
+    ),
+    "patch dropout": encoder(
+        of(PatchDropout, 0.5, prefix=1, seed=0),  # the seed that the harness sets, for Keras saves none
+        call={"training": True},  # else it gives None
+        # It gives indices, none at inference, and a longer sequence has other draws: test_dropping.py.
+        without=(
+            "the_announced_shape_is_the_shape",
+            "half_precision_stays_close",
+            "what_is_masked_changes_nothing",
+            "the_gradients_are_finite",
+            RANDOM_OUTPUT,
+        ),
+    ),
+    "patches": image(of(Patches, (4, 2), 5)),
+    "convolution": image(of(ConvPatches, (4, 2), 5, use_bias=False)),
+    "overlapping": image(of(OverlappingPatches, (4, 2), 5)),
+    "compact": image(of(CompactStem, 2, 5, hidden=6), piece=(2, 2)),
+    "tubelets": Case(of(Tubelets, (2, 4, 2), 5), (3, 4, 8, 2, 3), mask="mask", piece=(2, 4, 2), cleans=True),
+    "spectrogram": Case(of(SpectrogramPatches, (4, 2), 5), (3, 8, 6), mask="mask", piece=(4, 2), cleans=True),
+    "spectrogram with overlap": Case(of(SpectrogramPatches, 4, 5, stride=(3, 2)), (3, 10, 8)),
+    "positions learned": positions(of(LearnedPositions, (2, 3), 2)),
+    "positions learned resized": positions(of(LearnedPositions, (3, 4), 2), call={"grid": (2, 3)}),
+    "positions sinusoidal": positions(of(SinusoidalPositions, (2, 3), 2)),
+    "positions sincos2d": positions(of(SinCos2DPositions, (2, 3), 2, convention="timm")),
+    "positions factorised": positions(of(FactorisedPositions, (2, 3), 2)),
+    "positions coordinates": positions(of(CoordinatePositions, (2, 3), 2, low=0.0)),
+    "positions one hot": positions(of(OneHotPositions, (2, 3), 2)),
+    "positions none": positions(of(NoPositions)),
+    # These two speak to the attention only (test_positions.py): their variables see no gradient here.
+    "positions rotary": positions(of(RotaryPositions, 4)),
+    "positions relative": positions(of(RelativePositions, (2, 3), 2), without=("the_gradients_are_finite",)),
+}
 
 
-@pytest.mark.parametrize(("make", "kind"), LAYERS)
-def test_half_precision_stays_close(make, kind):
-    inputs, layer = inputs_for(kind), make()
-    expected = np.asarray(layer(*inputs))
-    half = type(layer).from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
-    half(*inputs)
-    half.set_weights(layer.get_weights())
-    answer = half(*inputs)
-    assert keras.backend.standardize_dtype(answer.dtype) == "bfloat16"
-    np.testing.assert_allclose(np.asarray(ops.cast(answer, "float32")), expected, atol=0.06)
+@pytest.mark.parametrize(("name", "check"), each_check(CASES))
+def test_the_harness(name, check, tmp_path):
+    check(CASES[name], tmp_path)
 
 
-def test_patches_are_a_strided_convolution():
-    images = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype("float32")
-    layer = Patches((4, 2), 5)
-    tokens = np.asarray(layer(images))
-    kernel = np.asarray(layer.projection.kernel).reshape(4, 2, 3, 5)
-    expected = ops.conv(images, kernel, strides=(4, 2), padding="valid", data_format="channels_last")
-    np.testing.assert_allclose(tokens, np.asarray(expected).reshape(2, 12, 5), atol=1e-5)
+def test_no_public_layer_is_forgotten():
+    public = {getattr(layers, name) for name in layers.__all__}
+    public = {kind for kind in public if isinstance(kind, type) and issubclass(kind, keras.layers.Layer)}
+    assert len(public) >= 29
+    assert {type(case.make()) for case in CASES.values()} == public
 
 
-def test_layer_norm_is_the_formula_also_far_from_zero():
-    x = (np.random.default_rng(0).normal(size=(3, 50)) + 300).astype("float32")
-    layer = LayerNorm()
-    answer = np.asarray(layer(x))
-    exact = x.astype("float64")
-    expected = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(answer, expected, atol=2e-4)
+# The small layers against NumPy.
 
 
-def test_attention_does_not_care_about_the_order_of_tokens():
-    q, x = inputs_for(2)
-    layer = Attention(2)
-    order = [3, 0, 4, 1, 2]
-    np.testing.assert_allclose(np.asarray(layer(q, x)), np.asarray(layer(q, x[:, order])), atol=1e-6)
-    moved = np.asarray(layer(q[:, order], x))
-    np.testing.assert_allclose(moved, np.asarray(layer(q, x))[:, order], atol=1e-6)
+def test_linear_is_the_formula():
+    layer, x = built(Linear(5), noise(*TOKENS)), noise(*TOKENS)
+    kernel, bias = layer.get_weights()
+    np.testing.assert_allclose(values(layer, x), x @ kernel + bias, atol=1e-6)
+    flat = noise(4, 8, seed=3)
+    np.testing.assert_allclose(values(layer, flat), flat @ kernel + bias, atol=1e-6)
 
 
-def test_attention_with_one_token_returns_its_value():
-    q, x = inputs_for(2)
-    layer = Attention(2)
-    one = x[:, :1]
-    expected = layer.output_projection(layer.value(one)) if layer(q, one) is not None else None
-    np.testing.assert_allclose(np.asarray(layer(q, one)), np.repeat(np.asarray(expected), 5, 1), atol=1e-6)
+def test_the_hooks_of_linear_are_called_and_used():
+    layer, x, scales = (
+        built(Linear(5), noise(*TOKENS)),
+        noise(*TOKENS),
+        {"input": 2, "kernel": 3, "output": 5},
+    )
+    kernel, bias = layer.get_weights()
+    layer.quantize = lambda role, tensor: tensor * scales[role]
+    np.testing.assert_allclose(array(layer(x)), 5 * (6 * (x @ kernel) + bias), atol=1e-5)
 
 
-def test_attention_survives_huge_scores():
-    x = np.full((1, 3, 8), 1e4, "float32")
-    layer = Attention(2)
-    assert np.isfinite(np.asarray(layer(x, x))).all()
+def test_the_norm_is_the_formula_also_far_from_zero():
+    x = noise(3, 50) + 300
+    layer = built(LayerNorm(), x)
+    np.testing.assert_allclose(values(layer, x), norm(layer, x.astype("float64")), atol=3e-4)
+    small = built(LayerNorm(0.5, affine=False), x)
+    np.testing.assert_allclose(values(small, x - 300), norm(small, x.astype("float64") - 300), atol=1e-5)
 
 
-def test_only_the_rows_that_are_asked_for_are_computed_and_they_are_the_same():
-    (x,) = inputs_for(1)
-    block = EncoderBlock(2, 9)
-    np.testing.assert_allclose(np.asarray(block(x, rows=2)), np.asarray(block(x))[:, :2], atol=1e-6)
+def test_the_norm_computes_in_float32():
+    """The squares of 300 are beyond float16, and 300 + 1/8 is beyond bfloat16."""
+    x = 300 * noise(3, 50)
+    layer = built(LayerNorm(dtype="mixed_float16"), x)
+    np.testing.assert_allclose(values(layer, x), norm(layer, x.astype("float64")), rtol=5e-3, atol=5e-3)
 
 
-def test_dropout_is_off_at_inference_and_on_in_training():
-    (x,) = inputs_for(1)
-    layer, plain = Mlp(64, dropout=0.5), Mlp(64)
-    layer(x), plain(x)
-    plain.set_weights(layer.get_weights()[: len(plain.weights)])
-    np.testing.assert_array_equal(np.asarray(layer(x)), np.asarray(plain(x)))
-    assert np.abs(np.asarray(layer(x, training=True)) - np.asarray(plain(x))).max() > 0.01
+def test_layer_scale_multiplies_channels_and_starts_small():
+    x = noise(*TOKENS)
+    layer = LayerScale()
+    layer.build(x.shape)
+    np.testing.assert_array_equal(array(layer.gamma), np.full(8, 1e-5, "float32"))
+    layer = built(LayerScale(0.5), x)
+    np.testing.assert_allclose(values(layer, x), x * array(layer.gamma), atol=1e-7)
 
 
-def test_pooling():
-    (x,) = inputs_for(1)
-    np.testing.assert_array_equal(np.asarray(Pooling("cls")(x)), x[:, 0])
-    np.testing.assert_allclose(np.asarray(Pooling("mean")(x)), x.mean(1), atol=1e-6)
-    np.testing.assert_array_equal(np.asarray(Pooling(None)(x)), x)
-    with pytest.raises(InputError, match="unknown pooling 'max'"):
-        Pooling("max")
+@pytest.mark.parametrize("make", [lambda: Mlp(9), lambda: Mlp(9, approximate=True), lambda: SwiGlu(9)])
+def test_mlps_are_their_formulas(make):
+    x = 3 * noise(*TOKENS)
+    layer = built(make(), x)
+    np.testing.assert_allclose(values(layer, x), mlp(layer, x.astype("float64")), atol=3e-6)
 
 
-def test_heads_must_divide_the_width():
-    with pytest.raises(InputError, match="tokens of width 8 cannot be split into 3 equal heads"):
-        Attention(3)(*inputs_for(2))
+def test_the_two_gelus_differ_where_they_should():
+    x = 3 * noise(*TOKENS)
+    exact = built(Mlp(9), x)
+    tanh = copied(exact, Mlp(9, approximate=True), x)
+    assert 1e-4 < np.abs(values(exact, x) - values(tanh, x)).max() < 1e-2
+
+
+@pytest.mark.parametrize("make", [lambda rate: Mlp(64, rate), lambda rate: SwiGlu(64, rate)])
+def test_dropout_in_the_middle_keeps_the_expectation(make):
+    x = np.repeat(noise(1, 1, 8), 6000, axis=0)
+    layer = built(make(0.3), x)
+    still = values(layer, x[:1])
+    np.testing.assert_array_equal(values(layer, x[:1], training=False), still)
+    draws = values(layer, x, training=True)
+    assert draws.std(0).min() > 0.01
+    np.testing.assert_allclose(draws.mean(0), still[0], atol=5 * draws.std(0).max() / np.sqrt(6000))
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.7])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_stochastic_depth_drops_whole_examples(rate, dtype):
+    x = np.ones((4000, 3, 2), "float32")
+    layer = StochasticDepth(rate, seed=3, dtype=dtype)
+    np.testing.assert_array_equal(values(layer, x), x)
+    np.testing.assert_array_equal(values(layer, x, training=False), x)
+    y = values(layer, x, training=True)
+    kept = y[:, 0, 0] > 0
+    np.testing.assert_allclose(y[kept], 1 / (1 - rate), rtol=1e-6 if dtype == "float32" else 4e-3)
+    np.testing.assert_array_equal(y[~kept], 0.0)
+    deviation = np.sqrt(rate * (1 - rate) / len(x))
+    assert abs(kept.mean() - (1 - rate)) < 4 * deviation
+    np.testing.assert_allclose(y.mean(), 1.0, atol=4 * deviation / (1 - rate) + 4e-3)
+    assert (values(layer, x, training=True) != y).any(), "the next call draws anew"
+
+
+def test_stochastic_depth_follows_its_seed_and_clears_even_nan():
+    x = np.full((64, 2, 2), np.nan, "float32")
+    one, two, other = (
+        np.isnan(values(built(StochasticDepth(0.5), x, seed=seed), x, training=True)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any() and 0 < one.mean() < 1
+    layers_ = [StochasticDepth(0.5, seed=5), StochasticDepth(0.5, seed=5)]
+    np.testing.assert_array_equal(*(np.isnan(array(layer(x, training=True))) for layer in layers_))
+
+
+def test_depth_rates_grow_linearly():
+    np.testing.assert_allclose(depth_rates(0.3, 4), [0.0, 0.1, 0.2, 0.3])
+    assert depth_rates(0.3, 1) == [0.0] and depth_rates(0.0, 3) == [0.0] * 3 and depth_rates(0.5, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mlp(0), "mlp width must be a positive integer, not 0"),
+        (lambda: Mlp(9, dropout=1.0), r"dropout must be in \[0, 1\), not 1.0"),
+        (lambda: Mlp(9, approximate="tanh"), "approximate must be True or False, not 'tanh'"),
+        (lambda: SwiGlu(-1), "mlp width must be a positive integer, not -1"),
+        (lambda: SwiGlu(9, dropout=-0.5), r"dropout must be in \[0, 1\), not -0.5"),
+        (lambda: StochasticDepth(1.0), r"stochastic depth must be in \[0, 1\), not 1.0"),
+        (lambda: StochasticDepth("0.5"), r"stochastic depth must be in \[0, 1\), not '0.5'"),
+        (lambda: StochasticDepth(float("nan")), r"stochastic depth must be in \[0, 1\), not nan"),
+        (lambda: LayerScale("small"), "layer_scale must be a finite number, not 'small'"),
+        (lambda: LayerScale(float("inf")), "layer_scale must be a finite number, not inf"),
+        (lambda: LayerNorm(epsilon=0), "epsilon must be .* not 0"),
+        (lambda: LayerNorm(affine=1), "affine must be True or False, not 1"),
+        (lambda: Linear(0), "units must be a positive integer, not 0"),
+        (lambda: Linear(2.5), "units must be a positive integer, not 2.5"),
+        (lambda: Linear(5, use_bias="no"), "use_bias must be True or False, not 'no'"),
+        (lambda: Patches(4, 5, use_bias=None), "use_bias must be True or False, not None"),
+        (lambda: SinusoidalPositions((2, 3), prefix=-1), "prefix must be a non-negative integer, not -1"),
+        (lambda: RelativePositions((2, 3), 0), "heads must be a positive integer, not 0"),
+        (lambda: RotaryPositions(0), "multiple of 4.* not 0|positive integer, not 0"),
+        (lambda: RotaryPositions(4, base=0.0), "base must be .* not 0.0"),
+        (lambda: depth_rates(1.0, 3), r"must be in \[0, 1\), not 1.0"),
+    ],
+)
+def test_impossible_arguments_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.needs_gradients
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_layer_norms_gradient_that_is_written_out_is_the_derived_one(dtype):
+    layer = built(LayerNorm(1e-3, dtype=dtype), noise(*TOKENS))
+    written, derived = (gradients(layer, 3 * noise(*TOKENS) + 1, training=t) for t in (True, False))
+    for a, b in zip(written, derived, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4 if dtype == "float32" else 0.02, atol=1e-5)
+
+
+def test_mixed_precision_does_not_round_a_norms_scale():
+    """In bfloat16 1.003 is 1. Each output is rounded too, but not their mean over many."""
+    x = noise(1, 4000, 8)
+    layer = built(LayerNorm(dtype="mixed_bfloat16"), x)
+    layer.shift.assign(np.zeros(8, "float32"))
+    sizes = []
+    for scale in (1.0, 1.003):
+        layer.scale.assign(np.full(8, scale, "float32"))
+        sizes.append(np.abs(values(layer, x)).mean(dtype="float64"))
+    assert sizes[1] / sizes[0] == pytest.approx(1.003, abs=5e-4)

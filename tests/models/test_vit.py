@@ -262,6 +262,7 @@ def test_fit_learns_with_everything_on():
         "Nano/4",
         image_size=8,
         classes=2,
+        depth=2,
         registers=2,
         dropout=0.1,
         attention_dropout=0.1,

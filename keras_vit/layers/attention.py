@@ -209,6 +209,13 @@ class Attention(ExplicitMask, keras.layers.Layer):
         q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (q, k, v))
         return ops.dot_product_attention(q, k, v, bias=bias, mask=visible, scale=1.0)
 
+    def compute_output_spec(
+        self, queries, tokens, mask=None, bias=None, rotary=None, training=None, return_scores=False
+    ):
+        output = keras.KerasTensor(queries.shape, dtype=self.compute_dtype)
+        shape = (queries.shape[0], self.heads, queries.shape[1], tokens.shape[1])
+        return (output, keras.KerasTensor(shape, dtype="float32")) if return_scores else output
+
     def compute_output_shape(self, queries_shape, tokens_shape):
         return queries_shape
 

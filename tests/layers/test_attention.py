@@ -106,6 +106,12 @@ def test_the_weights_are_float32_also_in_half_precision():
     np.testing.assert_allclose(array(weights).sum(-1), 1.0, atol=1e-6)
 
 
+def test_the_weights_of_symbolic_tensors_are_announced():
+    queries, tokens = keras.Input((M, D)), keras.Input((N, D))
+    output, weights = made()(queries, tokens, return_scores=True)
+    assert output.shape == (None, M, D) and weights.shape == (None, HEADS, M, N)
+
+
 # A query that sees nothing.
 
 

@@ -191,6 +191,39 @@ def test_the_norm_computes_in_float32():
     np.testing.assert_allclose(values(layer, x), norm(layer, x.astype("float64")), rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.needs_gradients
+@pytest.mark.parametrize("shape", [(5, 8), (3, 4, 8), (2, 3, 4, 6)])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_norm_has_the_gradient_of_its_formula(shape, training):
+    """Against differences in float64; in training it is written out by hand."""
+    x = 2 * noise(*shape) + 1
+    layer = built(LayerNorm(0.1), x)
+    weights = [array(w).astype("float64") for w in (layer.scale, layer.shift)]
+    direction = noise(*shape, seed=90)  # what `gradients` multiplies the output by
+
+    def total(scale, shift, x):
+        y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.1)
+        return ((y * scale + shift) * direction).sum()
+
+    at = [*weights, x.astype("float64")]
+    for i, gradient in enumerate(gradients(layer, x, training=training)):
+        for place in np.ndindex(at[i].shape):
+            step = np.zeros_like(at[i])
+            step[place] = 1e-5
+            ends = [total(*at[:i], at[i] + sign * step, *at[i + 1 :]) for sign in (1, -1)]
+            np.testing.assert_allclose(gradient[place], (ends[0] - ends[1]) / 2e-5, atol=2e-5)
+
+
+@pytest.mark.needs_gradients
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_the_norm_has_its_gradient_in_half_precision_too(dtype):
+    x = 20 * noise(3, 4, 8)
+    layer = built(LayerNorm(dtype=dtype), x)
+    exact = copied(layer, LayerNorm(), x)
+    for a, b in zip(gradients(layer, x, training=True), gradients(exact, x), strict=True):
+        np.testing.assert_allclose(a, b, atol=0.02 * np.abs(b).max())
+
+
 def test_layer_scale_multiplies_channels_and_starts_small():
     x = noise(*TOKENS)
     layer = LayerScale()

@@ -186,7 +186,7 @@ def test_a_saved_model_with_a_mask_input_answers_the_same(name, tmp_path):
 
 
 @every_layer
-@pytest.mark.skipif(keras.backend.backend() == "numpy", reason="NumPy has no gradients")
+@pytest.mark.needs_gradients
 def test_padding_of_nan_does_not_reach_the_gradients(name):
     layer, _ = built(name)
     start = layer.get_weights()

@@ -299,7 +299,7 @@ def test_learned_positions_start_small_and_their_table_can_be_read():
     assert [w.shape for w in factorised.weights] == [(20, 32), (30, 32)]
 
 
-@pytest.mark.skipif(keras.backend.backend() == "numpy", reason="Keras' NumPy backend cannot train")
+@pytest.mark.needs_gradients
 @pytest.mark.parametrize("kind", ["learned", "factorised", "coordinates"])
 def test_every_weight_learns_also_through_a_resize(kind):
     tokens, sizes = keras.Input((2 + 30, WIDTH)), keras.Input((2,), dtype="int32")

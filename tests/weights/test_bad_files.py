@@ -291,7 +291,7 @@ def test_a_hugging_face_folder_without_its_config(fixture):
         ({"image_size": 10**9}, "of another shape"),
         ({"image_size": "big"}, "image_size must be"),
         ({"image_size": 2}, "of another shape"),
-        ({"layer_norm_eps": -1.0}, "epsilon must be above 0"),
+        ({"layer_norm_eps": -1.0}, "epsilon must be a number above 0"),
     ],
 )
 def test_a_config_of_hugging_face_that_is_wrong(fixture, edit_json, values, message):

@@ -21,13 +21,16 @@ class ConversionError(RuntimeError):
     """The converter failed; the message holds its last words."""
 
 
-def convert(model_path, target, profile):
+def convert(model_path, target, profile, metadata=None):
     """Write the .keras file `model_path` to `target` as a .tflite file of `profile`.
+
+    Args:
+        metadata: arguments of `add_metadata`, for what the file says of itself; None for nothing.
 
     Raises:
         ConversionError: the converter's process failed; its last lines are in the message.
     """
-    job = {"model": str(model_path), "target": str(target), "profile": profile}
+    job = {"model": str(model_path), "target": str(target), "profile": profile, "metadata": metadata}
     result = subprocess.run(
         [sys.executable, "-m", "keras_vit.export.convert", json.dumps(job)],
         capture_output=True,
@@ -54,6 +57,10 @@ def _work(job):
     content = float_file(plain)
     if profile.quantized:
         content = quantize_file(content, plain, ranges, profile)
+    if job["metadata"]:
+        from keras_vit.export.metadata import add_metadata
+
+        content = add_metadata(content, **job["metadata"])
     with atomic_write(job["target"]) as temporary:
         temporary.write_bytes(content)
 

@@ -1,7 +1,7 @@
 """`export`: one trained model becomes an export directory, which appears whole or not at all.
 
 DIR/float32.tflite int8.tflite ...   one file for each profile
-    saved_model/1/                   for TF Serving
+    saved_model/1/ serving/          for TF Serving: the model, and files that start a server
     keras/float32.keras ...          the Keras models that the files came from
     labels.txt manifest.json report.json
 """
@@ -19,8 +19,10 @@ from keras_vit.export.aware import quantize_aware
 from keras_vit.export.convert import convert
 from keras_vit.export.graph import fold, in_float32
 from keras_vit.export.layout import check_ours
+from keras_vit.export.metadata import checked_labels
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.saved_model import write_saved_model
+from keras_vit.export.serving import checked_version, write_serving
 from keras_vit.files import atomic_directory, write_json
 
 
@@ -32,6 +34,12 @@ def export(
     labels=None,
     aware=None,
     source=None,
+    served="float32",
+    version=1,
+    name=None,
+    description="",
+    author="",
+    licence="",
     status=None,
 ):
     """Write an export directory; see this module's first lines.
@@ -45,6 +53,10 @@ def export(
         labels: class names; "0", "1", ... by default.
         aware: {profile: trained `QuantizeAware` model}. A quantized profile without one gets the
             post-training quantization of `model`.
+        served: the profile that the SavedModel computes, float32 or one of `profiles`.
+        version: number of the SavedModel's folder, by which TF Serving tells models apart.
+        name, description, author, licence: what each .tflite file says of itself, in the metadata that
+            MediaPipe and other readers show.
         source: what to note in the manifest about where the model came from (a dict).
         status: called with one line before each step.
 
@@ -59,11 +71,22 @@ def export(
         raise InputError("no profile given: name at least one, e.g. float32.")
     model = in_float32(model)
     folded = fold(model)
-    labels = [str(label) for label in (labels if labels is not None else range(model.classes))]
+    labels = checked_labels(labels if labels is not None else range(model.classes))
     if len(labels) != model.classes:
         raise InputError(
             f"{len(labels)} labels for a model with {model.classes} classes: give one for each class."
         )
+    checked_version(version)
+    if served != "float32" and served not in [profile.name for profile in profiles]:
+        raise InputError(f"served={served!r}: the SavedModel is float32 or one of the given profiles.")
+    about = {
+        "labels": labels,
+        "preprocessing": model.preprocessing,
+        "name": name or "keras_vit ViT",
+        "author": author,
+        "licence": licence,
+        "version": keras_vit.__version__,
+    }
     check_ours(directory)
     for profile in profiles:
         if profile.activations == "static" and profile.name not in aware and calibration is None:
@@ -86,27 +109,32 @@ def export(
 
         def work(profile):
             status(f"{profile.name}.tflite")
+            purpose = f"Image classifier, {profile.name}: {profile.purpose}."
             convert(
-                folder / "keras" / f"{profile.name}.keras", folder / f"{profile.name}.tflite", profile.name
+                folder / "keras" / f"{profile.name}.keras",
+                folder / f"{profile.name}.tflite",
+                profile.name,
+                metadata={**about, "description": description or purpose},
             )
 
         with ThreadPoolExecutor(2) as pool:  # each conversion is a process, and mostly one thread
             conversions = [pool.submit(work, profile) for profile in profiles]
-            status("saved_model/1")
-            write_saved_model(folded, folder / "saved_model" / "1")
+            status(f"saved_model/{version}")
+            one = folded if served == "float32" else aware[served]
+            write_saved_model(one, folder / "saved_model" / str(version), labels)
             for conversion in conversions:
                 conversion.result()
+        tflite = folder / f"{served}.tflite"
+        write_serving(folder, model.image_size, version, tflite=tflite if tflite.is_file() else None)
         (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        manifest = _manifest(folder, model, labels, profiles, aware, source)
+        artifacts = [_artifact(folder, f"{profile.name}.tflite", profile.name) for profile in profiles]
+        artifacts.append(_artifact(folder, f"saved_model/{version}", served))
+        manifest = _manifest(model, labels, artifacts, source)
         write_json(folder / "manifest.json", manifest)
         write_json(folder / "report.json", {"format": 1, "artifacts": manifest["artifacts"]})
 
 
-def _manifest(folder, model, labels, profiles, aware, source):
-    artifacts = []
-    for profile in profiles:
-        artifacts.append(_artifact(folder, f"{profile.name}.tflite", profile.name))
-    artifacts.append(_artifact(folder, "saved_model/1", "float32"))
+def _manifest(model, labels, artifacts, source):
     return {
         "format": 1,
         "model": model.config.to_dict(),

@@ -1,23 +1,59 @@
 """The SavedModel for TF Serving: `serving_default` for pixels, `serve_bytes` for JPEG and PNG files."""
 
-import keras
+import functools
+
 import tensorflow as tf
 
+from keras_vit.errors import InputError
+from keras_vit.export.aware import QuantizeAware, quantizable_layers
+from keras_vit.export.graph import fold
 
-def write_saved_model(model, folder):
-    """Write `model` to `folder` with two signatures, both answering {"probability": [N, classes]}.
+TOP = 5  # classes in the short answer
+
+
+def write_saved_model(model, folder, labels=None):
+    """Write `model` to `folder` with two signatures.
 
     - serving_default: `image` float32 [N, H, W, 3], values 0..255;
     - serve_bytes: `image_bytes` string [N], each a JPEG or PNG file of any size. (TF Serving's
       REST interface takes base64 for inputs whose name ends in _bytes.)
 
+    Both answer, K being 5 or the number of classes if that is smaller:
+
+    - `probability` float32 [N, classes], in the order of `labels`;
+    - `label` string [N], the best class;
+    - `top_labels` string [N, K] and `top_probabilities` float32 [N, K], the best first.
+
+    Every output has one row for each image: TF Serving can neither batch requests nor answer
+    row by row in JSON with any other.
+
     Args:
-        model: a folded `ViT`, on raw pixels.
+        model: a `ViT` with a head; or a `QuantizeAware` model, which is written with rounded
+            weights and with its activations' fake quantizers as TensorFlow operators, so that it
+            answers like the .tflite file of its profile.
+        folder: new, or one that holds no SavedModel yet.
+        labels: class names; "0", "1", ... by default.
+
+    Raises:
+        InputError: a model of another kind, labels that do not fit.
     """
-    size = model.image_size
+    size, classes = getattr(model, "image_size", None), getattr(model, "classes", None)
+    model, *quantizers = _servable(model)
+    names = [str(label) for label in (range(classes) if labels is None else labels)]
+    if isinstance(labels, str) or len(names) != classes:
+        given = f"the text {labels!r}" if isinstance(labels, str) else f"{len(names)} labels"
+        raise InputError(f"{given} for a model with {classes} classes: give a list of one name for each.")
 
     def serve(image):
-        return {"probability": tf.nn.softmax(model(image))}
+        probability = tf.nn.softmax(model(image, training=False))
+        best, index = tf.math.top_k(probability, min(TOP, classes))
+        top = tf.gather(tf.constant(names), index)
+        return {
+            "probability": probability,
+            "label": top[:, 0],
+            "top_labels": top,
+            "top_probabilities": best,
+        }
 
     def serve_bytes(image_bytes):
         image = tf.map_fn(
@@ -27,13 +63,39 @@ def write_saved_model(model, folder):
         )
         return serve(image)
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serving_default", serve, [tf.TensorSpec((None, *size, 3), tf.float32, name="image")]
+    # Keras' own ExportArchive stores every weight twice, as a variable of Keras and as one of TensorFlow.
+    module = tf.Module()
+    module.weights = [variable.value for layer in (model, *quantizers) for variable in layer.variables]
+    specs = {
+        serve: tf.TensorSpec((None, *size, 3), tf.float32, name="image"),
+        serve_bytes: tf.TensorSpec((None,), tf.string, name="image_bytes"),
+    }
+    module.serving_default, module.serve_bytes = (
+        tf.function(function, input_signature=[spec], autograph=False) for function, spec in specs.items()
     )
-    archive.add_endpoint("serve_bytes", serve_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
-    archive.write_out(str(folder), verbose=False)
+    signatures = {"serving_default": module.serving_default, "serve_bytes": module.serve_bytes}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _servable(model):
+    """[a `ViT` on raw pixels, the fake quantizers that hang in it ...]."""
+    if not isinstance(model, QuantizeAware):
+        return [fold(model)]
+    # Its own weight quantizers store the range that they just saw, in every run: a server shall not write.
+    plain, _ = model.deploy()
+    for name, layer in quantizable_layers(plain):
+        layer.quantize = functools.partial(_round, model.quantizers, name)
+    return [plain, *(q for q in model.quantizers.values() if not _is_of_weights(q))]
+
+
+def _round(quantizers, name, role, x):
+    """The `quantize` hook of a deployed model, whose weights are rounded already."""
+    quantizer = quantizers.get(f"{name}.{role}")
+    return x if quantizer is None or _is_of_weights(quantizer) else quantizer(x, training=False)
+
+
+def _is_of_weights(quantizer):
+    return quantizer.kind.startswith("weight")
 
 
 def _picture(content, size):

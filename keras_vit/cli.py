@@ -175,6 +175,8 @@ def export(
     data: Annotated[
         str | None, typer.Option(help="The run's data, if it has moved (for calibration).")
     ] = None,
+    serve: Annotated[str, typer.Option(help="The profile that the SavedModel computes.")] = "float32",
+    version: Annotated[int, typer.Option(help="Of the SavedModel, for TF Serving.")] = 1,
     skip_bad: SkipBad = False,
 ):
     """Write .tflite files and a SavedModel; profiles that were not fine-tuned are calibrated."""
@@ -195,11 +197,22 @@ def export(
     if any(profile.activations == "static" and profile.name not in aware for profile in chosen):
         calibration = _data_of_run(run, data, skip_bad)
     aware = {name: model for name, model in aware.items() if name in names}
-    export(model, out, names, calibration, config["labels"], aware, source=config["data"], status=_say)
+    export(
+        model,
+        out,
+        names,
+        calibration,
+        config["labels"],
+        aware,
+        source={**config["data"], **({"checkpoint": config["checkpoint"]} if "checkpoint" in config else {})},
+        served=serve,
+        version=version,
+        status=_say,
+    )
     files = ", ".join(
         f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in sorted(out.glob("*.tflite"))
     )
-    _say(f"{out}: {files}, saved_model/1")
+    _say(f"{out}: {files}, saved_model/{version}")
 
 
 @app.command()

@@ -69,6 +69,7 @@ def test_the_folder_holds_what_is_promised(directory):
         "manifest.json",
         "report.json",
         "saved_model",
+        "serving",
     ]
     assert (directory / "labels.txt").read_text().splitlines() == LABELS
     manifest = json.loads((directory / "manifest.json").read_text())
@@ -236,7 +237,7 @@ def test_an_export_is_replaced_but_a_strangers_folder_is_not(tmp_path):
 def test_a_converter_that_fails_leaves_nothing(tmp_path, monkeypatch):
     import keras_vit.export.directory as module
 
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise ConversionError("converting float32 failed (exit code 1): out of luck")
 
     monkeypatch.setattr(module, "convert", broken)

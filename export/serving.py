@@ -1,0 +1,191 @@
+"""What TF Serving wants around a SavedModel, so that `docker compose up` serves an export directory.
+
+    write_serving("dist", image_size=(224, 224), tflite="dist/float32.tflite")
+
+DIR/saved_model/1/assets.extra/tf_serving_warmup_requests   requests that it runs before it is ready
+    saved_model/1/model.tflite                              for --prefer_tflite_model
+    serving/compose.yaml models.config batching.config README.md
+"""
+
+import io
+import re
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from keras_vit.errors import InputError
+from keras_vit.export.metadata import Builder, parsed, read_metadata, with_zip
+
+FILES = ("compose.yaml", "models.config", "batching.config", "README.md")
+SIGNATURE_DEFS = "signature_defs_metadata"  # the name by which TF Serving looks for them in a .tflite
+
+
+def write_serving(directory, image_size, version=1, name="vit", tflite=None, pictures=None):
+    """Add to an export directory what TF Serving wants besides `saved_model/<version>`.
+
+    Args:
+        directory: one in which `write_saved_model` has written `saved_model/<version>`.
+        image_size: (height, width) of the model.
+        version: a positive integer; TF Serving loads the highest it finds.
+        name: what clients call the model, as in /v1/models/NAME:predict.
+        tflite: path of a .tflite file to lie beside the SavedModel; None for no such file, and TF
+            Serving then takes the SavedModel also under --prefer_tflite_model.
+        pictures: uint8 [N, H, W, 3] to warm up with; two made ones by default.
+
+    Raises:
+        InputError: a version or a name that TF Serving would not take, no SavedModel there,
+            pictures of another shape, something else than a .tflite file.
+    """
+    version, name = checked_version(version), _checked_name(name)
+    directory = Path(directory)
+    folder = directory / "saved_model" / str(version)
+    if not (folder / "saved_model.pb").is_file():
+        raise InputError(f"{folder} holds no saved_model.pb: write the SavedModel first.")
+    write_warmup(folder, image_size, name, pictures)
+    if tflite is not None:
+        (folder / "model.tflite").write_bytes(with_signature_defs(Path(tflite).read_bytes()))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    (directory / "serving").mkdir(exist_ok=True)
+    for file in FILES:
+        template = environment.get_template(f"serving.{file}.jinja")
+        text = template.render(name=name, version=version, tflite=tflite is not None)
+        (directory / "serving" / file).write_text(text, encoding="utf-8")
+
+
+def checked_version(version):
+    """`version`, a positive integer: the name of a folder that TF Serving takes for a model's version."""
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 < version < 2**63:
+        raise InputError(f"a version must be a positive integer, not {version!r}: TF Serving sees no other.")
+    return version
+
+
+def next_version(saved_model):
+    """One more than the highest version in the folder `saved_model`; 1 if there is none.
+
+    TF Serving changes to a higher version while it runs, and back when the folder is taken away.
+    """
+    versions = [int(p.name) for p in Path(saved_model).glob("*") if p.is_dir() and p.name.isdecimal()]
+    return max(versions, default=0) + 1
+
+
+def write_warmup(folder, image_size, name="vit", pictures=None):
+    """Write requests for both signatures that TF Serving answers for itself before it says it is ready.
+
+    TensorFlow prepares a graph in its first run, which takes many times as long as the others.
+    The file is a TFRecord of PredictionLog messages: one picture for `serving_default`, two for
+    `serve_bytes`, a JPEG and a PNG, since each has a decoder of its own.
+
+    Args:
+        folder: of a SavedModel, `saved_model/<version>`.
+        image_size, name, pictures: as in `write_serving`.
+    """
+    import tensorflow as tf
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    pictures = _made_pictures(image_size) if pictures is None else np.asarray(pictures)
+    if pictures.dtype != np.uint8 or pictures.shape[1:] != (*image_size, 3) or not len(pictures):
+        raise InputError(
+            f"warm-up pictures must be uint8 [N, {image_size[0]}, {image_size[1]}, 3] with N > 0, not "
+            f"{pictures.dtype} {list(pictures.shape)}."
+        )
+    files = [_file(pictures[0], "JPEG"), _file(pictures[-1], "PNG")]
+    requests = {
+        "serving_default": {"image": tf.make_tensor_proto(pictures[:1].astype(np.float32))},
+        "serve_bytes": {"image_bytes": tf.make_tensor_proto(files)},
+    }
+    path = Path(folder, "assets.extra", "tf_serving_warmup_requests")
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, inputs in requests.items():
+            log = PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.name, request.model_spec.signature_name = name, signature
+            for key, tensor in inputs.items():
+                request.inputs[key].CopyFrom(tensor)
+            writer.write(log.SerializeToString(deterministic=True))
+
+
+def with_signature_defs(content):
+    """The .tflite file `content` (bytes), with its signatures also in the form that TF Serving reads.
+
+    TF Serving does not know the signatures of the .tflite format. It looks for a metadata buffer
+    with a FlexBuffer map {signature: serialized SignatureDef}; without one, clients would have to
+    call the input and the output by the converter's names for the tensors.
+
+    Raises:
+        InputError: no TFLite file, damaged, or without a signature.
+    """
+    from ai_edge_litert.schema_py_generated import BufferT, MetadataT
+    from flatbuffers import flexbuffers
+
+    described, model = read_metadata(content), parsed(content)
+    if not model.signatureDefs:
+        raise InputError("this TFLite file has no signature: export the model again.")
+    found = {
+        signature.signatureKey.decode(): _signature_def(model, signature).SerializeToString(
+            deterministic=True
+        )
+        for signature in model.signatureDefs
+    }
+    # The reader is older than its format: it stops at a zero byte, of which a SignatureDef has none.
+    assert not any(b"\0" in message for message in found.values())
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        for key, message in sorted(found.items()):
+            builder.Key(key)
+            # What TF Serving reads is a string, and `String` would encode these bytes as UTF-8.
+            builder._WriteBlob(message, append_zero=True, type_=flexbuffers.Type.STRING)
+    entry, buffer = MetadataT(), BufferT()
+    entry.name, entry.buffer = SIGNATURE_DEFS, len(model.buffers)
+    buffer.data = np.frombuffer(builder.Finish(), np.uint8)
+    model.metadata = [m for m in model.metadata or () if m.name != SIGNATURE_DEFS.encode()] + [entry]
+    model.buffers.append(buffer)
+    packer = Builder(1024)
+    packer.Finish(model.Pack(packer), file_identifier=b"TFL3")
+    packed = bytes(packer.Output())
+    return with_zip(packed, described["labels"]) if described and "labels" in described else packed
+
+
+def _signature_def(model, signature):
+    """A signature of a .tflite file as TensorFlow's SignatureDef, whose tensors have the file's names."""
+    import tensorflow as tf
+    from ai_edge_litert.tools.flatbuffer_utils import type_to_name
+    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+    message = SignatureDef(method_name=tf.saved_model.PREDICT_METHOD_NAME)
+    tensors = model.subgraphs[signature.subgraphIndex].tensors
+    for side, entries in ((message.inputs, signature.inputs), (message.outputs, signature.outputs)):
+        for entry in entries:
+            tensor, info = tensors[entry.tensorIndex], side[entry.name.decode()]
+            info.name = tensor.name.decode()
+            info.dtype = tf.as_dtype(type_to_name(tensor.type).lower()).as_datatype_enum
+            for size in tensor.shape:
+                info.tensor_shape.dim.add(size=int(size))
+    return message
+
+
+def _checked_name(name):
+    # A name with / or : would make another address of /v1/models/NAME:predict.
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"a model's name for TF Serving has letters, digits, - _ and . only, not {name!r}.")
+    return name
+
+
+def _made_pictures(image_size):
+    """Two smooth pictures, since a JPEG or PNG of noise would be large."""
+    coarse = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    shape = image_size[::-1]  # Pillow's order
+    return np.stack([Image.fromarray(c).resize(shape, Image.Resampling.BICUBIC) for c in coarse])
+
+
+def _file(picture, kind):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, kind)
+    return stream.getvalue()

@@ -49,6 +49,6 @@ def test_the_layers_pass_on(backend):
 def test_nothing_is_left_out_but_gradients_on_numpy():
     (jax, printed), (numpy, _) = outcome("jax"), outcome("numpy")
     assert "skipped" not in jax and "deselected" not in jax, printed
-    left_out = numpy.get("skipped", 0) + numpy.get("deselected", 0)
-    assert numpy["passed"] + left_out == jax["passed"]
-    assert left_out < 100
+    assert "skipped" not in numpy
+    assert numpy["passed"] + numpy["deselected"] == jax["passed"]
+    assert numpy["deselected"] < 130, "a test of gradients is left out, and there are about 100"

@@ -168,7 +168,7 @@ class ViT(keras.Model):
         images, mask = self._images_and_mask(inputs)
         grid = self.config.grid(images.shape[1:3])
         sizes = None if mask is None else grid_sizes(mask, grid)
-        x = self.patches(images) if mask is None else self.patches(images, mask=mask)
+        x = self.patches(images, mask=mask)
         x = self._with_class_tokens(x)
         x = self.positions(x, grid=grid, sizes=sizes)
         x = self._with_registers(x)
@@ -239,7 +239,7 @@ class ViT(keras.Model):
 
     def _answer(self, x, mask):
         """Logits, or features without a head. DeiT's two class tokens are averaged (section 3.2 there)."""
-        pooled = self.pool(x) if mask is None else self.pool(x, mask=mask)
+        pooled = self.pool(x, mask=mask)
         if self.config.distilled:
             second = self.pool(x[:, 1:])
             if self.head is not None:

@@ -1,8 +1,8 @@
 """Quantization-aware training: `quantize_aware(model, profile)` gives a model for `fit`.
 
-The model is folded first (`export.graph`), then fake quantizers are hung into the `quantize`
-hooks of its `Linear` and `Attention` layers. What it computes is what the exported file will
-compute: what you train is what you ship.
+The model is folded first (`export.graph`), then fake quantizers are hung into the `quantize` hooks of
+its layers. What it computes is what the exported file will compute: what you train is what you ship.
+Which tensor gets which quantizer is `kinds_of`, in `export/kinds.py`.
 """
 
 import functools
@@ -12,17 +12,18 @@ import numpy as np
 from keras import ops
 
 from keras_vit.errors import InputError
-from keras_vit.export.graph import RAW_PIXELS, fold, pixel_rows, subtract_from_positions
+from keras_vit.export.calibration import METHODS, checked_calibration, observed_range
+from keras_vit.export.graph import RAW_PIXELS, fold, from_pixels, pixel_rows, shift_patches, takes_raw_pixels
 from keras_vit.export.inputs import calibration_images
+from keras_vit.export.kinds import PATCHES, check_takes, kinds_of, quantizable_layers
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantizers import FakeQuantizer
-from keras_vit.layers import Attention, Linear
+from keras_vit.layers import Convolution, Linear
+from keras_vit.models.transfer import variables_by_name
 from keras_vit.models.vit import ViT
 
-PATCHES = "patches.projection"
 
-
-def quantize_aware(model, profile, calibration=None):
+def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
     """A quantization-aware copy of `model`, for `compile` and `fit`.
 
     It takes the same images as `model` (normalised) and gives logits. Without further training
@@ -30,24 +31,30 @@ def quantize_aware(model, profile, calibration=None):
 
     Args:
         model: a `ViT` with a head.
-        profile: "int8" or "int8_static".
+        profile: the name of a quantized profile, e.g. "int8" or "int8_static" (see `export.profiles`).
         calibration: pictures from which trained ranges start, at least about a hundred, only for a
             static profile: an array [N, H, W, 3] with values 0..255, a tf.data dataset, a folder or
             an `ImageData`. Without them, noise is used: train before you export then.
+        protect: names of layers that stay float, or of what contains them, e.g. "block_0.mlp".
+        method: how ranges follow from them: "mean" (of the batches' extremes), "minmax" or
+            "percentile" (see `export.calibration`).
 
     Raises:
-        InputError: unknown profile, a model that is not a `ViT`, images of another shape.
+        InputError: unknown profile or layer, a model that is not a `ViT` or that the profile does not
+            take, images of another shape.
     """
     profile = profile_named(profile, quantized=True)
     if isinstance(model, QuantizeAware):
         raise InputError(
             f"this model is already quantization-aware ({model.profile}): give the float model it came from."
         )
-    aware = QuantizeAware(fold(model, pixels=False), profile.name, name=f"{model.name}_{profile.name}")
-    if profile.activations == "static":
+    folded = fold(model, pixels=False)
+    check_takes(profile, folded.config)
+    aware = QuantizeAware(folded, profile.name, protect=protect, name=f"{model.name}_{profile.name}")
+    if profile.has_trained_ranges:
         if calibration is None:
             calibration = np.random.default_rng(0).integers(0, 256, (32, *model.image_size, 3))
-        aware.calibrate(calibration_images(calibration, model.image_size))
+        aware.calibrate(calibration_images(calibration, model.image_size), method)
     return aware
 
 
@@ -62,23 +69,23 @@ class QuantizeAware(keras.Model):
     Args:
         model: the folded `ViT`, its pixel normalisation left out (`fold(..., pixels=False)`).
         profile: name of the profile.
+        protect: names of layers, or of what contains them, that stay float.
+        calibration: what `calibrate` noted when the ranges were set.
     """
 
-    def __init__(self, model, profile, name=None, dtype=None, trainable=True):
+    def __init__(self, model, profile, protect=(), calibration=None, name=None, dtype=None, trainable=True):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.model = model
-        self.profile = profile
+        self.profile, self.protect, self.calibration = profile, tuple(protect), calibration
         self.preprocessing = model.preprocessing
         self.image_size, self.classes = model.image_size, model.classes
         self._observe = None
-        self._pixel_scale, self._pixel_mean = (
-            rows.astype("float32") for rows in pixel_rows(model, self.preprocessing)
-        )
-        self.quantizers = {}
+        self._takes_pixels = takes_raw_pixels(model)
+        if self._takes_pixels:
+            self._pixel_scale, self._pixel_mean = (rows.astype("float32") for rows in pixel_rows(model))
+        self.kinds = kinds_of(model, profile_named(profile, quantized=True), self.protect)
+        self.quantizers = {key: FakeQuantizer(kind, name=key) for key, kind in self.kinds.items()}
         for layer_name, layer in quantizable_layers(model):
-            for role, kind in _kinds(layer_name, layer, profile_named(profile, quantized=True)).items():
-                key = f"{layer_name}.{role}"
-                self.quantizers[key] = FakeQuantizer(kind, name=key)
             layer.quantize = functools.partial(self._quantize, layer_name)
         self.build((None, *self.image_size, 3))
 
@@ -88,76 +95,105 @@ class QuantizeAware(keras.Model):
         self.built = True
 
     def call(self, images, training=None):
-        mean, std = (np.asarray(self.preprocessing[key], "float32") for key in ("mean", "std"))
-        pixels = ops.cast(images, "float32") * (std * 255.0) + mean * 255.0
-        return self.model(pixels, training=training)
+        images = ops.cast(images, "float32")
+        if self._takes_pixels:
+            mean, std = (np.asarray(self.preprocessing[key], "float32") for key in ("mean", "std"))
+            images = images * (std * 255.0) + mean * 255.0
+        return self.model(images, training=training)
 
     def compute_output_shape(self, input_shape):
         return self.model.compute_output_shape(input_shape)
 
     def _quantize(self, name, role, x):
         """The `quantize` hook of every layer: a fake quantizer where there is one."""
-        if name == PATCHES and role == "kernel":
-            x = x / self._pixel_scale[:, None]
+        pixels, has_bias = name == PATCHES and self._takes_pixels, False
+        if pixels:
+            has_bias = self.model.patches.use_bias
+            if role == "kernel":
+                x = x / self._pixel_scale[:, None]
+            if role == "output" and has_bias:  # the file's bias has it, so it is inside the range
+                x = self._without_mean(x)
         key = f"{name}.{role}"
         if self._observe is not None:
             self._observe(key, x)
         elif key in self.quantizers:
             x = self.quantizers[key](x)
-        if name == PATCHES and role == "output":
-            kernel = self._quantize(PATCHES, "kernel", self.model.patches.projection.kernel)
-            x = x - ops.matmul(self._pixel_mean, kernel)
+        if pixels and role == "output" and not has_bias:  # the file's positions have it
+            x = self._without_mean(x)
         return x
 
-    def calibrate(self, images, batch_size=32):
-        """Set every trained range to the mean over batches of the batch's minimum and maximum.
+    def _without_mean(self, patches):
+        kernel = self.model.patches.projection.kernel
+        rounded = self._quantize(PATCHES, "kernel", kernel)
+        return patches - ops.matmul(self._pixel_mean, rounded)
+
+    def calibrate(self, images, method="mean", batch_size=32):
+        """Set every trained range from pictures, and note from which in `calibration`.
 
         Args:
             images: [N, H, W, 3], values 0..255.
+            method: see `export.calibration`.
+
+        Raises:
+            InputError: images of another shape, none, NaN; an unknown method.
         """
-        images = np.asarray(images)
-        if images.ndim != 4 or images.shape[1:] != (*self.image_size, 3) or not len(images):
-            raise InputError(
-                f"calibration images must have shape [N, {self.image_size[0]}, {self.image_size[1]}, 3] with "
-                f"N > 0, not {list(images.shape)}."
-            )
-        if not np.isfinite(images).all():
-            raise InputError("calibration images contain NaN or infinity: values must be in 0..255.")
+        images, self.calibration = checked_calibration(images, self.image_size, method)
         seen = {key: [] for key, quantizer in self.quantizers.items() if quantizer.has_trained_range}
 
         def observe(key, x):
             if key in seen:
-                seen[key].append((float(ops.min(x)), float(ops.max(x))))
+                seen[key].append(METHODS[method](ops.convert_to_numpy(x)))
 
         self._observe = observe
         try:
             for start in range(0, len(images), batch_size):
-                self.model(images[start : start + batch_size].astype("float32"))
+                batch = images[start : start + batch_size].astype("float32")
+                self.model(batch if self._takes_pixels else from_pixels(batch, self))
         finally:
             self._observe = None
         for key, ranges in seen.items():
-            self.quantizers[key].set_range(*np.mean(ranges, axis=0))
+            self.quantizers[key].set_range(*observed_range(ranges, method))
 
     def deploy(self):
         """What the exporter needs: (folded `ViT` with rounded kernels, ranges).
 
-        The ViT takes raw pixels and has no fake quantizers; every kernel holds exactly the
-        values that int8 can hold. `ranges` maps "block_0.attention.query.input" to (low, high).
+        The ViT takes raw pixels, unless its stem pads them, and has no fake quantizers; every kernel holds
+        exactly the values that int8 can hold. `ranges` maps "block_0.attention.query.input" to (low, high).
         """
-        plain = ViT.from_config({**self.model.get_config(), "preprocessing": RAW_PIXELS})
+        config = self.model.get_config()
+        if self._takes_pixels:
+            config["preprocessing"] = RAW_PIXELS
+        plain = ViT.from_config(config)
         plain.set_weights(self.model.get_weights())
         for name, layer in quantizable_layers(plain):
-            if isinstance(layer, Linear):
+            if isinstance(layer, Linear | Convolution):
                 layer.kernel.assign(self._quantize(name, "kernel", layer.kernel))
-        rounded = ops.convert_to_numpy(plain.patches.projection.kernel).astype("float64")
-        subtract_from_positions(plain, self._pixel_mean.astype("float64") @ rounded)
-        ranges = {key: quantizer.get_range() for key, quantizer in self.quantizers.items()}
-        return plain, {key: value for key, value in ranges.items() if value is not None}
+        if self._takes_pixels:
+            names = variables_by_name(plain)
+            names = {
+                key: names[key] for key in ("patches/projection/bias", "positions/table") if key in names
+            }
+            weights = {
+                key: ops.convert_to_numpy(variable).astype("float64") for key, variable in names.items()
+            }
+            rounded = ops.convert_to_numpy(plain.patches.projection.kernel).astype("float64")
+            shift_patches(weights, plain, -self._pixel_mean.astype("float64") @ rounded)
+            for key, value in weights.items():
+                names[key].assign(value)
+        return plain, self.ranges
+
+    @property
+    def ranges(self):
+        """{"block_0.attention.query.input": (low, high)} of all trained and fixed ranges."""
+        found = {key: quantizer.get_range() for key, quantizer in self.quantizers.items()}
+        return {key: value for key, value in found.items() if value is not None}
 
     def get_config(self):
         return {
             "model": keras.saving.serialize_keras_object(self.model),
             "profile": self.profile,
+            "protect": list(self.protect),
+            "calibration": self.calibration,
             "name": self.name,
             "trainable": self.trainable,
         }
@@ -165,30 +201,3 @@ class QuantizeAware(keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})
-
-
-def quantizable_layers(model):
-    """Yield (dotted name, layer) for every layer of `model` that has a `quantize` hook."""
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, Linear):
-            path = layer.kernel.path.removesuffix("/kernel")
-        elif isinstance(layer, Attention):
-            path = layer.query.kernel.path.removesuffix("/query/kernel")
-        else:
-            continue
-        yield path.removeprefix(f"{model.name}/").replace("/", "."), layer
-
-
-def _kinds(name, layer, profile):
-    """Role -> kind of fake quantizer for one layer."""
-    if isinstance(layer, Attention):
-        return {"scores": "range", "probabilities": "range"} if profile.activations == "static" else {}
-    if profile.activations == "token" or name.startswith("head"):
-        # The head is a sliver of the time, and its logits decide: it keeps the finer rounding.
-        return {"input": "token", "kernel": "weight"}
-    return {
-        "input": "pixels" if name == PATCHES else "range",
-        "kernel": "weight",
-        # Keys and values are the right-hand sides of the attention's matmuls.
-        "output": "symmetric_range" if name.endswith((".key", ".value")) else "range",
-    }

@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 from keras_vit.errors import InputError
+from keras_vit.export.graph import from_pixels
 from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write
 
@@ -54,9 +55,9 @@ def _work(job):
     if aware != profile.quantized or (aware and model.profile != profile.name):
         raise InputError(f"{job['model']} was not made for the profile {profile.name}.")
     plain, ranges = model.deploy() if aware else (fold(model), {})
-    content = float_file(plain)
+    content = float_file(plain, half=profile.name == "float16")
     if profile.quantized:
-        content = quantize_file(content, plain, ranges, profile)
+        content = quantize_file(content, plain, ranges, model.kinds)
     if job["metadata"]:
         from keras_vit.export.metadata import add_metadata
 
@@ -65,11 +66,13 @@ def _work(job):
         temporary.write_bytes(content)
 
 
-def float_file(model):
+def float_file(model, half=False):
     """The bytes of a float .tflite: `image` [1, H, W, 3] in 0..255 -> `probability` [1, classes].
 
     Args:
-        model: a folded `ViT`, on raw pixels.
+        model: a folded `ViT`.
+        half: store the weights as float16. XNNPACK makes them float32 again when it loads the file, a
+            GPU computes with them as they are.
     """
     import tempfile
 
@@ -77,7 +80,7 @@ def float_file(model):
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     spec = tf.TensorSpec((1, *model.image_size, 3), tf.float32, name="image")
-    traced = tf.function(lambda image: tf.nn.softmax(model(image)), autograph=False)
+    traced = tf.function(lambda image: tf.nn.softmax(model(from_pixels(image, model))), autograph=False)
     # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function(spec))
     module = tf.Module()
@@ -88,31 +91,38 @@ def float_file(model):
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         # Builtins only: a Flex operator would need a runtime that phones and browsers do not have.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if half:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
         return converter.convert()
 
 
-def quantize_file(content, model, ranges, profile):
+def quantize_file(content, model, ranges, kinds):
     """The bytes of the quantized .tflite.
 
     Args:
         content: the float .tflite of `model`.
         model: the folded `ViT` with rounded kernels that `content` was made from.
         ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
-        profile: the `Profile`.
+        kinds: "block_0.attention.query.kernel" -> kind of fake quantizer, see `QuantizeAware.kinds`.
     """
+    from ai_edge_quantizer.qtyping import QuantGranularity
     from ai_edge_quantizer.quantizer import Quantizer
 
     from keras_vit.export.placement import plan
 
     quantizer = Quantizer(bytearray(content))
-    rules, tensor_ranges = plan(content, model, ranges, profile)
+    rules, tensor_ranges = plan(content, model, ranges, kinds)
     for rule in rules:
         if rule.static:
             quantizer.add_static_config(
                 rule.pattern, rule.operation, activation_num_bits=8, weight_num_bits=8
             )
         else:
-            quantizer.add_dynamic_config(rule.pattern, rule.operation, num_bits=8)
+            granularity = f"BLOCKWISE_{rule.block}" if rule.block else "CHANNELWISE"
+            quantizer.add_dynamic_config(
+                rule.pattern, rule.operation, num_bits=rule.bits, granularity=QuantGranularity[granularity]
+            )
     result = quantizer.quantize(tensor_ranges or None, enable_progress_report=False)
     return bytes(result.quantized_model)
 

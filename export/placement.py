@@ -1,8 +1,8 @@
 """Which operator of a float .tflite becomes int8, and which trained range belongs to which tensor.
 
-The converter renames and fuses at will, so names are no guide. What it cannot change is the
-weights: a FULLY_CONNECTED belongs to the layer whose kernel it holds. Everything else follows
-from the graph: the tensors around it, and the matmuls that its results flow into.
+The converter renames and fuses at will, so names are no guide, nor is the order of operators. What it
+cannot change are the numbers. A FULLY_CONNECTED belongs to the layer whose kernel it holds; and a
+tensor belongs to the role that has the same values when the model and the file see the same picture.
 """
 
 import dataclasses
@@ -12,9 +12,16 @@ import re
 import keras
 import numpy as np
 
-from keras_vit.layers import Linear
+from keras_vit.export.graph import from_pixels
+from keras_vit.export.kinds import quantizable_layers
+from keras_vit.export.quantizers import BLOCK
+from keras_vit.layers import Convolution, Linear
 
 MOVES = ("RESHAPE", "TRANSPOSE")  # they move numbers and keep the range
+KEEPS = ("MAX_POOL_2D", "PAD")  # their numbers are others, in the same range
+MATMULS = ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL")
+POINTS = 64  # of a tensor's sorted values are compared
+SAME = 1e-3  # of the tensor's root mean square: rounding makes 1e-5, another tensor 1e-2 and more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +31,8 @@ class Rule:
     operation: str
     pattern: str
     static: bool
+    bits: int = 8
+    block: int = 0
 
 
 @dataclasses.dataclass
@@ -33,31 +42,35 @@ class Op:
     outputs: list
 
 
-def plan(content, model, ranges, profile):
+def plan(content, model, ranges, kinds):
     """The rules for ai-edge-quantizer, and its calibration result.
 
     Args:
         content: bytes of the float .tflite of `model`.
         model: the folded `ViT`, whose kernels are in the file unchanged.
         ranges: "block_0.attention.query.input" -> (low, high).
-        profile: the `Profile`.
+        kinds: "block_0.attention.query.kernel" -> kind of fake quantizer.
 
     Returns:
         (list of `Rule`, {tensor name: {"min": array, "max": array}}).
     """
     ops, names, shapes, constants = read(content)
     owners = _owners(ops, constants, model)
-    if profile.activations == "token":
-        return [Rule("FULLY_CONNECTED", _only(names, ops[i]), False) for i in owners], {}
-
-    found = _ranges(ops, owners, ranges)
+    found = _ranges(content, ops, constants, model, ranges) if ranges else {}
     rules = []
     for index, op in enumerate(ops):
-        dynamic = owners.get(index, "").startswith("head")
+        owner = owners.get(index)
+        kernel = kinds.get(f"{owner}.kernel")
         touched = *op.inputs[: 2 if op.kind == "BATCH_MATMUL" else 1], *op.outputs
-        known = op.kind in (*MOVES, "FULLY_CONNECTED", "BATCH_MATMUL") and all(t in found for t in touched)
-        if dynamic or known:
-            rules.append(Rule(op.kind, _only(names, op), not dynamic))
+        if owner is not None and kinds.get(f"{owner}.input") == "token":
+            bits, block = (8 if kernel == "weight" else 4), (BLOCK if kernel == "weight4_block" else 0)
+            rules.append(Rule(op.kind, _only(names, op), False, bits, block))
+        elif (
+            op.kind in (*MOVES, *KEEPS, *MATMULS)
+            and (owner is None or kernel)
+            and all(t in found for t in touched)
+        ):
+            rules.append(Rule(op.kind, _only(names, op), True))
     calibration = {
         names[t]: {
             "min": np.full((1,) * len(shapes[t]), low, "float32"),
@@ -90,68 +103,117 @@ def read(content):
 
 
 def _owners(ops, constants, model):
-    """Operator index -> name of the `Linear` whose kernel it holds, for every FULLY_CONNECTED."""
-    from keras_vit.export.aware import quantizable_layers
-
-    def key(array):
-        return hashlib.sha256(np.ascontiguousarray(array, "float32").tobytes()).hexdigest()
-
+    """Operator index -> name of the layer whose kernel it holds, for FULLY_CONNECTED and CONV_2D."""
     layers = {}
     for name, layer in quantizable_layers(model):
-        if isinstance(layer, Linear):
-            layers.setdefault(key(keras.ops.convert_to_numpy(layer.kernel).T), []).append((name, layer))
+        if isinstance(layer, Linear | Convolution):
+            kernel = np.moveaxis(keras.ops.convert_to_numpy(layer.kernel), -1, 0)  # as in the file
+            layers.setdefault(_key(kernel), []).append(name)
     owners = {}
     for index, op in enumerate(ops):
-        if op.kind == "FULLY_CONNECTED":
-            candidates = layers.get(key(constants[op.inputs[1]]))
+        if op.kind in ("FULLY_CONNECTED", "CONV_2D") and op.inputs[1] in constants:
+            candidates = layers.get(_key(constants[op.inputs[1]]))
             if not candidates:
                 raise RuntimeError(f"operator {index} holds a kernel that no layer of the model has.")
-            if len(op.inputs) < 3 and all(_has_bias(layer) for _, layer in candidates):
-                # A bias that the converter moved elsewhere would be missing from the trained range.
-                raise RuntimeError(f"operator {index} ({candidates[0][0]}) lost its bias.")
             # Layers with equal kernels (all zeros, in practice) are met in their order.
-            owners[index], _ = candidates.pop(0) if len(candidates) > 1 else candidates[0]
+            owners[index] = candidates.pop(0) if len(candidates) > 1 else candidates[0]
     return owners
 
 
-def _has_bias(layer):
-    return layer.use_bias and bool(
-        np.any(keras.ops.convert_to_numpy(layer.bias))
-    )  # the converter drops zeros
+def _key(array):
+    return hashlib.sha256(np.ascontiguousarray(array, "float32").tobytes()).hexdigest()
 
 
-def _ranges(ops, owners, ranges):
-    """Tensor index -> (low, high), spread over the moves and the attention's matmuls."""
-    found = {}
-    for index, name in owners.items():
-        for role, tensor in (("input", ops[index].inputs[0]), ("output", ops[index].outputs[0])):
-            if f"{name}.{role}" in ranges:
-                found[tensor] = ranges[f"{name}.{role}"]
-    producer = {t: op for op in ops for t in op.outputs}
-    owner_of = {ops[i].outputs[0]: name for i, name in owners.items()}
-    for op in ops:
-        if op.kind != "BATCH_MATMUL":
+def _ranges(content, ops, constants, model, ranges):
+    """Tensor index -> (low, high), of every tensor that holds what some role with a range holds."""
+    picture = _picture(model.image_size)
+    roles = {key: _sorted(values) for key, values in _by_role(model, picture).items() if key in ranges}
+    found, met = {}, set()
+    for tensor, values in _by_tensor(content, ops, picture).items():
+        if tensor in constants or values.size < 2:
             continue
-        tensor = op.inputs[1]
-        while tensor in producer and producer[tensor].kind in MOVES:
-            tensor = producer[tensor].inputs[0]
-        layer, _, role = owner_of[tensor].rpartition(".")
-        if role == "key":
-            found[op.outputs[0]] = ranges[f"{layer}.scores"]
-        else:
-            found[op.inputs[0]] = ranges[f"{layer}.probabilities"]
-            found[op.outputs[0]] = ranges[f"{layer}.output.input"]
-    changed = True
-    while changed:  # along every RESHAPE and TRANSPOSE, in both directions
-        changed = False
-        for op in ops:
-            if op.kind in MOVES:
-                a, b = op.inputs[0], op.outputs[0]
-                for source, target in ((a, b), (b, a)):
-                    if source in found and target not in found:
-                        found[target] = found[source]
-                        changed = True
+        values = _sorted(values)
+        distance = {key: _distance(values, role) for key, role in roles.items()}
+        least = min(distance.values())
+        if least <= SAME:
+            # Queries, keys and values share their input: all its names are met, whichever range it gets.
+            same = [key for key, value in distance.items() if value <= max(2 * least, SAME / 10)]
+            met.update(same)
+            found[tensor] = ranges[min(same, key=distance.get)]
+    missing = [key for key in roles if key not in met and np.ptp(roles[key][1]) > 0]
+    if missing:
+        raise RuntimeError(f"no tensor of the file holds {', '.join(missing[:5])} ({len(missing)} in all).")
+    for op in ops:
+        if op.kind in KEEPS and op.inputs[0] in found:
+            found.setdefault(op.outputs[0], found[op.inputs[0]])
     return found
+
+
+def _picture(image_size):
+    """[1, H, W, 3] in 0..255, with something to see at every scale."""
+    random = np.random.default_rng(0)
+    picture = np.full((*image_size, 3), 128.0)
+    for cells in (2, 5, 16):
+        coarse = random.uniform(-60, 60, (cells, cells, 3))
+        rows, columns = (np.arange(size) * cells // size for size in image_size)
+        picture += coarse[rows][:, columns]
+    return np.clip(picture + random.normal(0, 10, picture.shape), 0, 255).round()[None].astype("float32")
+
+
+def _by_role(model, picture):
+    """{"layer.role": what the hook of the layer sees when `model` looks at `picture`}."""
+    seen = {}
+
+    def look(name):
+        def hook(role, tensor):
+            if role != "kernel":
+                seen[f"{name}.{role}"] = keras.ops.convert_to_numpy(tensor)
+            return tensor
+
+        return hook
+
+    before = [(layer, layer.quantize) for _, layer in quantizable_layers(model)]
+    try:
+        for name, layer in quantizable_layers(model):
+            layer.quantize = look(name)
+        model(from_pixels(picture, model))
+    finally:
+        for layer, hook in before:
+            layer.quantize = hook
+    return seen
+
+
+def _by_tensor(content, ops, picture):
+    """{tensor index: its float values when the file looks at `picture`}."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=bytes(content),
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], picture)
+    interpreter.invoke()
+    tensors = {t for op in ops for t in (*op.inputs, *op.outputs)}  # kernels have temporary ones besides
+    return {
+        detail["index"]: interpreter.get_tensor(detail["index"]).copy()
+        for detail in interpreter.get_tensor_details()
+        if detail["index"] in tensors and detail["dtype"] == np.float32
+    }
+
+
+def _sorted(values):
+    """(number of values, some of them in order, their root mean square): the same however they are moved."""
+    flat = np.sort(values, axis=None).astype("float64")
+    picked = flat[np.linspace(0, len(flat) - 1, POINTS).astype(int)]
+    return len(flat), np.append(picked, flat.mean()), float(np.sqrt(np.mean(flat**2)))
+
+
+def _distance(one, two):
+    if one[0] != two[0] or two[2] == 0:
+        return np.inf
+    return float(np.max(np.abs(one[1] - two[1]))) / two[2]
 
 
 def _only(names, op):

@@ -1,13 +1,16 @@
 """Fake quantization: tensors rounded as the phone will round them, in a model that still trains.
 
 `FakeQuantizer` is a Keras 3 layer around a quantizer of tensorflow-model-optimization (tfmot).
-Five kinds are all that a ViT needs:
+These kinds are all that a ViT needs:
 
 - "weight": symmetric int8 for each output channel, s = max|w| / 127 (tfmot LastValueQuantizer);
+- "weight4": the same with int4, s = max|w| / 7;
+- "weight4_block": int4 with a scale for every 32 inputs of each output channel (ours, LiteRT's arithmetic);
 - "range": int8 with a moving average of the tensor's range (tfmot MovingAverageQuantizer);
 - "symmetric_range": the same with zero point 0, range (-128 s, 127 s): what XNNPACK demands of
   the right-hand side of a batched matmul (keys and values);
 - "pixels": the fixed range 0..255, exact for 8-bit images (tfmot FixedQuantizer);
+- "probability": the fixed range 0..255/256, which LiteRT's int8 softmax always has;
 - "token": a range for each token, taken while running (ours, LiteRT's arithmetic).
 """
 
@@ -16,6 +19,9 @@ import os
 
 import keras
 import tensorflow as tf
+
+BLOCK = 32  # inputs that share a scale in "weight4_block"
+FIXED = {"pixels": (0.0, 255.0), "probability": (0.0, 255 / 256)}
 
 
 @functools.cache
@@ -54,15 +60,42 @@ def _tfmot():
         def get_config(self):
             return {}
 
+    class BlockQuantizer(quantizers.Quantizer):
+        """int4 weights with a scale for each block of 32 inputs, rounded to bfloat16 as in the file."""
+
+        def build(self, tensor_shape, name, layer):
+            return {}
+
+        def __call__(self, inputs, training, weights, **kwargs):
+            blocks = tf.reshape(inputs, (-1, BLOCK, inputs.shape[-1]))
+            most = tf.reduce_max(tf.abs(blocks), axis=1, keepdims=True)
+            scale = tf.cast(tf.cast(most / 7.0, tf.bfloat16), tf.float32)
+            scale = tf.where(scale > 0.0, scale, tf.ones_like(scale))
+            rounded = tf.clip_by_value(tf.round(blocks / scale), -7.0, 7.0) * scale
+            return inputs + tf.stop_gradient(tf.reshape(rounded, tf.shape(inputs)) - inputs)
+
+        def get_config(self):
+            return {}
+
+    def weights(bits):
+        return quantizers.LastValueQuantizer(bits, per_axis=True, symmetric=True, narrow_range=True)
+
+    def fixed(kind):
+        low, high = FIXED[kind]
+        return quantizers.FixedQuantizer(8, init_min=low, init_max=high, narrow_range=False)
+
     return {
-        "weight": lambda: quantizers.LastValueQuantizer(8, per_axis=True, symmetric=True, narrow_range=True),
+        "weight": lambda: weights(8),
+        "weight4": lambda: weights(4),
+        "weight4_block": BlockQuantizer,
         "range": lambda: quantizers.MovingAverageQuantizer(
             8, per_axis=False, symmetric=False, narrow_range=False
         ),
         "symmetric_range": lambda: quantizers.MovingAverageQuantizer(
             8, per_axis=False, symmetric=True, narrow_range=False
         ),
-        "pixels": lambda: quantizers.FixedQuantizer(8, init_min=0.0, init_max=255.0, narrow_range=False),
+        "pixels": lambda: fixed("pixels"),
+        "probability": lambda: fixed("probability"),
         "token": PerTokenQuantizer,
     }
 
@@ -109,10 +142,14 @@ class FakeQuantizer(keras.layers.Layer):
     def call(self, x, training=None):
         # A weight's range is a function of the weight as it is now, also at inference: the range
         # kept from the last training step would be one update behind.
-        training = True if self.kind == "weight" else bool(training)
+        training = True if self.is_of_weights else bool(training)
         ranges = {key: variable.value for key, variable in self.ranges.items()}
         y = self.quantizer(tf.cast(x, "float32"), training, ranges)
         return tf.cast(y, x.dtype)
+
+    @property
+    def is_of_weights(self):
+        return self.kind.startswith("weight")
 
     @property
     def has_trained_range(self):
@@ -131,8 +168,8 @@ class FakeQuantizer(keras.layers.Layer):
 
     def get_range(self):
         """(low, high) as floats, or None for kinds whose range is not a trained constant."""
-        if self.kind == "pixels":
-            return 0.0, 255.0
+        if self.kind in FIXED:
+            return FIXED[self.kind]
         if not self.has_trained_range:
             return None
         return float(self.ranges["min_var"].value), float(self.ranges["max_var"].value)

@@ -5,8 +5,9 @@ import functools
 import tensorflow as tf
 
 from keras_vit.errors import InputError
-from keras_vit.export.aware import QuantizeAware, quantizable_layers
-from keras_vit.export.graph import fold
+from keras_vit.export.aware import QuantizeAware
+from keras_vit.export.graph import fold, from_pixels
+from keras_vit.export.kinds import quantizable_layers
 
 TOP = 5  # classes in the short answer
 
@@ -45,7 +46,7 @@ def write_saved_model(model, folder, labels=None):
         raise InputError(f"{given} for a model with {classes} classes: give a list of one name for each.")
 
     def serve(image):
-        probability = tf.nn.softmax(model(image, training=False))
+        probability = tf.nn.softmax(model(from_pixels(image, model), training=False))
         best, index = tf.math.top_k(probability, min(TOP, classes))
         top = tf.gather(tf.constant(names), index)
         return {
@@ -85,17 +86,13 @@ def _servable(model):
     plain, _ = model.deploy()
     for name, layer in quantizable_layers(plain):
         layer.quantize = functools.partial(_round, model.quantizers, name)
-    return [plain, *(q for q in model.quantizers.values() if not _is_of_weights(q))]
+    return [plain, *(q for q in model.quantizers.values() if not q.is_of_weights)]
 
 
 def _round(quantizers, name, role, x):
     """The `quantize` hook of a deployed model, whose weights are rounded already."""
     quantizer = quantizers.get(f"{name}.{role}")
-    return x if quantizer is None or _is_of_weights(quantizer) else quantizer(x, training=False)
-
-
-def _is_of_weights(quantizer):
-    return quantizer.kind.startswith("weight")
+    return x if quantizer is None or quantizer.is_of_weights else quantizer(x, training=False)
 
 
 def _picture(content, size):

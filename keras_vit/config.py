@@ -36,6 +36,7 @@ POSITIONS = (
 ATTENTIONS = ("soft", "hard", "relu")
 MLPS = ("gelu", "gelu_tanh", "swiglu")
 POOLINGS = ("cls", "mean", "attention", None)
+FOLDS = ("norms", "attention_scale", "key_bias", "value_bias", "patch_bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,10 @@ class ViTConfig:
         stochastic_depth: rate at which the last block is skipped; grows linearly from 0 at the first.
         patch_dropout: share of the patch tokens left out in each training step.
         remat: compute each block again in the backward pass instead of keeping its values: less memory.
-        folded: True once `keras_vit.export.fold` has moved the parameters that only rescale
-            or shift into their neighbours: no scale and shift in LayerNorm, no bias on patches,
-            keys and values, no 1/sqrt(d). Such a model computes the same function.
+        folded: parameters that `keras_vit.export.fold` has moved into their neighbours, so that they exist no
+            more: "norms" (scale and shift of LayerNorm), "attention_scale" (1/sqrt(d), and the 1/N of relu
+            attention), "key_bias", "value_bias", "patch_bias". Such a model computes the same function.
+            True stands for all of them.
     """
 
     patch_size: tuple = (16, 16)
@@ -96,7 +98,7 @@ class ViTConfig:
     stochastic_depth: float = 0.0
     patch_dropout: float = 0.0
     remat: bool = False
-    folded: bool = False
+    folded: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "patch_size", pair(self.patch_size, "patch_size"))
@@ -118,8 +120,9 @@ class ViTConfig:
             one_of(field, getattr(self, field), known)
         for field in ("dropout", "attention_dropout", "stochastic_depth", "patch_dropout"):
             rate(field, getattr(self, field))
-        for field in ("distilled", "patch_mask", "qk_norm", "remat", "folded"):
+        for field in ("distilled", "patch_mask", "qk_norm", "remat"):
             boolean(field, getattr(self, field))
+        object.__setattr__(self, "folded", folds(self.folded))
         if self.attention == "hard":
             integer("top_k, which attention='hard' needs,", self.top_k, at_least=1)
         elif self.top_k is not None:
@@ -184,6 +187,7 @@ class ViTConfig:
             **dataclasses.asdict(self),
             "patch_size": list(self.patch_size),
             "merge": list(self.merge) if self.merge else None,
+            "folded": list(self.folded),
         }
 
 
@@ -234,6 +238,15 @@ def positive(name, value):
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{name} must be a number above 0, not {value!r}.")
     return value
+
+
+def folds(value):
+    """A tuple of names from `FOLDS`; True stands for all of them, False for none."""
+    if isinstance(value, bool):
+        return FOLDS if value else ()
+    if not isinstance(value, list | tuple) or not set(value) <= set(FOLDS):
+        raise InputError(f"folded must be True, False or some of {', '.join(FOLDS)}, not {value!r}.")
+    return tuple(value)
 
 
 def rate(name, value):

@@ -3,7 +3,7 @@
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.blocks import DecoderBlock, EncoderBlock
 from keras_vit.layers.dropping import MaskTokens, PatchDropout
-from keras_vit.layers.linear import Linear
+from keras_vit.layers.linear import Convolution, Linear
 from keras_vit.layers.masks import (
     block_mask,
     causal_mask,
@@ -41,6 +41,7 @@ __all__ = [
     "AttentionPooling",
     "CompactStem",
     "ConvPatches",
+    "Convolution",
     "CoordinatePositions",
     "DecoderBlock",
     "EncoderBlock",

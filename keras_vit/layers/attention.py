@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_vit.config import ATTENTIONS, boolean, integer, positive, rate
+from keras_vit.config import ATTENTIONS, boolean, folds, integer, positive, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import Linear, untouched
 from keras_vit.layers.masks import ExplicitMask, combine
@@ -36,7 +36,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
     - "relu": relu(score) / number of keys seen (Wortsman et al. 2023, arXiv:2309.08586).
 
     A query that may see no key gets zeros. `quantize` is the hook of `Linear`, here for the roles
-    "scores" (Q K^T) and "probabilities" (the weights).
+    "queries" and "keys" (as they enter Q K^T), "scores" (Q K^T) and "probabilities" (the weights).
 
     Args:
         heads: number of heads; must divide D.
@@ -47,8 +47,8 @@ class Attention(ExplicitMask, keras.layers.Layer):
         epsilon: of those norms.
         fused: use `ops.dot_product_attention` for soft attention; None does where the backend has a
             fused kernel (JAX, PyTorch). The function is the same.
-        folded: True when 1/sqrt(d) lives in W_q and the biases of keys and values in the
-            output projection (see `keras_vit.export.fold`): those parameters do not exist then.
+        folded: what `keras_vit.export.fold` has moved elsewhere: "attention_scale" (1/sqrt(d), and the
+            division by the number of keys of "relu"), "key_bias", "value_bias"; other names are ignored.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         dropout=0.0,
         epsilon=1e-6,
         fused=None,
-        folded=False,
+        folded=(),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -77,9 +77,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         if fused not in (None, True, False):
             raise InputError(f"fused must be True, False or None, not {fused!r}.")
         self.fused = fused
-        self.folded = boolean("folded", folded)
-        if folded and (qk_norm or kind == "relu"):
-            raise InputError("folded attention is soft or hard, without qk_norm: only then is folding exact.")
+        self.folded = folds(folded)
         self.quantize = untouched
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
@@ -95,8 +93,8 @@ class Attention(ExplicitMask, keras.layers.Layer):
             return layer
 
         self.query = projection("query", width)
-        self.key = projection("key", tokens_shape[-1], use_bias=not self.folded)
-        self.value = projection("value", tokens_shape[-1], use_bias=not self.folded)
+        self.key = projection("key", tokens_shape[-1], use_bias="key_bias" not in self.folded)
+        self.value = projection("value", tokens_shape[-1], use_bias="value_bias" not in self.folded)
         self.output_projection = projection("output", width)
         if self.qk_norm:
             self.query_norm = LayerNorm(self.epsilon, dtype=self.dtype_policy, name="query_norm")
@@ -128,7 +126,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         q, k, v = split(self.query(queries), m), split(self.key(tokens), n), split(self.value(tokens), n)
         if self.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        if not self.folded:
+        if "attention_scale" not in self.folded:
             q = q * self.scale  # before the product: fewer numbers to multiply
         if rotary is not None:
             cos, sin = rotary
@@ -142,6 +140,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         else:
             if self.compute_dtype == "float16":
                 q, k = ops.cast(q, "float32"), ops.cast(k, "float32")  # products beyond 65504 are normal
+            q, k = self.quantize("queries", q), self.quantize("keys", k)
             scores = self.quantize("scores", ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
             weights = self._weights(ops.cast(scores, "float32"), visible, bias, training)
             dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
@@ -179,7 +178,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         if self.kind == "relu":
             weights = ops.relu(scores)
             if visible is None:
-                return weights / scores.shape[-1]
+                return weights if "attention_scale" in self.folded else weights / scores.shape[-1]
             visible = ops.expand_dims(visible, 1)
             seen = ops.sum(ops.cast(visible, "float32"), axis=-1, keepdims=True)
             return ops.where(visible, weights, 0.0) / ops.maximum(seen, 1.0)
@@ -229,5 +228,5 @@ class Attention(ExplicitMask, keras.layers.Layer):
             "dropout": self.dropout,
             "epsilon": self.epsilon,
             "fused": self.fused,
-            "folded": self.folded,
+            "folded": list(self.folded),
         }

@@ -2,9 +2,10 @@
 
 import keras
 
-from keras_vit.config import boolean, integer, positive
+from keras_vit.config import boolean, folds, integer, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.attention import Attention
+from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import ExplicitMask
 from keras_vit.layers.mlp import mlp_for
 from keras_vit.layers.norm import LayerNorm
@@ -41,7 +42,7 @@ class _Block(ExplicitMask, keras.layers.Layer):
         layer_scale=None,
         epsilon=1e-6,
         remat=False,
-        folded=False,
+        folded=(),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -53,9 +54,8 @@ class _Block(ExplicitMask, keras.layers.Layer):
             one_of("option of attention", option, ATTENTION_OPTIONS)
         self.mlp_kind, self.dropout, self.epsilon = mlp, dropout, positive("epsilon", epsilon)
         self.stochastic_depth, self.layer_scale = stochastic_depth, layer_scale
-        self.remat, self.folded = boolean("remat", remat), boolean("folded", folded)
-        if folded and layer_scale is not None:
-            raise InputError("a folded block has no layer_scale: folding moves it into the projections.")
+        self.remat, self.folded = boolean("remat", remat), folds(folded)
+        self.quantize = untouched  # the hook of `Linear`, here for "sum_1", "sum_2", ...: after each branch
 
     def _attention(self, name):
         return Attention(
@@ -71,7 +71,7 @@ class _Block(ExplicitMask, keras.layers.Layer):
         return mlp_for(self.mlp_kind, self.mlp_width, self.dropout, dtype=self.dtype_policy, name="mlp")
 
     def _norm(self, name):
-        return LayerNorm(self.epsilon, affine=not self.folded, dtype=self.dtype_policy, name=name)
+        return LayerNorm(self.epsilon, affine="norms" not in self.folded, dtype=self.dtype_policy, name=name)
 
     def _branch(self, number):
         """The layers on the residual branch `number`, in order."""
@@ -99,7 +99,7 @@ class _Block(ExplicitMask, keras.layers.Layer):
             "layer_scale": self.layer_scale,
             "epsilon": self.epsilon,
             "remat": self.remat,
-            "folded": self.folded,
+            "folded": list(self.folded),
         }
 
 
@@ -138,8 +138,9 @@ class EncoderBlock(_Block):
                 seen = mask[:, :rows] if mask is not None and len(mask.shape) == 3 else mask
                 offsets = bias[..., :rows, :] if bias is not None else None
             y = self.attention(queries, y, mask=seen, bias=offsets, rotary=rotary, training=training)
-            x = x + self._run(self.branch_1, y, training)
-            return x + self._run(self.branch_2, self.mlp(self.norm_2(x), training=training), training)
+            x = self.quantize("sum_1", x + self._run(self.branch_1, y, training))
+            y = self.mlp(self.norm_2(x), training=training)
+            return self.quantize("sum_2", x + self._run(self.branch_2, y, training))
 
         if self.remat and training:
             return rematerialised(self, forward, tokens, bias)
@@ -187,10 +188,11 @@ class DecoderBlock(_Block):
         def forward(tokens, memory):
             y = self.norm_1(tokens)
             y = self.attention(y, y, mask=mask, training=training)
-            x = tokens + self._run(self.branch_1, y, training)
+            x = self.quantize("sum_1", tokens + self._run(self.branch_1, y, training))
             y = self.cross_attention(self.norm_2(x), memory, mask=memory_mask, training=training)
-            x = x + self._run(self.branch_2, y, training)
-            return x + self._run(self.branch_3, self.mlp(self.norm_3(x), training=training), training)
+            x = self.quantize("sum_2", x + self._run(self.branch_2, y, training))
+            y = self.mlp(self.norm_3(x), training=training)
+            return self.quantize("sum_3", x + self._run(self.branch_3, y, training))
 
         if self.remat and training:
             return rematerialised(self, forward, tokens, memory)

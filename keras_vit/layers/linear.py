@@ -1,4 +1,4 @@
-"""`Linear`: the one place where tokens meet a weight matrix."""
+"""`Linear` and `Convolution`: the places where values meet weights, with the hook for quantization."""
 
 import keras
 from keras import ops
@@ -68,3 +68,21 @@ class Linear(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class Convolution(keras.layers.Conv2D):
+    """Keras' Conv2D with the hook of `Linear`; the role "output" is what the activation gives."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.quantize = untouched
+
+    def call(self, x):
+        kernel = self.quantize("kernel", self.kernel)
+        y = ops.conv(
+            self.quantize("input", x), kernel, self.strides, self.padding, data_format=self.data_format
+        )
+        if self.bias is not None:
+            y = ops.add(y, self.bias)
+        return self.quantize("output", self.activation(y))

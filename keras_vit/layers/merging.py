@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import integer, positive
+from keras_vit.config import folds, integer, positive
 from keras_vit.layers.attention import UNSEEN, softmax
 from keras_vit.layers.masks import ExplicitMask, token_mask
 from keras_vit.layers.norm import LayerNorm
@@ -20,13 +20,17 @@ class PatchMerger(ExplicitMask, keras.layers.Layer):
     Args:
         tokens: how many come out.
         epsilon: of the norm.
+        folded: see `ViTConfig.folded`.
     """
 
-    def __init__(self, tokens, epsilon=1e-6, **kwargs):
+    def __init__(self, tokens, epsilon=1e-6, folded=(), **kwargs):
         super().__init__(**kwargs)
         self.tokens = integer("number of merged tokens", tokens, at_least=1)
         self.epsilon = positive("epsilon", epsilon)
-        self.norm = LayerNorm(epsilon, dtype=self.dtype_policy, name="norm")
+        self.folded = folds(folded)
+        self.norm = LayerNorm(
+            epsilon, affine="norms" not in self.folded, dtype=self.dtype_policy, name="norm"
+        )
 
     def build(self, input_shape):
         self.norm.build(input_shape)
@@ -49,4 +53,9 @@ class PatchMerger(ExplicitMask, keras.layers.Layer):
         return (input_shape[0], self.tokens, input_shape[2])
 
     def get_config(self):
-        return {**super().get_config(), "tokens": self.tokens, "epsilon": self.epsilon}
+        return {
+            **super().get_config(),
+            "tokens": self.tokens,
+            "epsilon": self.epsilon,
+            "folded": list(self.folded),
+        }

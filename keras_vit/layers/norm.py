@@ -4,14 +4,18 @@ import keras
 from keras import ops
 
 from keras_vit.config import boolean, positive
+from keras_vit.layers.linear import untouched
 
 
-def _normalised(x, epsilon):
+def _normalised(x, epsilon, quantize=untouched):
     """x - mean over the deviation, and one over the deviation; float32."""
     x = ops.cast(x, "float32")
-    centred = x - ops.mean(x, axis=-1, keepdims=True)
-    inverse = ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + epsilon)
-    return centred * inverse, inverse
+    centred = quantize("centred", x - quantize("mean", ops.mean(x, axis=-1, keepdims=True)))
+    # A product, not a square: of the two only that one has an int8 kernel in XNNPACK.
+    square = quantize("square", centred * centred)
+    variance = quantize("variance", ops.mean(square, axis=-1, keepdims=True))
+    inverse = quantize("inverse", ops.rsqrt(variance + epsilon))
+    return quantize("output", centred * inverse), inverse
 
 
 def _normalised_with_gradient(x, scale, shift, epsilon, dtype):
@@ -44,7 +48,8 @@ class LayerNorm(keras.layers.Layer):
 
     Ba et al. 2016 (arXiv:1607.06450). Keras' own layer computes x * a + (b - mean * a): two
     large products that cancel, which loses digits in low precision. Epsilon is 1e-6 in every
-    published ViT checkpoint.
+    published ViT checkpoint. `quantize` is the hook of `Linear`, here for the roles "mean",
+    "centred" (x - mean), "square", "variance", "inverse" (1 / sqrt(var + epsilon)) and "output".
 
     Args:
         epsilon: added to the variance.
@@ -55,6 +60,7 @@ class LayerNorm(keras.layers.Layer):
         super().__init__(**kwargs)
         self.epsilon = positive("epsilon", epsilon)
         self.affine = boolean("affine", affine)
+        self.quantize = untouched
 
     def build(self, input_shape):
         if self.affine:
@@ -69,7 +75,7 @@ class LayerNorm(keras.layers.Layer):
             # Tensors, not variables: TensorFlow's custom gradients refuse to close over a variable.
             scale, shift = ops.add(self.scale, 0.0), ops.add(self.shift, 0.0)
             return _normalised_with_gradient(x, scale, shift, self.epsilon, self.compute_dtype)
-        y, _ = _normalised(x, self.epsilon)
+        y, _ = _normalised(x, self.epsilon, self.quantize)
         if self.affine:
             y = y * self.scale + self.shift
         return ops.cast(y, self.compute_dtype)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import integer, positive
+from keras_vit.config import folds, integer, positive
 from keras_vit.errors import one_of
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.masks import ExplicitMask, token_mask
@@ -66,14 +66,18 @@ class AttentionPooling(ExplicitMask, keras.layers.Layer):
         mlp: "gelu", "gelu_tanh" or "swiglu".
         prefix: leading tokens that are no patches; they are left out.
         epsilon: of the norm.
+        folded: see `ViTConfig.folded`.
     """
 
-    def __init__(self, heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, **kwargs):
+    def __init__(self, heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, folded=(), **kwargs):
         super().__init__(**kwargs)
         self.heads, self.mlp_width, self.mlp_kind = heads, mlp_width, mlp
         self.prefix, self.epsilon = integer("prefix", prefix, at_least=0), positive("epsilon", epsilon)
-        self.attention = Attention(heads, dtype=self.dtype_policy, name="attention")
-        self.norm = LayerNorm(epsilon, dtype=self.dtype_policy, name="norm")
+        self.folded = folds(folded)
+        self.attention = Attention(heads, folded=self.folded, dtype=self.dtype_policy, name="attention")
+        self.norm = LayerNorm(
+            epsilon, affine="norms" not in self.folded, dtype=self.dtype_policy, name="norm"
+        )
         self.mlp = mlp_for(mlp, mlp_width, dtype=self.dtype_policy, name="mlp")
 
     def build(self, input_shape):
@@ -103,4 +107,5 @@ class AttentionPooling(ExplicitMask, keras.layers.Layer):
             "mlp": self.mlp_kind,
             "prefix": self.prefix,
             "epsilon": self.epsilon,
+            "folded": list(self.folded),
         }

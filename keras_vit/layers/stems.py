@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError, one_of
+from keras_vit.layers.linear import Convolution
 from keras_vit.layers.patches import (
     Patches,
     Tokenizer,
@@ -93,7 +94,7 @@ class CompactStem(Tokenizer):
             )
         stages = h.bit_length() - 1
         self.convolutions = [
-            keras.layers.Conv2D(
+            Convolution(
                 width if stage == stages else hidden,
                 kernel_size=3,
                 padding="same",  # at stride 1: one pixel on every side, whatever the size

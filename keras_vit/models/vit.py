@@ -24,6 +24,7 @@ from keras_vit.layers import (
     stem_for,
 )
 from keras_vit.layers.dropping import take_geometry, take_tokens
+from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import as_mask
 
 # How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture
@@ -77,6 +78,7 @@ class ViT(keras.Model):
         self.image_size = pair(image_size, "image_size")
         self.classes = classes
         self.preprocessing = _checked_preprocessing(preprocessing or DEFAULT_PREPROCESSING)
+        self.quantize = untouched  # the hook of `Linear`, here for "tokens" and "embedded" (with positions)
         self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
 
         # Tokens stand in this order: [CLS], the distillation token, registers, patches.
@@ -87,7 +89,7 @@ class ViT(keras.Model):
             config.stem,
             config.patch_size,
             config.width,
-            use_bias=not config.folded,
+            use_bias="patch_bias" not in config.folded,
             name="patches",
             **shared,
         )
@@ -119,13 +121,24 @@ class ViT(keras.Model):
             for i, skip_rate in enumerate(depth_rates(config.stochastic_depth, config.depth))
         ]
         self.merger = (
-            PatchMerger(config.merge[1], config.epsilon, name="merger", **shared) if config.merge else None
+            PatchMerger(config.merge[1], config.epsilon, config.folded, name="merger", **shared)
+            if config.merge
+            else None
         )
         # Folding moves the last norm's scale and shift into the head, so it needs one.
-        self.norm = LayerNorm(config.epsilon, affine=not (config.folded and classes), name="norm", **shared)
+        self.norm = LayerNorm(
+            config.epsilon, affine="norms" not in config.folded or not classes, name="norm", **shared
+        )
         if config.pooling == "attention":
             self.pool = AttentionPooling(
-                config.heads, config.mlp_width, config.mlp, self.prefix, config.epsilon, name="pool", **shared
+                config.heads,
+                config.mlp_width,
+                config.mlp,
+                self.prefix,
+                config.epsilon,
+                config.folded,
+                name="pool",
+                **shared,
             )
         else:
             self.pool = Pooling(config.pooling, prefix=self.prefix, name="pool", **shared)
@@ -169,9 +182,9 @@ class ViT(keras.Model):
         grid = self.config.grid(images.shape[1:3])
         sizes = None if mask is None else grid_sizes(mask, grid)
         x = self.patches(images, mask=mask)
-        x = self._with_class_tokens(x)
+        x = self.quantize("tokens", self._with_class_tokens(x))
         x = self.positions(x, grid=grid, sizes=sizes)
-        x = self._with_registers(x)
+        x = self.quantize("embedded", self._with_registers(x))
         mask = self._mask_with_prefix(mask)
         x = self.drop(x, training=training)
         geometry = self.positions.for_attention(grid, self.prefix)  # rotary angles, or a bias on the scores

@@ -1,16 +1,16 @@
 """The exact rewrites: the same logits from raw pixels, and really simpler."""
 
-import re
-
 import keras
 import numpy as np
 import pytest
 from random_weights import randomize
 
 from keras_vit import ViT, ViTConfig
+from keras_vit.config import FOLDS, POSITIONS
 from keras_vit.errors import InputError
 from keras_vit.export import fold
-from keras_vit.export.graph import FOLDABLE, in_float32
+from keras_vit.export.graph import RAW_PIXELS, REWRITES, from_pixels, in_float32
+from keras_vit.models.transfer import variables_by_name
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 
@@ -25,6 +25,15 @@ def pixels(count=6):
     return np.random.default_rng(1).integers(0, 256, (count, 8, 6, 3)).astype("float32")
 
 
+def difference(model, **options):
+    """Largest difference of logits between `model` and `fold(model, **options)`; and the latter."""
+    raw = np.random.default_rng(1).integers(0, 256, (6, *model.image_size, 3)).astype("float32")
+    normalised = (raw / 255 - PREPROCESSING["mean"]) / PREPROCESSING["std"]
+    folded = fold(model, **options)
+    found = np.asarray(folded(from_pixels(raw, folded) if options.get("pixels", True) else normalised))
+    return np.abs(found - np.asarray(model(normalised))).max(), folded
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_a_folded_model_gives_the_same_logits_from_raw_pixels(pooling):
     model = random_vit(pooling)
@@ -36,45 +45,73 @@ def test_a_folded_model_gives_the_same_logits_from_raw_pixels(pooling):
     assert folded.count_params() < model.count_params()
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        *[{"position": position} for position in FOLDABLE["position"]],
-        {"stem": "conv", "registers": 2, "mlp": "gelu_tanh"},
-        {"distilled": True, "layer_scale": 0.1, "epsilon": 1e-3},
-        {"mlp": "swiglu", "registers": 1, "pooling": "mean", "position": "none"},
-    ],
-    ids=lambda changes: "-".join(map(str, changes.values())),
-)
-def test_every_part_that_export_takes_folds_exactly(changes):
-    model = random_vit(**changes)
-    normalised = (pixels() / 255 - PREPROCESSING["mean"]) / PREPROCESSING["std"]
-    folded = fold(model)
-    np.testing.assert_allclose(np.asarray(folded(pixels())), np.asarray(model(normalised)), atol=2e-5)
+PARTS = [
+    *[{"position": position} for position in POSITIONS if position not in ("rotary2d", "relative")],
+    {"position": "relative", "heads": 2},
+    {"position": "rotary2d", "heads": 1},
+    {"stem": "conv", "registers": 2, "mlp": "gelu_tanh"},
+    {"stem": "overlapping"},
+    {"stem": "compact", "patch_size": 2},
+    {"distilled": True, "layer_scale": 0.1, "epsilon": 1e-3},
+    {"mlp": "swiglu", "registers": 1, "pooling": "mean", "position": "none"},
+    {"pooling": "attention"},
+    {"pooling": "attention", "attention": "relu", "qk_norm": True, "position": "rotary2d", "heads": 1},
+    {"attention": "relu", "merge": (1, 3), "registers": 2},
+    {"attention": "hard", "top_k": 2},
+    {"qk_norm": True},
+    {"patch_mask": True, "merge": (0, 2)},
+]
+
+
+@pytest.mark.parametrize("changes", PARTS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_every_part_folds_exactly(changes):
+    largest, folded = difference(random_vit(**changes))
+    assert largest < 1e-5
     names = {v.path.split("/")[-1] for v in folded.weights}
-    assert names <= {"kernel", "bias", "table", "cls", "distillation", "registers"}
+    kept = {"query_norm", "key_norm"} if changes.get("qk_norm") else set()
+    left = {v.path for v in folded.weights if v.path.split("/")[-1] in ("scale", "shift", "gamma")}
+    assert {path.split("/")[-2] for path in left} == kept
+    assert names & {"kernel"}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"stem": "compact"},
-        {"position": "rotary2d", "heads": 1},
-        {"pooling": "attention"},
-        {"attention": "relu"},
-        {"qk_norm": True},
-        {"patch_mask": True},
-        {"merge": (1, 2)},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_a_part_that_export_does_not_take_is_named(changes):
-    field, value = next(iter(changes.items()))
-    model = ViT("Nano/2", image_size=8, classes=2, **changes)
-    with pytest.raises(
-        InputError, match=re.escape(f"{field}={value!r} cannot be exported yet: export takes")
-    ):
-        fold(model)
+# What is gone after each rewrite alone: a variable, or the pixel normalisation.
+GONE = {
+    "layer_scale": "block_0/scale_1/gamma",
+    "norms": "block_1/norm_2/shift",
+    "attention_scale": None,
+    "value_bias": "block_0/attention/value/bias",
+    "key_bias": "block_0/attention/key/bias",
+    "patch_bias": "patches/projection/bias",
+    "pixels": None,
+}
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+def test_each_rewrite_alone_is_exact_and_removes_what_it_says(rewrite):
+    model = random_vit(layer_scale=0.5)
+    largest, folded = difference(model, rewrites=[rewrite])
+    assert largest < 1e-5
+    gone = set(variables_by_name(model)) - set(variables_by_name(folded))
+    if GONE[rewrite]:
+        assert GONE[rewrite] in gone
+    else:
+        assert not gone
+    assert (folded.preprocessing == RAW_PIXELS) == (rewrite == "pixels")
+    assert folded.config.folded == ((rewrite,) if rewrite in FOLDS else ())
+
+
+def test_without_rewrites_nothing_changes():
+    largest, folded = difference(random_vit(), rewrites=[], pixels=False)
+    assert largest == 0.0
+    assert folded.config.folded == ()
+    with pytest.raises(InputError, match="unknown rewrite 'biases': the known ones are layer_scale, norms"):
+        fold(random_vit(), rewrites=["biases"])
+
+
+@pytest.mark.parametrize("stem", ["compact", "overlapping"])
+def test_a_stem_that_pads_keeps_its_normalisation(stem):
+    folded = fold(random_vit(stem=stem, patch_size=2))
+    assert folded.preprocessing == PREPROCESSING
 
 
 def test_folding_twice_changes_nothing():
@@ -101,7 +138,7 @@ def test_a_folded_model_can_be_saved(tmp_path):
 
 
 def test_what_cannot_be_exported_is_named():
-    with pytest.raises(InputError, match="not one without a head"):
+    with pytest.raises(InputError, match="not a ViT without a head"):
         fold(ViT("Nano/2", image_size=8, classes=None))
     with pytest.raises(InputError, match="not Sequential"):
         fold(keras.Sequential())

@@ -13,7 +13,15 @@ from keras import ops
 
 from keras_vit.errors import InputError
 from keras_vit.export.calibration import METHODS, checked_calibration, observed_range
-from keras_vit.export.graph import RAW_PIXELS, fold, from_pixels, pixel_rows, shift_patches, takes_raw_pixels
+from keras_vit.export.graph import (
+    RAW_PIXELS,
+    REWRITES,
+    fold,
+    from_pixels,
+    pixel_rows,
+    shift_patches,
+    takes_raw_pixels,
+)
 from keras_vit.export.inputs import calibration_images
 from keras_vit.export.kinds import PATCHES, check_takes, kinds_of, quantizable_layers
 from keras_vit.export.profiles import profile_named
@@ -48,7 +56,12 @@ def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
         raise InputError(
             f"this model is already quantization-aware ({model.profile}): give the float model it came from."
         )
-    folded = fold(model, pixels=False)
+    rewrites = list(REWRITES)
+    if profile.activations == "full" and getattr(model, "class_tokens", 0):
+        # Inside the projection int8 holds it with 32 bits, in the positions with 8. (Without class tokens
+        # between the two, the converter moves it there in any case.)
+        rewrites.remove("patch_bias")
+    folded = fold(model, pixels=False, rewrites=rewrites)
     check_takes(profile, folded.config)
     aware = QuantizeAware(folded, profile.name, protect=protect, name=f"{model.name}_{profile.name}")
     if profile.has_trained_ranges:
@@ -106,26 +119,26 @@ class QuantizeAware(keras.Model):
 
     def _quantize(self, name, role, x):
         """The `quantize` hook of every layer: a fake quantizer where there is one."""
-        pixels, has_bias = name == PATCHES and self._takes_pixels, False
-        if pixels:
-            has_bias = self.model.patches.use_bias
-            if role == "kernel":
+        if self._takes_pixels:
+            if (name, role) == (PATCHES, "kernel"):
                 x = x / self._pixel_scale[:, None]
-            if role == "output" and has_bias:  # the file's bias has it, so it is inside the range
-                x = self._without_mean(x)
+            # The mean goes where it will be in the file: into the bias of the patches, or the positions.
+            if (name, role) == (PATCHES, "output") and self.model.patches.use_bias:
+                x = x - self._mean_patch()
+            if (name, role) == ("positions", "table") and not self.model.patches.use_bias:
+                is_patch = np.arange(x.shape[1])[:, None] >= self.model.class_tokens
+                x = x - is_patch.astype("float32") * self._mean_patch()
         key = f"{name}.{role}"
         if self._observe is not None:
             self._observe(key, x)
         elif key in self.quantizers:
             x = self.quantizers[key](x)
-        if pixels and role == "output" and not has_bias:  # the file's positions have it
-            x = self._without_mean(x)
         return x
 
-    def _without_mean(self, patches):
-        kernel = self.model.patches.projection.kernel
-        rounded = self._quantize(PATCHES, "kernel", kernel)
-        return patches - ops.matmul(self._pixel_mean, rounded)
+    def _mean_patch(self):
+        """What the rounded projection makes of a patch of mean pixels: [width]."""
+        rounded = self._quantize(PATCHES, "kernel", self.model.patches.projection.kernel)
+        return ops.matmul(self._pixel_mean, rounded)
 
     def calibrate(self, images, method="mean", batch_size=32):
         """Set every trained range from pictures, and note from which in `calibration`.

@@ -57,7 +57,7 @@ def _work(job):
     plain, ranges = model.deploy() if aware else (fold(model), {})
     content = float_file(plain, half=profile.name == "float16")
     if profile.quantized:
-        content = quantize_file(content, plain, ranges, model.kinds)
+        content = quantize_file(content, plain, ranges, model.kinds, full=profile.activations == "full")
     if job["metadata"]:
         from keras_vit.export.metadata import add_metadata
 
@@ -97,7 +97,7 @@ def float_file(model, half=False):
         return converter.convert()
 
 
-def quantize_file(content, model, ranges, kinds):
+def quantize_file(content, model, ranges, kinds, full=False):
     """The bytes of the quantized .tflite.
 
     Args:
@@ -105,14 +105,15 @@ def quantize_file(content, model, ranges, kinds):
         model: the folded `ViT` with rounded kernels that `content` was made from.
         ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
         kinds: "block_0.attention.query.kernel" -> kind of fake quantizer, see `QuantizeAware.kinds`.
+        full: every operator int8, and uint8 in and out.
     """
-    from ai_edge_quantizer.qtyping import QuantGranularity
+    from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.quantizer import Quantizer
 
     from keras_vit.export.placement import plan
 
     quantizer = Quantizer(bytearray(content))
-    rules, tensor_ranges = plan(content, model, ranges, kinds)
+    rules, tensor_ranges = plan(content, model, ranges, kinds, full)
     for rule in rules:
         if rule.static:
             quantizer.add_static_config(
@@ -121,8 +122,17 @@ def quantize_file(content, model, ranges, kinds):
         else:
             granularity = f"BLOCKWISE_{rule.block}" if rule.block else "CHANNELWISE"
             quantizer.add_dynamic_config(
-                rule.pattern, rule.operation, num_bits=rule.bits, granularity=QuantGranularity[granularity]
+                rule.pattern,
+                rule.operation,
+                num_bits=rule.bits,
+                granularity=qtyping.QuantGranularity[granularity],
             )
+    if full:
+        unsigned = qtyping.TensorQuantizationConfig(8, symmetric=False, dtype=qtyping.TensorDataType.UINT)
+        weights = qtyping.TensorQuantizationConfig(8, granularity=qtyping.QuantGranularity.CHANNELWISE)
+        config = qtyping.OpQuantizationConfig(unsigned, weights, qtyping.ComputePrecision.INTEGER)
+        for end in ("INPUT", "OUTPUT"):
+            quantizer.update_quantization_recipe(".*", end, config)
     result = quantizer.quantize(tensor_ranges or None, enable_progress_report=False)
     return bytes(result.quantized_model)
 

@@ -6,9 +6,17 @@ A tensor is named by its layer and the role that the layer's `quantize` hook cal
 
 from keras_vit.errors import InputError
 from keras_vit.export.quantizers import BLOCK
-from keras_vit.layers import Attention, Convolution, DecoderBlock, EncoderBlock, LayerNorm, Linear
+from keras_vit.layers import (
+    Attention,
+    Convolution,
+    DecoderBlock,
+    EncoderBlock,
+    LayerNorm,
+    LearnedPositions,
+    Linear,
+)
 
-HOOKED = (Linear, Convolution, Attention, LayerNorm, EncoderBlock, DecoderBlock)
+HOOKED = (Linear, Convolution, Attention, LayerNorm, LearnedPositions, EncoderBlock, DecoderBlock)
 
 PATCHES = "patches.projection"
 # A sliver of the time, and their logits decide: they keep int8 weights, and a range for each token.
@@ -42,7 +50,7 @@ def check_takes(profile, config):
         value = getattr(config, field)
         if value not in known:
             raise InputError(
-                f"{profile.name} cannot take a ViT with {field}={value!r}, which needs operators without int8 "
+                f"{profile.name} cannot take a ViT with {field}={value!r}, whose operators have no int8 "
                 "kernels: use int8 or int8_static."
             )
 
@@ -116,13 +124,18 @@ def _full(name, layer, model, profile):
         soft = layer.kind == "soft"
         return {"scores": "range", "probabilities": "probability" if soft else "range"}
     if isinstance(layer, Linear):
-        return {
-            "input": "pixels" if name == PATCHES else "range",
-            "kernel": "weight",
-            "output": _output(name),
-        }
+        roles = {"kernel": "weight", "output": _output(name)}
+        if name == PATCHES:
+            roles["input"] = "pixels"
+        elif name.endswith(("attention.output", "mlp.contract")) or (
+            name == "head" and model.config.pooling == "mean"
+        ):
+            roles["input"] = "range"  # of the others, a LayerNorm's output is the input
+        return roles
     if isinstance(layer, LayerNorm):
         return dict.fromkeys(("mean", "centred", "square", "variance", "inverse", "output"), "range")
+    if isinstance(layer, LearnedPositions):
+        return {"table": "constant"}
     if name == "model":
-        return {"tokens": "range", "embedded": "range"}
+        return {"tokens": "range", "positioned": "range", "embedded": "range"}
     return {"sum_1": "range", "sum_2": "range"}  # an encoder block

@@ -14,11 +14,11 @@ import numpy as np
 
 from keras_vit.export.graph import from_pixels
 from keras_vit.export.kinds import quantizable_layers
-from keras_vit.export.quantizers import BLOCK
+from keras_vit.export.quantizers import BLOCK, FIXED
 from keras_vit.layers import Convolution, Linear
 
 MOVES = ("RESHAPE", "TRANSPOSE")  # they move numbers and keep the range
-KEEPS = ("MAX_POOL_2D", "PAD")  # their numbers are others, in the same range
+KEEPS = ("MAX_POOL_2D", "PAD", "STRIDED_SLICE", "SLICE")  # their numbers are others, in the same range
 MATMULS = ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL")
 POINTS = 64  # of a tensor's sorted values are compared
 SAME = 1e-3  # of the tensor's root mean square: rounding makes 1e-5, another tensor 1e-2 and more
@@ -42,7 +42,7 @@ class Op:
     outputs: list
 
 
-def plan(content, model, ranges, kinds):
+def plan(content, model, ranges, kinds, full=False):
     """The rules for ai-edge-quantizer, and its calibration result.
 
     Args:
@@ -50,6 +50,7 @@ def plan(content, model, ranges, kinds):
         model: the folded `ViT`, whose kernels are in the file unchanged.
         ranges: "block_0.attention.query.input" -> (low, high).
         kinds: "block_0.attention.query.kernel" -> kind of fake quantizer.
+        full: every operator must become int8, not only the products and what lies between them.
 
     Returns:
         (list of `Rule`, {tensor name: {"min": array, "max": array}}).
@@ -58,6 +59,11 @@ def plan(content, model, ranges, kinds):
     owners = _owners(ops, constants, model)
     found = _ranges(content, ops, constants, model, ranges) if ranges else {}
     rules = []
+    if full:
+        _fix_softmax(ops, found)
+        lost = [names[t] for op in ops for t in op.outputs if t not in found and t not in constants]
+        if lost:
+            raise RuntimeError(f"no range is known for {', '.join(lost[:5])} ({len(lost)} in all).")
     for index, op in enumerate(ops):
         owner = owners.get(index)
         kernel = kinds.get(f"{owner}.kernel")
@@ -65,7 +71,7 @@ def plan(content, model, ranges, kinds):
         if owner is not None and kinds.get(f"{owner}.input") == "token":
             bits, block = (8 if kernel == "weight" else 4), (BLOCK if kernel == "weight4_block" else 0)
             rules.append(Rule(op.kind, _only(names, op), False, bits, block))
-        elif (
+        elif full or (
             op.kind in (*MOVES, *KEEPS, *MATMULS)
             and (owner is None or kernel)
             and all(t in found for t in touched)
@@ -130,7 +136,7 @@ def _ranges(content, ops, constants, model, ranges):
     roles = {key: _sorted(values) for key, values in _by_role(model, picture).items() if key in ranges}
     found, met = {}, set()
     for tensor, values in _by_tensor(content, ops, picture).items():
-        if tensor in constants or values.size < 2:
+        if tensor in constants:
             continue
         values = _sorted(values)
         distance = {key: _distance(values, role) for key, role in roles.items()}
@@ -147,6 +153,13 @@ def _ranges(content, ops, constants, model, ranges):
         if op.kind in KEEPS and op.inputs[0] in found:
             found.setdefault(op.outputs[0], found[op.inputs[0]])
     return found
+
+
+def _fix_softmax(ops, found):
+    """LiteRT's int8 softmax always answers in 0..255/256, also at the end of the model."""
+    for op in ops:
+        if op.kind == "SOFTMAX":
+            found[op.outputs[0]] = FIXED["probability"]
 
 
 def _picture(image_size):

@@ -10,6 +10,7 @@ These kinds are all that a ViT needs:
 - "symmetric_range": the same with zero point 0, range (-128 s, 127 s): what XNNPACK demands of
   the right-hand side of a batched matmul (keys and values);
 - "pixels": the fixed range 0..255, exact for 8-bit images (tfmot FixedQuantizer);
+- "constant": int8 with the extremes of a tensor that is no input: positions (tfmot LastValueQuantizer);
 - "probability": the fixed range 0..255/256, which LiteRT's int8 softmax always has;
 - "token": a range for each token, taken while running (ours, LiteRT's arithmetic).
 """
@@ -96,6 +97,9 @@ def _tfmot():
         ),
         "pixels": lambda: fixed("pixels"),
         "probability": lambda: fixed("probability"),
+        "constant": lambda: quantizers.LastValueQuantizer(
+            8, per_axis=False, symmetric=False, narrow_range=False
+        ),
         "token": PerTokenQuantizer,
     }
 
@@ -149,7 +153,7 @@ class FakeQuantizer(keras.layers.Layer):
 
     @property
     def is_of_weights(self):
-        return self.kind.startswith("weight")
+        return self.kind.startswith("weight") or self.kind == "constant"
 
     @property
     def has_trained_range(self):

@@ -19,6 +19,7 @@ from keras import ops
 
 from keras_vit.config import integer, pair, positive
 from keras_vit.errors import InputError, one_of
+from keras_vit.layers.linear import untouched
 from keras_vit.layers.resize import resize_grid, resize_matrix, resize_positions
 
 
@@ -127,7 +128,12 @@ class LearnedPositions(Positions):
 
     One weight, `table` [1, prefix + rows * columns, D], from normal(0, 0.02). At another grid the
     table is resized in the graph, antialiased bicubic, in float32; its first `prefix` rows stay.
+    `quantize` is the hook of `Linear`, here for "table" where it is added as it is.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.quantize = untouched
 
     def build(self, tokens_shape, sizes_shape=None):
         super().build(tokens_shape)
@@ -141,7 +147,7 @@ class LearnedPositions(Positions):
     def call(self, tokens, grid=None, sizes=None):
         if sizes is None and self._grid_for(tokens, grid) == self.grid:
             # One ADD of a constant: this is what runs on a phone.
-            return tokens + ops.cast(self.table, self.compute_dtype)
+            return tokens + ops.cast(self.quantize("table", self.table), self.compute_dtype)
         return super().call(tokens, grid, sizes)
 
     def encode(self, grid=None, sizes=None):

@@ -78,7 +78,7 @@ class ViT(keras.Model):
         self.image_size = pair(image_size, "image_size")
         self.classes = classes
         self.preprocessing = _checked_preprocessing(preprocessing or DEFAULT_PREPROCESSING)
-        self.quantize = untouched  # the hook of `Linear`, here for "tokens" and "embedded" (with positions)
+        self.quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
         self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
 
         # Tokens stand in this order: [CLS], the distillation token, registers, patches.
@@ -183,7 +183,7 @@ class ViT(keras.Model):
         sizes = None if mask is None else grid_sizes(mask, grid)
         x = self.patches(images, mask=mask)
         x = self.quantize("tokens", self._with_class_tokens(x))
-        x = self.positions(x, grid=grid, sizes=sizes)
+        x = self.quantize("positioned", self.positions(x, grid=grid, sizes=sizes))
         x = self.quantize("embedded", self._with_registers(x))
         mask = self._mask_with_prefix(mask)
         x = self.drop(x, training=training)

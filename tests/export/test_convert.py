@@ -258,7 +258,7 @@ def test_the_converters_last_words_are_in_the_message(tmp_path):
     [
         (
             {"profiles": ["int9"]},
-            r"unknown profile 'int9': the known ones are float32, float16, int8, int4, int4_block, int8_static",
+            r"unknown profile 'int9': the known ones are float32, float16, int8, int4, int4_block, int8_st",
         ),
         ({"profiles": []}, r"no profile given"),
         ({"labels": ["only one"]}, r"1 labels for a model with 2 classes"),

@@ -110,6 +110,7 @@ def quantize_file(content, model, ranges, kinds, full=False):
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.quantizer import Quantizer
 
+    from keras_vit.export.metadata import packed, parsed
     from keras_vit.export.placement import plan
 
     quantizer = Quantizer(bytearray(content))
@@ -134,7 +135,7 @@ def quantize_file(content, model, ranges, kinds, full=False):
         for end in ("INPUT", "OUTPUT"):
             quantizer.update_quantization_recipe(".*", end, config)
     result = quantizer.quantize(tensor_ranges or None, enable_progress_report=False)
-    return bytes(result.quantized_model)
+    return packed(parsed(result.quantized_model))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ PATCHES = "patches.projection"
 LAST = ("head", "pool.")
 # The values of a config that int8_full takes; each has a fixed list of tensors with int8 kernels.
 FULL = {
-    "stem": ("linear",),
+    "stem": ("linear", "compact"),
     "position": ("learned",),
     "attention": ("soft", "relu"),
     "qk_norm": (False,),
@@ -123,6 +123,9 @@ def _full(name, layer, model, profile):
     if isinstance(layer, Attention):
         soft = layer.kind == "soft"
         return {"scores": "range", "probabilities": "probability" if soft else "range"}
+    if isinstance(layer, Convolution):
+        roles = {"kernel": "weight", "output": "range"}
+        return {"input": "range", **roles} if name == "patches.convolution_1" else roles
     if isinstance(layer, Linear):
         roles = {"kernel": "weight", "output": _output(name)}
         if name == PATCHES:

@@ -61,6 +61,7 @@ def plan(content, model, ranges, kinds, full=False):
     rules = []
     if full:
         _fix_softmax(ops, found)
+        _fix_image(ops, constants, found)
         lost = [names[t] for op in ops for t in op.outputs if t not in found and t not in constants]
         if lost:
             raise RuntimeError(f"no range is known for {', '.join(lost[:5])} ({len(lost)} in all).")
@@ -150,7 +151,7 @@ def _ranges(content, ops, constants, model, ranges):
     if missing:
         raise RuntimeError(f"no tensor of the file holds {', '.join(missing[:5])} ({len(missing)} in all).")
     for op in ops:
-        if op.kind in KEEPS and op.inputs[0] in found:
+        if op.kind in (*MOVES, *KEEPS) and op.inputs[0] in found:
             found.setdefault(op.outputs[0], found[op.inputs[0]])
     return found
 
@@ -160,6 +161,15 @@ def _fix_softmax(ops, found):
     for op in ops:
         if op.kind == "SOFTMAX":
             found[op.outputs[0]] = FIXED["probability"]
+
+
+def _fix_image(ops, constants, found):
+    """The image is 0..255, and so is what a stem that pads multiplies by its 1 / (255 std)."""
+    image = ops[0].inputs[0]
+    found.setdefault(image, FIXED["pixels"])
+    for op in ops:
+        if op.kind == "MUL" and op.inputs[0] == image and op.inputs[1] in constants:
+            found.setdefault(op.outputs[0], (0.0, 255.0 * float(constants[op.inputs[1]].max())))
 
 
 def _picture(image_size):

@@ -20,6 +20,10 @@ VARIANTS = {
     "L": (1024, 24, 16, 4096),
     "H": (1280, 32, 16, 5120),
 }
+# Variants with other parts too, chosen by their speed on a phone: what each part saves and costs is measured
+# by tests/benchmarks/export_peers.py and phone.py.
+PRESETS = {"phone": ("Ti", {"registers": None, "attention": "relu", "merge": (5, 36)})}
+TILE = 16  # tokens that a phone's matrix kernels take at a time
 STEMS = ("linear", "conv", "overlapping", "compact")
 POSITIONS = (
     "learned",
@@ -53,7 +57,8 @@ class ViTConfig:
             as a strided convolution), "overlapping" or "compact" (convolutions and pooling).
         position: "learned", "sinusoidal", "sincos2d" (as in big_vision), "sincos2d_timm", "factorised",
             "coordinates", "one_hot", "rotary2d", "relative" or "none".
-        registers: learned tokens without meaning or position, for the model to write on.
+        registers: learned tokens without meaning or position, for the model to write on. None: as many as
+            bring all tokens to a multiple of 16, which matrix kernels like best.
         pooling: "cls" (a learned token), "mean" (over patch tokens), "attention" or None (all patch tokens).
         distilled: a second [CLS] with a head of its own, as in DeiT; logits are the mean of both heads.
         patch_mask: the model takes {"image", "patch_mask"}: pictures of several sizes in one batch.
@@ -82,7 +87,7 @@ class ViTConfig:
     mlp_width: int = 768
     stem: str = "linear"
     position: str = "learned"
-    registers: int = 0
+    registers: int | None = 0
     pooling: str | None = "cls"
     distilled: bool = False
     patch_mask: bool = False
@@ -104,7 +109,8 @@ class ViTConfig:
         object.__setattr__(self, "patch_size", pair(self.patch_size, "patch_size"))
         for field in ("width", "depth", "heads", "mlp_width"):
             integer(field, getattr(self, field), at_least=1)
-        integer("registers", self.registers, at_least=0)
+        if self.registers is not None:
+            integer("registers", self.registers, at_least=0)
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of heads {self.heads}: every head takes an "
@@ -181,6 +187,14 @@ class ViTConfig:
             )
         return size[0] // self.patch_size[0], size[1] // self.patch_size[1]
 
+    def for_size(self, image_size):
+        """This config with its registers counted for images of `image_size`."""
+        rows, columns = self.grid(image_size)
+        if self.registers is not None:
+            return self
+        others = rows * columns + (self.pooling == "cls") + self.distilled
+        return dataclasses.replace(self, registers=-others % TILE)
+
     def to_dict(self):
         """The fields as plain JSON types; `ViTConfig.of` takes them back."""
         return {
@@ -193,15 +207,17 @@ class ViTConfig:
 
 def _from_variant(text):
     match = re.fullmatch(r"([A-Za-z]+)/(\d+)(?:x(\d+))?", text.strip())
-    names = ", ".join(f"{name}/PATCH" for name in VARIANTS)
-    if not match or match[1] not in VARIANTS:
+    names = ", ".join(f"{name}/PATCH" for name in (*VARIANTS, *PRESETS))
+    if not match or match[1] not in {**VARIANTS, **PRESETS}:
         raise InputError(
             f"unknown variant {text!r}: the known ones are {names}, where PATCH is a size in pixels "
             "such as 16 or 16x8."
         )
-    width, depth, heads, mlp_width = VARIANTS[match[1]]
+    name, parts = PRESETS.get(match[1], (match[1], {}))
+    width, depth, heads, mlp_width = VARIANTS[name]
     patch_size = (int(match[2]), int(match[3] or match[2]))
-    return {"patch_size": patch_size, "width": width, "depth": depth, "heads": heads, "mlp_width": mlp_width}
+    shape = {"width": width, "depth": depth, "heads": heads, "mlp_width": mlp_width}
+    return {"patch_size": patch_size, **shape, **parts}
 
 
 def pair(value, name):

@@ -1,8 +1,11 @@
 """Variant strings and `ViTConfig`: sizes, and a message for each mistake."""
 
+import dataclasses
+
 import pytest
 
-from keras_vit.config import ViTConfig, pair
+from keras_vit import ViT
+from keras_vit.config import FOLDS, ViTConfig, pair
 from keras_vit.errors import InputError, one_of
 
 
@@ -20,6 +23,31 @@ def test_a_config_survives_its_dictionary():
 
 def test_the_grid_is_rows_by_columns():
     assert ViTConfig.of("Ti/16x8").grid((64, 96)) == (4, 12)
+
+
+def test_the_phone_preset_is_ti_with_three_parts_changed():
+    phone, plain = ViTConfig.of("phone/16").for_size(224), ViTConfig.of("Ti/16")
+    assert (phone.attention, phone.merge, phone.registers) == ("relu", (5, 36), 11)
+    assert dataclasses.replace(phone, attention="soft", merge=None, registers=0) == plain
+    assert ViTConfig.of("phone/16", attention="soft").attention == "soft"
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "registers"),
+    [({}, 224, 11), ({"pooling": "mean"}, 224, 12), ({"distilled": True}, 224, 10), ({}, 256, 15)],
+)
+def test_registers_of_none_fill_up_to_a_multiple_of_16(changes, size, registers):
+    config = ViTConfig.of("Ti/16", registers=None, **changes)
+    assert config.for_size(size).registers == registers
+    model = ViT("Nano/4", image_size=16, classes=2, registers=None, **changes)
+    assert (model.prefix + 16) % 16 == 0
+
+
+def test_folded_names_what_is_gone():
+    assert ViTConfig(folded=True).folded == FOLDS
+    assert ViTConfig(folded=False).folded == ()
+    config = ViTConfig(folded=["key_bias"])
+    assert ViTConfig.of(config.to_dict()).folded == ("key_bias",)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +74,8 @@ def test_the_grid_is_rows_by_columns():
         (lambda: ViTConfig(attention="sparse"), r"unknown attention 'sparse': .*soft, hard, relu"),
         (lambda: ViTConfig(mlp="relu"), r"unknown mlp 'relu': .*gelu, gelu_tanh, swiglu"),
         (lambda: ViTConfig(registers=-1), r"registers must be a non-negative integer, not -1"),
+        (lambda: ViTConfig(registers=1.5), r"registers must be a non-negative integer, not 1.5"),
+        (lambda: ViTConfig(folded="norms"), r"folded must be True, False or some of norms, .*not 'norms'"),
         (lambda: ViTConfig(attention="hard"), r"top_k, which attention='hard' needs, must be .*not None"),
         (lambda: ViTConfig(attention="hard", top_k=0), r"top_k.*must be a positive integer, not 0"),
         (lambda: ViTConfig(top_k=4), r"top_k=4 belongs to attention='hard', not 'soft'"),

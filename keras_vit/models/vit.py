@@ -70,7 +70,7 @@ class ViT(keras.Model):
         trainable=True,
         **overrides,
     ):
-        config = ViTConfig.of(config, **overrides)
+        config = ViTConfig.of(config, **overrides).for_size(image_size)
         grid = config.grid(image_size)  # refuses a size that the patch does not divide
         _check_classes(classes, config.pooling)
         super().__init__(name=name, dtype=dtype, trainable=trainable)

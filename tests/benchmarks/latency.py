@@ -28,13 +28,14 @@ def export(variant, image_size, profiles, folder):
     import keras_vit
     from keras_vit.export.aware import quantize_aware
     from keras_vit.export.convert import convert
+    from keras_vit.export.profiles import profile_named
 
     keras.utils.set_random_seed(0)
     model = keras_vit.ViT(variant, image_size=image_size, classes=1000)
     model.head.kernel.assign(np.random.default_rng(0).normal(0, 0.02, model.head.kernel.shape))
     images = np.random.default_rng(1).integers(0, 256, (8, *model.image_size, 3), dtype=np.uint8)
     for profile in profiles:
-        made = model if profile == "float32" else quantize_aware(model, profile, images)
+        made = quantize_aware(model, profile, images) if profile_named(profile).quantized else model
         made.save(folder / f"{profile}.keras")
         convert(folder / f"{profile}.keras", folder / f"{profile}.tflite", profile)
 

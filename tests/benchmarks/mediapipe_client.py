@@ -25,23 +25,10 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from peers import PEERS, peer_python
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "mediapipe==1.2.2"
 LEAST = {"int8_full": 0.99}  # of the pictures; 1.0 for the others
-
-
-def environment():
-    """The Python of MediaPipe's environment, which is made when it is missing or outdated."""
-    folder = ROOT / ".venv-peers" / "mediapipe"
-    python, stamp = folder / "bin" / "python", folder / "installed.txt"
-    if not stamp.exists() or stamp.read_text().strip() != PACKAGE:
-        print(f"Making {folder.relative_to(ROOT)} ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, PACKAGE], check=True)
-        stamp.write_text(f"{PACKAGE}\n")
-    return python
 
 
 def random_pictures(count, size, seed):
@@ -111,7 +98,7 @@ def main():
     parser.add_argument("--count", type=int, default=100, help="of random pictures")
     parser.add_argument("--pictures", help="a folder of pictures, instead of random ones")
     options = parser.parse_args()
-    start, python = time.time(), environment()
+    start, python = time.time(), peer_python("mediapipe")
     failed = False
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -137,7 +124,8 @@ def main():
         if result.returncode:
             raise SystemExit(f"MediaPipe failed:\n{result.stderr[-2000:]}")
 
-        print(f"{PACKAGE}, {len(pictures)} pictures of {size[0]} x {size[1]}, {len(labels)} classes")
+        package = PEERS["mediapipe"][0]
+        print(f"{package}, {len(pictures)} pictures of {size[0]} x {size[1]}, {len(labels)} classes")
         print(f"{'file':<20}{'same class':>12}{'classes named':>15}{'max score difference':>22}   metadata")
         for path in files:
             ours = runners[path].predict(pictures)

@@ -64,7 +64,10 @@ PARTS = {
 CASES = [(part, profile) for part in PARTS for profile in ("int8", "int8_static")]
 CASES += [("normed", "int4"), ("overlapping", "int4_block")]
 CASES += [("plain", "int8_full"), ("averaged", "int8_full")]
-PARTS |= {"plain": {}, "averaged": {"pooling": "mean", "attention": "relu", "registers": 3}}
+PARTS |= {
+    "plain": {},
+    "averaged": {"pooling": "mean", "attention": "relu", "registers": 3, "stem": "compact", "patch_size": 4},
+}
 
 
 @pytest.mark.parametrize(("part", "profile"), CASES)
@@ -139,7 +142,7 @@ def test_int8_full_is_int8_throughout_and_uint8_at_both_ends(tmp_path):
     [
         ({"attention": "hard", "top_k": 2}, r"int8_full cannot take a ViT with attention='hard'"),
         ({"position": "rotary2d"}, r"int8_full cannot take a ViT with position='rotary2d'"),
-        ({"stem": "compact", "patch_size": 4}, r"stem='compact'.*use int8 or int8_static"),
+        ({"stem": "overlapping"}, r"stem='overlapping'.*use int8 or int8_static"),
     ],
 )
 def test_int8_full_names_what_it_cannot_take(changes, message):

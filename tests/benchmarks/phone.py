@@ -1,0 +1,87 @@
+"""Does the `phone` preset keep the accuracy? Its three levers on a small ViT, same budget, same recipe.
+
+    python tests/benchmarks/phone.py cifar10.zip --out runs/phone          # about 35 minutes on two cores
+
+The preset's parts (registers up to a multiple of 16 tokens, ReLU attention, tokens merged half way) on a
+ViT of 6 blocks of width 64 for 32 x 32 pictures, beside the plain one; two seeds each; each trained, taken
+through one epoch of quantization-aware training for int8_static, exported, and run on all held-out
+pictures in LiteRT. Anchor: at most 0.5 points below the plain one. Their speed on a phone's shape is a row
+of export_peers.py; `--without relu` leaves a part out.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+LOST = 0.5  # points
+SHAPE = {"patch_size": 4, "width": 64, "depth": 6, "heads": 2, "mlp_width": 256}
+PARTS = {"registers": {"registers": None}, "relu": {"attention": "relu"}, "merge": {"merge": (3, 16)}}
+
+
+def accuracy(data, folder, variant, seed, epochs):
+    """(top-1 of the float32 file, of the int8_static file)."""
+    from keras_vit.export import export, verify
+    from keras_vit.export.finetune import finetune, load_aware, load_model
+    from keras_vit.training import recipe, train
+
+    run = folder / "run"
+    train(
+        data,
+        run,
+        recipe(
+            "small",
+            image_size=data.image_size,
+            variant=variant,
+            pooling="cls",
+            epochs=epochs,
+            learning_rate=2e-3,
+            warmup_epochs=1,
+            precision="mixed_bfloat16",
+            seed=seed,
+        ),
+    )
+    finetune(run, "int8_static", data, epochs=1)
+    profiles = ["float32", "int8_static"]
+    export(load_model(run), folder / "export", profiles, labels=data.labels, aware=load_aware(run))
+    rows = {row["name"]: row["top1"] for row in verify(folder / "export", data, seconds=0.1)["artifacts"]}
+    return [rows[f"{profile}.tflite"] for profile in profiles]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", help="a folder or .zip of 32 x 32 pictures")
+    parser.add_argument("--out", type=Path, default=Path("runs/phone"))
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--without", default="", help="parts to leave out: registers, relu, merge")
+    options = parser.parse_args()
+    from keras_vit.training import load_data
+
+    left_out = set(filter(None, options.without.split(",")))
+    phone = {
+        key: value for name, part in PARTS.items() if name not in left_out for key, value in part.items()
+    }
+    name = "-".join(["phone", *sorted(left_out)])
+    data = load_data(options.data, 32)
+    found = {"plain": [], name: []}
+    for seed in options.seeds.split(","):
+        for kind, parts in (("plain", {}), (name, phone)):
+            folder = options.out / f"{kind}{seed}"
+            found[kind].append(accuracy(data, folder, {**SHAPE, **parts}, int(seed), options.epochs))
+            print(
+                f"{kind}, seed {seed}: float32 {found[kind][-1][0]:.2%}, int8_static {found[kind][-1][1]:.2%}"
+            )
+    plain, ours = (100 * np.mean([pair[1] for pair in found[kind]]) for kind in found)
+    print(f"int8_static: plain {plain:.2f}, {name} {ours:.2f}: {plain - ours:+.2f} points lost", end="")
+    print(f", at most {LOST}: {plain - ours <= LOST}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,7 +25,7 @@ from keras_vit.export.graph import (
 from keras_vit.export.inputs import calibration_images
 from keras_vit.export.kinds import PATCHES, check_takes, kinds_of, quantizable_layers
 from keras_vit.export.profiles import profile_named
-from keras_vit.export.quantizers import FakeQuantizer
+from keras_vit.export.quantizers import FakeQuantizer, image_limits
 from keras_vit.layers import Convolution, Linear
 from keras_vit.models.transfer import variables_by_name
 from keras_vit.models.vit import ViT
@@ -97,7 +97,8 @@ class QuantizeAware(keras.Model):
         if self._takes_pixels:
             self._pixel_scale, self._pixel_mean = (rows.astype("float32") for rows in pixel_rows(model))
         self.kinds = kinds_of(model, profile_named(profile, quantized=True), self.protect)
-        self.quantizers = {key: FakeQuantizer(kind, name=key) for key, kind in self.kinds.items()}
+        limits = image_limits(self.preprocessing)
+        self.quantizers = {key: FakeQuantizer(kind, key, limits) for key, kind in self.kinds.items()}
         for layer_name, layer in quantizable_layers(model):
             layer.quantize = functools.partial(self._quantize, layer_name)
         self.build((None, *self.image_size, 3))

@@ -19,6 +19,7 @@ from keras_vit.layers import (
 HOOKED = (Linear, Convolution, Attention, LayerNorm, LearnedPositions, EncoderBlock, DecoderBlock)
 
 PATCHES = "patches.projection"
+FIRST = "patches.convolution_1"
 # A sliver of the time, and their logits decide: they keep int8 weights, and a range for each token.
 LAST = ("head", "pool.")
 # The values of a config that int8_full takes; each has a fixed list of tensors with int8 kernels.
@@ -98,8 +99,9 @@ def _of_matmuls(name, layer, model, profile):
     kernel = _kernel(name, layer, profile)
     if not static or name.startswith(LAST):
         return {"input": "token", "kernel": kernel}
+    first = "image" if name in (PATCHES, FIRST) else "range"
     return {
-        "input": "pixels" if name == PATCHES and not convolves else "range",
+        "input": "pixels" if name == PATCHES and not convolves else first,
         "kernel": kernel,
         "output": _output(name, turned),
     }
@@ -125,7 +127,7 @@ def _full(name, layer, model, profile):
         return {"scores": "range", "probabilities": "probability" if soft else "range"}
     if isinstance(layer, Convolution):
         roles = {"kernel": "weight", "output": "range"}
-        return {"input": "range", **roles} if name == "patches.convolution_1" else roles
+        return {"input": "image", **roles} if name == FIRST else roles
     if isinstance(layer, Linear):
         roles = {"kernel": "weight", "output": _output(name)}
         if name == PATCHES:

@@ -10,6 +10,7 @@ These kinds are all that a ViT needs:
 - "symmetric_range": the same with zero point 0, range (-128 s, 127 s): what XNNPACK demands of
   the right-hand side of a batched matmul (keys and values);
 - "pixels": the fixed range 0..255, exact for 8-bit images (tfmot FixedQuantizer);
+- "image": the fixed range of normalised images, for stems that need those (tfmot FixedQuantizer);
 - "constant": int8 with the extremes of a tensor that is no input: positions (tfmot LastValueQuantizer);
 - "probability": the fixed range 0..255/256, which LiteRT's int8 softmax always has;
 - "token": a range for each token, taken while running (ours, LiteRT's arithmetic).
@@ -81,8 +82,7 @@ def _tfmot():
     def weights(bits):
         return quantizers.LastValueQuantizer(bits, per_axis=True, symmetric=True, narrow_range=True)
 
-    def fixed(kind):
-        low, high = FIXED[kind]
+    def fixed(low, high):
         return quantizers.FixedQuantizer(8, init_min=low, init_max=high, narrow_range=False)
 
     return {
@@ -95,13 +95,29 @@ def _tfmot():
         "symmetric_range": lambda: quantizers.MovingAverageQuantizer(
             8, per_axis=False, symmetric=True, narrow_range=False
         ),
-        "pixels": lambda: fixed("pixels"),
-        "probability": lambda: fixed("probability"),
+        "pixels": fixed,
+        "image": fixed,
+        "probability": fixed,
         "constant": lambda: quantizers.LastValueQuantizer(
             8, per_axis=False, symmetric=False, narrow_range=False
         ),
         "token": PerTokenQuantizer,
     }
+
+
+def image_limits(preprocessing):
+    """The range of normalised images, a little wider than it is: 254 steps for 256 values.
+
+    With 255 steps, and a mean of 0.5, every pixel would lie in the middle between two of them, where
+    rounding is a toss-up.
+    """
+    values = [
+        (end - mean) / std
+        for mean, std in zip(preprocessing["mean"], preprocessing["std"], strict=True)
+        for end in (0, 1)
+    ]
+    low, high = min(*values, 0.0), max(*values, 0.0)
+    return low, high + (high - low) / 254
 
 
 class _VariablesOf:
@@ -132,12 +148,14 @@ class FakeQuantizer(keras.layers.Layer):
     Args:
         kind: one of those in this module's first lines.
         name: a name that tells where it sits, e.g. "block_0.attention.query.input".
+        limits: (low, high) of the kind "image".
     """
 
-    def __init__(self, kind, name=None, **kwargs):
+    def __init__(self, kind, name=None, limits=None, **kwargs):
         super().__init__(name=name, dtype="float32", autocast=False, **kwargs)
         self.kind = kind
-        self.quantizer = _tfmot()[kind]()
+        self.limits = FIXED.get(kind, limits if kind == "image" else None)
+        self.quantizer = _tfmot()[kind](*self.limits or ())
         self.ranges = {}
 
     def build(self, input_shape):
@@ -172,8 +190,8 @@ class FakeQuantizer(keras.layers.Layer):
 
     def get_range(self):
         """(low, high) as floats, or None for kinds whose range is not a trained constant."""
-        if self.kind in FIXED:
-            return FIXED[self.kind]
+        if self.limits is not None:
+            return self.limits
         if not self.has_trained_range:
             return None
         return float(self.ranges["min_var"].value), float(self.ranges["max_var"].value)

@@ -25,7 +25,7 @@ FLOAT = 0.75
 LOST = {"int8": 0.1, "int4": 0.7, "int4_block": 0.7, "int8_static": 0.3, "int8_full": 1.0}  # points
 AGREEMENT = {"int8": 0.999, "int4": 0.999, "int4_block": 0.999, "int8_static": 0.995}
 DIFFERENCE = 1e-3
-EPOCHS = {"int8": 1, "int4": 3, "int4_block": 2, "int8_static": 2, "int8_full": 3}  # at most 3
+EPOCHS = {"int8": 1, "int4": 2, "int4_block": 1, "int8_static": 1, "int8_full": 1}  # at most 3
 
 
 def train(run, data):

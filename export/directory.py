@@ -7,7 +7,6 @@ DIR/float32.tflite int8.tflite ...   one file for each profile
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
 import platform
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,13 @@ from pathlib import Path
 
 import keras_vit
 from keras_vit.errors import InputError
-from keras_vit.export.aware import quantize_aware
+from keras_vit.export.aware import QuantizeAware
 from keras_vit.export.convert import convert
 from keras_vit.export.graph import fold, in_float32
 from keras_vit.export.layout import check_ours
+from keras_vit.export.manifest import FORMAT, described
 from keras_vit.export.metadata import checked_labels
+from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.saved_model import write_saved_model
 from keras_vit.export.serving import checked_version, write_serving
@@ -33,6 +34,7 @@ def export(
     calibration=None,
     labels=None,
     aware=None,
+    protect=None,
     source=None,
     served="float32",
     version=1,
@@ -49,10 +51,13 @@ def export(
         directory: made whole or not at all. One that an earlier export made is replaced; any
             other folder that is not empty is refused.
         profiles: names of profiles.
-        calibration: pictures for a static profile that was not trained, as in `quantize_aware`.
+        calibration: pictures for a profile with trained ranges that was not trained, as in
+            `quantize_aware`; or a `Calibration`, which also says how many, by which seed and method.
         labels: class names; "0", "1", ... by default.
         aware: {profile: trained `QuantizeAware` model}. A quantized profile without one gets the
             post-training quantization of `model`.
+        protect: {profile: names of layers that stay float} for those without a trained model, e.g.
+            {"int8_static": ["block_0.mlp", "block_11.mlp"]}; `sensitivity.choose_protected` finds them.
         served: the profile that the SavedModel computes, float32 or one of `profiles`.
         version: number of the SavedModel's folder, by which TF Serving tells models apart.
         name, description, author, licence: what each .tflite file says of itself, in the metadata that
@@ -61,11 +66,12 @@ def export(
         status: called with one line before each step.
 
     Raises:
-        InputError: unknown profile, labels that do not fit, a folder that is not ours, a static
-            profile with neither a trained model nor calibration.
+        InputError: unknown profile, labels that do not fit, a folder that is not ours, trained
+            ranges with neither a trained model nor calibration, a layer that cannot be protected.
         ConversionError: the converter's process failed.
     """
-    directory, aware, status = Path(directory), dict(aware or {}), status or (lambda line: None)
+    directory, status = Path(directory), status or (lambda line: None)
+    trained, protect = dict(aware or {}), dict(protect or {})
     profiles = [profile_named(name) for name in dict.fromkeys(profiles)]
     if not profiles:
         raise InputError("no profile given: name at least one, e.g. float32.")
@@ -89,21 +95,27 @@ def export(
     }
     check_ours(directory)
     for profile in profiles:
-        if profile.activations == "static" and profile.name not in aware and calibration is None:
+        if profile.has_trained_ranges and profile.name not in trained and calibration is None:
             raise InputError(
                 f"{profile.name} needs ranges: `keras-vit quantize RUN --profile {profile.name}` trains "
                 "them, or give calibration images."
             )
+    for name, layers in protect.items():
+        check_protectable(name, layers, [profile.name for profile in profiles], trained)
 
     with atomic_directory(directory) as folder, _short_disk(directory):
         (folder / "keras").mkdir()
         model_of = {"float32": model}
         for profile in profiles:
-            if profile.quantized:
-                if profile.name not in aware:
-                    status(f"{profile.name}: post-training quantization, since none was trained")
-                    aware[profile.name] = quantize_aware(model, profile.name, calibration)
-                model_of[profile.name] = aware[profile.name]
+            if not profile.quantized:
+                continue
+            if profile.name in trained:
+                model_of[profile.name] = trained[profile.name]
+                continue
+            layers = protect.get(profile.name, ())
+            but = f" but for {', '.join(layers)}" if layers else ""
+            status(f"{profile.name}: post-training quantization{but}")
+            model_of[profile.name] = post_training(model, profile.name, calibration, layers)
         for name, source_model in model_of.items():
             source_model.save(folder / "keras" / f"{name}.keras")
 
@@ -111,7 +123,7 @@ def export(
             status(f"{profile.name}.tflite")
             purpose = f"Image classifier, {profile.name}: {profile.purpose}."
             convert(
-                folder / "keras" / f"{profile.name}.keras",
+                folder / _source(profile),
                 folder / f"{profile.name}.tflite",
                 profile.name,
                 metadata={**about, "description": description or purpose},
@@ -120,28 +132,68 @@ def export(
         with ThreadPoolExecutor(2) as pool:  # each conversion is a process, and mostly one thread
             conversions = [pool.submit(work, profile) for profile in profiles]
             status(f"saved_model/{version}")
-            one = folded if served == "float32" else aware[served]
+            one = model_of[served] if profile_named(served).quantized else folded
             write_saved_model(one, folder / "saved_model" / str(version), labels)
             for conversion in conversions:
                 conversion.result()
         tflite = folder / f"{served}.tflite"
         write_serving(folder, model.image_size, version, tflite=tflite if tflite.is_file() else None)
         (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        artifacts = [_artifact(folder, f"{profile.name}.tflite", profile.name) for profile in profiles]
-        artifacts.append(_artifact(folder, f"saved_model/{version}", served))
-        manifest = _manifest(model, labels, artifacts, source)
+
+        files = {f"{profile.name}.tflite": profile for profile in profiles}
+        files[f"saved_model/{version}"] = profile_named(served)
+        how = {name: _how(source_model, name in trained) for name, source_model in model_of.items()}
+        manifest = {
+            **_about(model, labels, source),
+            "sources": [{**described(folder, f"keras/{name}.keras", name), **how[name]} for name in model_of],
+            "artifacts": [
+                {
+                    **described(folder, name, profile.name),
+                    "source": _source(profile),
+                    **how.get(profile.name, {}),
+                }
+                for name, profile in files.items()
+            ],
+            "ranges": {name: m.ranges for name, m in model_of.items() if how[name] and m.ranges},
+        }
         write_json(folder / "manifest.json", manifest)
         write_json(folder / "report.json", {"format": 1, "artifacts": manifest["artifacts"]})
 
 
-def _manifest(model, labels, artifacts, source):
+def _source(profile):
+    return f"keras/{profile.name if profile.quantized else 'float32'}.keras"
+
+
+def check_protectable(name, layers, profiles, trained):
+    """Refuse a list of layers to protect for something that is not quantized here, or only as a whole."""
+    profile = profile_named(name, quantized=True)
+    if isinstance(layers, str) or not all(isinstance(layer, str) for layer in layers):
+        raise InputError(f"protect must be a list of names such as block_0.mlp, not {layers!r}.")
+    if name not in profiles or name in trained:
+        why = "it was trained, and is exported as it was" if name in trained else "it is not exported"
+        raise InputError(f"no layer of {name} can be protected: {why}.")
+    if layers and profile.activations == "full":
+        raise InputError(f"no layer of {name} can be protected: all of it is int8. Use int8_static.")
+
+
+def _how(model, trained):
+    """How a quantized model came about, for the manifest; {} for a float one."""
+    if not isinstance(model, QuantizeAware):
+        return {}
     return {
-        "format": 1,
+        "trained": trained,
+        "calibration": model.calibration and dict(model.calibration),
+        "protect": list(model.protect),
+    }
+
+
+def _about(model, labels, source):
+    return {
+        "format": FORMAT,
         "model": model.config.to_dict(),
         "image_size": list(model.image_size),
         "preprocessing": model.preprocessing,
         "labels": labels,
-        "artifacts": artifacts,
         "data": source or {},
         "versions": {
             "keras_vit": keras_vit.__version__,
@@ -151,21 +203,6 @@ def _manifest(model, labels, artifacts, source):
                 for name in ("keras", "tensorflow", "ai-edge-litert", "ai-edge-quantizer")
             },
         },
-    }
-
-
-def _artifact(folder, name, profile):
-    path = folder / name
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return {
-        "name": name,
-        "profile": profile,
-        "source": f"keras/{profile}.keras",
-        "bytes": sum(file.stat().st_size for file in files),
-        "sha256": digest.hexdigest(),
     }
 
 

@@ -1,42 +1,52 @@
 """`finetune`: quantization-aware training of a RUN, into RUN/quantized/PROFILE/."""
 
 import dataclasses
-import hashlib
 import json
+import math
 from pathlib import Path
 
 import keras
+import numpy as np
+from keras import ops
 from rich.console import Console
 
 from keras_vit.errors import InputError
-from keras_vit.export.aware import QuantizeAware, quantize_aware
+from keras_vit.export.aware import QuantizeAware
+from keras_vit.export.calibration import Calibration
+from keras_vit.export.graph import in_float32
+from keras_vit.export.manifest import digest
+from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
 from keras_vit.files import write_json
 from keras_vit.training.curves import draw_curves
+from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.recipes import Recipe
 from keras_vit.training.runs import check_same_data, read_run
 from keras_vit.training.trainer import fit
 
 
-def finetune(run, profile, data, epochs=None, learning_rate=None, console=None):
+def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, distill=0.0):
     """Fine-tune the model of the RUN folder `run` under fake quantization; keep the best epoch.
 
-    RUN/quantized/PROFILE/ gets model.keras (a `QuantizeAware` model), history.json and curves.png.
-    An interrupted call goes on when it is repeated.
+    RUN/quantized/PROFILE/ gets model.keras (a `QuantizeAware` model), history.json, curves.png and
+    comparison.json: held-out top-1 of the float model, of its post-training quantization, which is
+    where the training starts, and of the result. An interrupted call goes on when it is repeated.
 
     Args:
         run: a finished RUN folder.
-        profile: "int8" or "int8_static".
+        profile: name of a quantized profile.
         data: the `ImageData` that the run was trained on.
         epochs: default 1/10 of the run's, between 3 and 10.
         learning_rate: the peak; default 1/10 of the run's.
+        distill: weight of the loss that pulls its answers to the float model's, see `teach`.
 
     Returns:
         list of the epochs' metrics.
 
     Raises:
-        InputError: no such run, other data, unknown profile.
+        InputError: no such run, other data, unknown profile, a weight that is none.
     """
+    check_distill(distill)
     run, profile = Path(run), profile_named(profile, quantized=True)
     config = read_run(run)
     check_same_data(config, data, run)
@@ -54,26 +64,96 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None):
         precision="float32",
     )
     keras.utils.set_random_seed(recipe.seed)
-    aware = quantize_aware(model, profile.name, calibration=data)
+    aware = post_training(model, profile.name, Calibration(data))
     folder = run / "quantized" / profile.name
-    _start_again_if_changed(folder, {"recipe": recipe.to_dict(), "model": _digest(run / "model.keras")})
-    history = fit(aware, data, folder, recipe, console or Console(stderr=True), profile.name, keep="best")
+    options = {"recipe": recipe.to_dict(), "model": digest(run / "model.keras")}
+    _start_again_if_changed(folder, options | ({"distill": distill} if distill else {}))
+    if not (folder / "comparison.json").exists():
+        found = {"float": _accuracy(model, data), "post_training": _accuracy(aware, data)}
+        write_json(folder / "comparison.json", found)
+    if distill:
+        teach(aware, in_float32(model), distill)
+    console = console or Console(stderr=True)
+    history = fit(aware, data, folder, recipe, console, profile.name, keep="best")
+    found = _json(folder / "comparison.json")
+    found["trained"] = max(row["val_accuracy"] for row in history)
+    write_json(folder / "comparison.json", found)
     draw_curves(history, folder / "curves.png")
     return history
+
+
+def check_distill(weight):
+    """Refuse what is no weight of a loss."""
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise InputError(f"distill is the weight of a loss, 0 or more, not {weight!r}.")
+
+
+def teach(student, teacher, weight):
+    """Add weight * mean KL(teacher || student) to the training loss of `student`.
+
+    Hinton et al. 2015, arXiv:1503.02531, at temperature 1, on the same augmented batch. Only training has
+    it: held-out losses stay comparable. The teacher is frozen, and no part of `student`, so what is saved
+    and resumed has the same variables as without.
+
+    Args:
+        student, teacher: models from the same images to logits [B, classes].
+    """
+    usual = student.compute_loss
+
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = usual(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if not training:
+            return loss
+        wanted = ops.log_softmax(ops.stop_gradient(teacher(x, training=False)))
+        found = ops.log_softmax(ops.cast(y_pred, wanted.dtype))
+        return loss + weight * ops.mean(ops.sum(ops.exp(wanted) * (wanted - found), axis=-1))
+
+    student.compute_loss = compute_loss
+
+
+def _accuracy(model, data):
+    """Held-out top-1."""
+    batches = evaluation_batches(data.test, len(data.labels), model.preprocessing)
+    right = [np.argmax(model(x, training=False), -1) == np.argmax(y, -1) for x, y in batches]
+    return float(np.mean(np.concatenate(right)))
 
 
 def _start_again_if_changed(folder, config):
     """Forget the progress in `folder` when it was made with other options or from another model."""
     path = folder / "config.json"
-    old = path.read_text(encoding="utf-8") if path.exists() else None
-    if old is None or json.loads(old) != config:
-        for name in ("state.safetensors", "history.json"):
+    if not path.exists() or _json(path) != config:
+        for name in ("state.safetensors", "history.json", "comparison.json"):
             (folder / name).unlink(missing_ok=True)
         write_json(path, config)  # last: the old model stays until there is a new one
 
 
-def _digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def about_run(run, config, profiles=()):
+    """What a manifest notes about the RUN that a model came from.
+
+    Args:
+        config: its config.json.
+        profiles: those whose trained models are exported.
+    """
+    run = Path(run)
+    noted = {**config["data"], "model_sha256": digest(run / "model.keras")}
+    if "checkpoint" in config:
+        noted["checkpoint"] = config["checkpoint"]
+    for name in profiles:
+        folder = run / "quantized" / name
+        top1 = folder / "comparison.json"
+        noted.setdefault("quantized", {})[name] = {
+            "model_sha256": digest(folder / "model.keras"),
+            "distill": _json(folder / "config.json").get("distill", 0.0),
+            "top1": _json(top1) if top1.exists() else None,
+        }
+    return noted
+
+
+def _json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): quantize again.") from None
 
 
 def load_model(run):

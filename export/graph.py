@@ -39,7 +39,7 @@ def fold(model, pixels=True, rewrites=None):
         InputError: the model is no `ViT`, or has no head.
     """
     if not isinstance(model, ViT) or model.head is None:
-        kind = "a ViT without a head (classes=None)" if isinstance(model, ViT) else type(model).__name__
+        kind = "a ViT without a head (classes=None)" if isinstance(model, ViT) else _described(model)
         raise InputError(
             f"only a keras_vit.ViT with classes can be exported, not {kind}: build or load one with "
             "keras_vit.ViT(..., classes=N), or import a checkpoint with `keras-vit import`."
@@ -75,6 +75,19 @@ def fold(model, pixels=True, rewrites=None):
         variable.assign(weights.pop(name))
     assert not weights, f"lost while folding: {sorted(weights)}"
     return folded
+
+
+def _described(model):
+    """What a model that is none of ours is, and which layers of it this package does not know."""
+    layers = model._flatten_layers(include_self=False) if isinstance(model, keras.Model) else ()
+    strangers = {
+        type(layer).__name__ for layer in layers if not type(layer).__module__.startswith("keras_vit")
+    }
+    strangers = sorted(strangers - {"InputLayer", "Dropout"})
+    unknown = (
+        f" with layers that this package does not know ({', '.join(strangers[:5])})" if strangers else ""
+    )
+    return f"{type(model).__name__}{unknown}"
 
 
 def takes_raw_pixels(model):

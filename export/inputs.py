@@ -5,19 +5,22 @@ import os
 import numpy as np
 
 from keras_vit.errors import InputError
+from keras_vit.export.calibration import IMAGES, Calibration, checked_integer
 from keras_vit.training.data import ImageData, Split, load_data
 
-CALIBRATION = 256  # images from which trained ranges start
 
-
-def calibration_images(data, image_size):
-    """Up to 256 images [N, H, W, 3] with values 0..255, spread evenly over `data`.
+def calibration_images(data, image_size, count=IMAGES, seed=0):
+    """`count` images [N, H, W, 3] with values 0..255, drawn from `data` by `seed`; all, if there are fewer.
 
     Args:
-        data: such an array; a tf.data dataset of images or (images, labels), batched or not; a
-            folder, .zip or built-in name; an `ImageData`. Of the last two the training part.
+        data: such an array; a tf.data dataset of images or (images, labels), batched or not, of which the
+            first ones are taken, since it may have no end; a folder, .zip or built-in name; an
+            `ImageData`. Of the last two the training part. Or a `Calibration` of one of these, whose
+            own number and seed count.
         image_size: (height, width) to which a folder's pictures are brought.
     """
+    if isinstance(data, Calibration):
+        data, count, seed = data.data, data.images, data.seed
     if isinstance(data, str | os.PathLike):
         data = load_data(data, image_size)
     if isinstance(data, ImageData):
@@ -25,10 +28,19 @@ def calibration_images(data, image_size):
     if isinstance(data, Split):
         data = data.images
     if hasattr(data, "as_numpy_iterator"):
-        data, _ = _from_dataset(data, CALIBRATION)
-    if isinstance(data, np.ndarray) and len(data) > CALIBRATION:
-        data = data[np.linspace(0, len(data) - 1, CALIBRATION).astype(int)]
+        data, _ = _from_dataset(data, count)
+    if isinstance(data, np.ndarray):
+        data = data[sample(len(data), count, seed)]
     return np.asarray(data)
+
+
+def sample(total, count, seed):
+    """Indices of `count` of `total` things by `seed`, none of them twice, in their order."""
+    checked_integer("the number of images", count, least=1)
+    checked_integer("seed", seed, least=0)
+    if count >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
 def labelled_images(data, image_size):

@@ -76,7 +76,7 @@ def html(report, images=None):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = in_percent
     rows = _rows(report)
     fine = [row for row in report["artifacts"] if not row["error"]]
     samples = [
@@ -88,7 +88,7 @@ def html(report, images=None):
                 {
                     "name": name,
                     "label": answer["label"],
-                    "percent": _percent(answer["probability"]),
+                    "percent": in_percent(answer["probability"]),
                     "right": answer["label"] == sample["label"],
                 }
                 for name, answer in sample["answers"].items()
@@ -102,7 +102,7 @@ def html(report, images=None):
         latencies = [row["latency_ms_p50"] for row in fine]
         charts = [
             _bars("Time for one image", names, latencies, BLUE, _milliseconds),
-            _bars("Size on disk", names, [row["bytes"] for row in fine], AMBER, _bytes),
+            _bars("Size on disk", names, [row["bytes"] for row in fine], AMBER, in_bytes),
         ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report, rows=rows, fine=fine, charts=charts, samples=samples, base=BASE
@@ -120,29 +120,29 @@ def _rows(report):
             "name": row["name"],
             "profile": row["profile"],
             "error": row["error"],
-            "size": _text(row["bytes"], _bytes),
-            "top1": _text(row["top1"], _percent),
-            "agreement": _text(row["agreement"], _percent),
-            "max_diff": _text(row["max_abs_diff"], "{:.2g}".format),
-            "kl": _text(row["kl"], "{:.2g}".format),
-            "ms": _text(row["latency_ms_p50"], _three_digits),
-            "p50": _text(row["latency_ms_p50"], _milliseconds),
-            "p95": _text(row["latency_ms_p95"], _milliseconds),
-            "speed_up": _text(
+            "size": or_dash(row["bytes"], in_bytes),
+            "top1": or_dash(row["top1"], in_percent),
+            "agreement": or_dash(row["agreement"], in_percent),
+            "max_diff": or_dash(row["max_abs_diff"], "{:.2g}".format),
+            "kl": or_dash(row["kl"], "{:.2g}".format),
+            "ms": or_dash(row["latency_ms_p50"], three_digits),
+            "p50": or_dash(row["latency_ms_p50"], _milliseconds),
+            "p95": or_dash(row["latency_ms_p95"], _milliseconds),
+            "speed_up": or_dash(
                 base and row["latency_ms_p50"] and base / row["latency_ms_p50"], "{:.2f}x".format
             ),
-            "delegated": _text(row["delegated"], _percent),
+            "delegated": or_dash(row["delegated"], in_percent),
             "operators": row["operators"] or {},
         }
         for row in report["artifacts"]
     ]
 
 
-def _text(value, form):
+def or_dash(value, form):
     return "–" if value is None or not math.isfinite(value) else form(value)
 
 
-def _percent(share):
+def in_percent(share):
     """A share as a percentage, which says 100% and 0% only when it is exactly that."""
     if 0 < share < 1:
         share = min(max(share, 0.0001), 0.9999)
@@ -151,14 +151,14 @@ def _percent(share):
 
 
 def _milliseconds(value):
-    return f"{_three_digits(value)} ms"
+    return f"{three_digits(value)} ms"
 
 
-def _three_digits(value):
+def three_digits(value):
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def _bytes(value):
+def in_bytes(value):
     for unit in ("B", "kB", "MB"):
         if value < 1000:
             return f"{value:.3g} {unit}"

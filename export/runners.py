@@ -158,7 +158,7 @@ class SavedModelRunner(Runner):
     kind = "saved_model"
 
     def __init__(self, path):
-        folder = _saved_model(Path(path))
+        folder = saved_model_folder(Path(path))
         import tensorflow as tf
 
         try:
@@ -296,7 +296,7 @@ def _check_signature(path, signatures):
     )
 
 
-def _saved_model(folder):
+def saved_model_folder(folder):
     """The folder with saved_model.pb: `folder` itself, or its highest numbered version."""
     if (folder / "saved_model.pb").exists():
         return folder

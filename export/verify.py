@@ -7,14 +7,10 @@ that says so. Nothing is taken on trust: the answers are compared, not the exit 
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
 import re
-import signal
-import subprocess
-import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -23,10 +19,11 @@ import numpy as np
 
 from keras_vit.errors import InputError
 from keras_vit.export.inputs import labelled_images
+from keras_vit.export.manifest import REFERENCE, Refused, checked_file, entries, read_manifest, size
+from keras_vit.export.workers import Failure, Worker
 
 FORMAT = 1
 SAMPLES, DISPUTED = 12, 4
-REFERENCE = "keras/float32.keras"
 PACKAGES = ("keras-vit", "tensorflow", "keras", "ai-edge-litert", "numpy")
 ROW = {
     "name": None,
@@ -44,6 +41,7 @@ ROW = {
     "threads": None,
     "delegated": None,
     "operators": None,
+    "refused": False,
     "error": None,
 }
 
@@ -65,7 +63,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         models come first, then the artifacts in the manifest's order. In a row `agreement`,
         `max_abs_diff`, `mean_abs_diff` and `kl` compare with the Keras model that the file was made
         from, `agreement_float` with the float32 model. What could not be measured is None, and
-        `error` says why in one line.
+        `error` says why in one line; `refused` is true where a file is not what the manifest says.
 
     Raises:
         InputError: no export directory, or data that does not fit it.
@@ -85,17 +83,18 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     rows, answers = [], {}
     with tempfile.TemporaryDirectory(prefix="keras_vit-verify-") as scratch:
         np.save(Path(scratch, "images.npy"), images[chosen])
-        for entry in _entries(manifest):
+        for entry in entries(manifest):
             row = {**ROW, "kind": _kind(entry["name"]), "threads": threads}
             row.update({key: entry.get(key) for key in ("name", "profile")})
             rows.append(row)
             try:
-                path = _checked_file(directory, entry)
-                row["bytes"] = _size(path)
+                path = checked_file(directory, entry)
+                row["bytes"] = size(path)
                 result = _run(path, scratch, threads, seconds, len(chosen), row["name"], progress)
                 _check_answers(result["probabilities"], manifest["labels"])
-            except _Failure as failure:
+            except Failure as failure:
                 row["error"] = str(failure).replace(f"{directory}{os.sep}", "")
+                row["refused"] = isinstance(failure, Refused)
                 continue
             answers[row["name"]] = result["probabilities"]
             row.update(_timing(result))
@@ -107,8 +106,8 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         "format": FORMAT,
         "images": len(chosen),
         "labels": manifest["labels"],
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "artifacts": rows,
         "samples": _samples(chosen, truth, answers, manifest["labels"]),
     }
@@ -136,78 +135,19 @@ def compare(probabilities, truth, source=None, reference=None):
     return numbers
 
 
-class _Failure(Exception):
-    """An artifact could not be measured; the message becomes its row's `error`."""
-
-
 def _run(path, scratch, threads, seconds, total, name, progress):
     """Ask one artifact in a worker process; return its arrays."""
     job = {"path": str(path), "images": f"{scratch}/images.npy", "result": f"{scratch}/result.npz"}
     Path(job["result"]).unlink(missing_ok=True)
-    Path(scratch, "job.json").write_text(json.dumps({**job, "threads": threads, "seconds": seconds}))
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "-1",  # a GPU answers, and takes its time, in its own way
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    environment.pop("TF_USE_LEGACY_KERAS", None)  # tensorflow-model-optimization leaves it behind
-    # -P: the folder that the user happens to be in is no place to import from.
-    command = [sys.executable, "-P", "-m", "keras_vit.export.verify_worker", f"{scratch}/job.json"]
     if progress:
         progress(name, 0, total)
-    with open(f"{scratch}/stderr.txt", "w+", encoding="utf-8", errors="replace") as said:
-        with _process(command, environment, said) as process:
-            for line in process.stdout:
-                if progress and line.startswith("done "):
-                    progress(name, int(line.split()[1]), total)
-        said.seek(0)
-        if process.returncode:
-            raise _Failure(_reason(process.returncode, said.read()))
+    job.update(threads=threads, seconds=seconds)
+    with Worker("keras_vit.export.verify_worker", job) as worker:
+        for line in worker:
+            if progress and line.startswith("done "):
+                progress(name, int(line.split()[1]), total)
     with np.load(job["result"]) as result:
         return dict(result)
-
-
-@contextlib.contextmanager
-def _process(command, environment, stderr):
-    pipe = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True, "errors": "replace"}
-    with subprocess.Popen(command, env=environment, **pipe) as process:
-        try:
-            yield process
-        except BaseException:  # Ctrl-C too: no worker outlives its caller
-            process.kill()
-            raise
-
-
-def _reason(returncode, said):
-    """One line: the signal that ended a process, and the last thing that it said."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    lines = [line for line in lines if not re.match(r"(INFO|WARNING)\b|[IW]\d{4} ", line)]
-    last = lines[-1] if lines else ""
-    if returncode > 0:
-        return last or f"ended with exit code {returncode}"
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:
-        name = f"signal {-returncode}"
-    return f"killed by {name}: {last}" if last else f"killed by {name}"
-
-
-def read_manifest(directory):
-    """The manifest.json of an export directory. Raises InputError."""
-    file = Path(directory) / "manifest.json"
-    if not file.is_file():
-        what = "holds no manifest.json" if file.parent.is_dir() else "does not exist"
-        raise InputError(f"{directory} {what}: give a directory that keras-vit export wrote.")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        fine = manifest["format"] == FORMAT and len(manifest["image_size"]) == 2 and manifest["labels"]
-        fine = fine and all("name" in entry and "source" in entry for entry in manifest["artifacts"])
-    except (ValueError, KeyError, TypeError):
-        fine = False
-    if not fine:
-        raise InputError(f"{file} is not a manifest of format {FORMAT}: export the model again.")
-    return manifest
 
 
 def _checked_data(data, manifest):
@@ -233,44 +173,16 @@ def _checked_data(data, manifest):
     return images, labels
 
 
-def _entries(manifest):
-    """The Keras models that the files were made from, the float one first, then the files."""
-    entries = manifest["artifacts"]
-    sources = sorted({entry["source"] for entry in entries}, key=lambda name: (name != REFERENCE, name))
-    keras = [{"name": name, "profile": Path(name).stem, "source": name} for name in sources]
-    return keras + entries
-
-
 def _kind(name):
     return {".keras": "keras", ".tflite": "tflite"}.get(Path(name).suffix, "saved_model")
 
 
-def _checked_file(directory, entry):
-    path = directory / entry["name"]
-    if not path.exists():
-        raise _Failure(f"{entry['name']} is missing: export the model again")
-    if entry.get("sha256") and path.is_file():
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != entry["sha256"]:
-            raise _Failure(
-                f"{entry['name']} is not the file that was exported: its SHA-256 is {found[:12]}..., "
-                f"the manifest says {entry['sha256'][:12]}..."
-            )
-    return path
-
-
-def _size(path):
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
-
-
 def _check_answers(probabilities, labels):
     if probabilities.shape[1] != len(labels):
-        raise _Failure(f"it knows {probabilities.shape[1]} classes, the manifest lists {len(labels)}")
+        raise Failure(f"it knows {probabilities.shape[1]} classes, the manifest lists {len(labels)}")
     bad = int(np.sum(~np.isfinite(probabilities).all(-1)))
     if bad:
-        raise _Failure(f"its answer is not a finite number on {bad} of {len(probabilities)} images")
+        raise Failure(f"its answer is not a finite number on {bad} of {len(probabilities)} images")
 
 
 def _timing(result):
@@ -308,7 +220,7 @@ def _samples(chosen, truth, answers, labels):
     ]
 
 
-def _cpu():
+def cpu_name():
     """The processor's model name: a latency means nothing without it."""
     with contextlib.suppress(OSError):
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -317,7 +229,7 @@ def _cpu():
     return platform.processor() or platform.machine()
 
 
-def _versions():
+def package_versions():
     found = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.config import VARIANTS
+from keras_vit.config import PRESETS, VARIANTS
 from keras_vit.errors import InputError, Interrupted
 
 app = typer.Typer(
@@ -67,7 +67,8 @@ def train(
         ),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help=f"Model: {', '.join(VARIANTS)} with a patch size, e.g. Ti/16.")
+        str | None,
+        typer.Option(help=f"Model: {', '.join((*VARIANTS, *PRESETS))} with a patch size, e.g. Ti/16."),
     ] = None,
     image_size: Annotated[
         str | None, typer.Option(help="Pixels, e.g. 224 or 64x96 (height x width). Default: suits the data.")
@@ -152,19 +153,28 @@ def quantize(
     data: Annotated[str | None, typer.Option(help="The run's data, if it has moved.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: a tenth of the run's, 3 to 10.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: a tenth of the run's.")] = None,
+    distill: Annotated[
+        float, typer.Option(help="Weight of a loss that pulls the answers to the float model's; 0 is off.")
+    ] = 0.0,
     skip_bad: SkipBad = False,
 ):
     """Fine-tune a run under fake quantization, into RUN/quantized/PROFILE; keep the best epoch."""
     from keras_vit.export.profiles import profile_named
 
     profile_named(profile, quantized=True)  # before anything slow
+    if not 0 <= distill < float("inf"):
+        raise InputError(f"--distill is the weight of a loss, 0 or more, not {distill:g}.")
     loaded = _data_of_run(run, data, skip_bad)
     _import_tensorflow()
     from keras_vit.export.finetune import finetune
 
-    history = finetune(run, profile, loaded, epochs, learning_rate, _console())
-    best = max(history, key=lambda row: row["val_accuracy"])
-    _say(f"{run}/quantized/{profile}: held-out top-1 {best['val_accuracy']:.4f} in epoch {best['epoch']}")
+    history = finetune(run, profile, loaded, epochs, learning_rate, _console(), distill)
+    best = max(history, key=lambda row: (row["val_accuracy"], row["epoch"]))  # the one that is kept
+    before = json.loads((run / "quantized" / profile / "comparison.json").read_text())
+    _say(
+        f"{run}/quantized/{profile}: held-out top-1 {best['val_accuracy']:.4f} in epoch {best['epoch']} "
+        f"(post-training quantization {before['post_training']:.4f}, float {before['float']:.4f})"
+    )
 
 
 @app.command()
@@ -175,6 +185,20 @@ def export(
     data: Annotated[
         str | None, typer.Option(help="The run's data, if it has moved (for calibration).")
     ] = None,
+    post_training: Annotated[
+        bool, typer.Option("--post-training", help="Quantize the float model, also where one was fine-tuned.")
+    ] = False,
+    calibrate: Annotated[int, typer.Option(help="Training pictures from which ranges are set.")] = 256,
+    calibration_method: Annotated[str, typer.Option(help="mean, minmax or percentile.")] = "mean",
+    seed: Annotated[int, typer.Option(help="Which pictures, for ranges and --max-drop.")] = 0,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Keep in float what it takes to lose at most that many points of top-1."),
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Held-out pictures on which --max-drop is measured.")] = 512,
+    protect: Annotated[
+        str | None, typer.Option(help="Parts to keep in float, e.g. block_0.mlp,block_11.mlp or head.")
+    ] = None,
     serve: Annotated[str, typer.Option(help="The profile that the SavedModel computes.")] = "float32",
     version: Annotated[int, typer.Option(help="Of the SavedModel, for TF Serving.")] = 1,
     skip_bad: SkipBad = False,
@@ -184,27 +208,48 @@ def export(
     from keras_vit.export.profiles import profile_named
     from keras_vit.training.runs import read_run
 
-    names = [name.strip() for name in profiles.split(",") if name.strip()]
+    names = _names(profiles)
     chosen = [profile_named(name) for name in names]
+    if max_drop is not None and protect is not None:
+        raise InputError("--protect names the parts, --max-drop finds them: give one of the two.")
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise InputError(f"--max-drop is a number of points of top-1, from 0 to 100, not {max_drop:g}.")
     config = read_run(run)
     check_ours(out)
+    from keras_vit.export.calibration import Calibration, checked_integer
+
+    calibration = Calibration(None, calibrate, seed, calibration_method)  # before anything slow
+    checked_integer("--sample", sample, least=1)
     _import_tensorflow()
     from keras_vit.export.directory import export
-    from keras_vit.export.finetune import load_aware, load_model
+    from keras_vit.export.finetune import about_run, load_aware, load_model
 
-    model, aware = load_model(run), load_aware(run)
-    calibration = None
-    if any(profile.activations == "static" and profile.name not in aware for profile in chosen):
-        calibration = _data_of_run(run, data, skip_bad)
+    model, aware = load_model(run), {} if post_training else load_aware(run)
     aware = {name: model for name, model in aware.items() if name in names}
+    calibrated = [profile for profile in chosen if profile.quantized and profile.name not in aware]
+    if not calibrated and (max_drop is not None or protect is not None):
+        option = "--max-drop" if protect is None else "--protect"
+        raise InputError(
+            f"{option} is for profiles that are quantized without training, and none of {', '.join(names)} "
+            "is: --post-training makes them so."
+        )
+    loaded = None
+    if max_drop is not None or any(profile.has_trained_ranges for profile in calibrated):
+        loaded = _data_of_run(run, data, skip_bad)
+        calibration = Calibration(loaded, calibrate, seed, calibration_method)
+    protected = {profile.name: _names(protect or "") for profile in calibrated}
+    if max_drop is not None:
+        for name in protected:
+            protected[name] = _protected(model, name, calibration, loaded, max_drop, sample, seed)
     export(
         model,
         out,
         names,
-        calibration,
+        calibration if loaded else None,
         config["labels"],
         aware,
-        source={**config["data"], **({"checkpoint": config["checkpoint"]} if "checkpoint" in config else {})},
+        protected,
+        source=about_run(run, config, aware),
         served=serve,
         version=version,
         status=_say,
@@ -213,6 +258,24 @@ def export(
         f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in sorted(out.glob("*.tflite"))
     )
     _say(f"{out}: {files}, saved_model/{version}")
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _protected(model, profile, calibration, data, max_drop, sample, seed):
+    """The parts of `profile` to keep in float; says what each brings."""
+    from keras_vit.export.sensitivity import choose_protected, sentences, table
+
+    with _task(f"{profile}: what each part loses") as progress:
+        choice = choose_protected(
+            model, profile, calibration, data, max_drop, sample, seed, progress=progress
+        )
+    _wide_console().print(table(choice))
+    for line in sentences(choice):
+        _say(line)
+    return choice.protect
 
 
 @app.command()
@@ -238,11 +301,42 @@ def evaluate(
     from keras_vit.export.report import table, write_report
 
     write_report(report, directory, loaded.test.images)
+    _wide_console().print(table(report))
+    print(directory / "report.html")
+    refused = [row for row in report["artifacts"] if row["refused"]]
+    if refused:
+        names = ", ".join(row["name"] for row in refused)
+        raise InputError(f"refused {names} of {directory}: {refused[0]['error']}")
+
+
+@app.command()
+def benchmark(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="A .tflite of any tool, a .keras, .onnx or OpenVINO .xml file, a SavedModel folder, "
+            "or a folder made by `keras-vit export` for all in it.",
+        ),
+    ],
+    threads: Annotated[str, typer.Option(help="Numbers of CPU threads, separated by commas.")] = "1,2",
+    seconds: Annotated[float, typer.Option(help="How long to time each file at each of them.")] = 3.0,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Also the time per kind of operator of each .tflite.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+):
+    """Latency, memory and size of models, side by side; the first is what the others are compared with."""
+    from keras_vit.export.benchmark import benchmark, pages
+
+    with _task("measuring") as progress:
+        report = benchmark(files, threads, seconds, operators, progress)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return
     from rich.console import Console
 
-    # Wide enough for every column also where the output is a file.
-    Console(width=None if sys.stdout.isatty() else 160).print(table(report))
-    print(directory / "report.html")
+    Console(width=None if sys.stdout.isatty() else 160).print(*pages(report), sep="\n")
 
 
 @app.command()
@@ -396,6 +490,13 @@ def _without_chatter():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _wide_console():
+    """Standard output, wide enough for every column of a table also where it is a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _console():

@@ -135,15 +135,27 @@ def test_predicting_with_a_tflite_file_needs_no_tensorflow(trained, folder):
     assert output.splitlines()[-1] == "[]"
 
 
-def test_a_damaged_artifact_is_a_row_and_not_a_crash(trained, folder, tmp_path, capsys):
+def test_a_copy_that_is_not_what_was_exported_is_refused_and_the_others_are_shown(
+    trained, folder, tmp_path, capsys
+):
     copy = tmp_path / "export"
     shutil.copytree(trained / "export", copy)
     (copy / "int8.tflite").write_bytes(b"\0\0\0\0TFL3" + b"\0" * 100)
-    code, out, _ = run(capsys, "evaluate", copy, folder, "--limit", "4", "--seconds", "0.02")
-    assert code == 0
+    (copy / "saved_model" / "1" / "more").write_text("more")
+    with open(copy / "keras" / "int8_static.keras", "ab") as file:
+        file.write(b"\0")
+    code, out, err = run(capsys, "evaluate", copy, folder, "--limit", "4", "--seconds", "0.02")
+    assert code == 2
+    names = "keras/int8_static.keras, int8.tflite, saved_model/1"
+    reason = "keras/int8_static.keras is not the file that was exported: its SHA-256 is"
+    assert err[-1].startswith(f"error: refused {names} of {copy}: {reason}")
     rows = {row["name"]: row for row in json.loads((copy / "report.json").read_text())["artifacts"]}
+    refused = {name for name, row in rows.items() if row["refused"]}
+    assert refused == {"int8.tflite", "saved_model/1", "keras/int8_static.keras"}
     assert "not the file that was exported" in rows["int8.tflite"]["error"]
-    assert rows["float32.tflite"]["error"] is None
+    assert "not the folder that was exported" in rows["saved_model/1"]["error"]
+    for name in set(rows) - refused:
+        assert rows[name]["error"] is None and rows[name]["top1"] == 1.0
     assert "int8.tflite" in out
 
 
@@ -313,6 +325,106 @@ def test_quantizing_again_does_nothing_unless_an_option_changed(trained, tmp_pat
     assert code == 0
     assert not any("is finished" in line for line in err)
     assert model.read_bytes() != before
+
+
+def test_distillation_is_a_training_of_its_own(trained, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(trained / "run", copy)
+    folder = copy / "quantized" / "int8_static"
+    before = (folder / "model.keras").read_bytes()
+    words = ["quantize", copy, "--profile", "int8_static", "--epochs", "1", "--distill", "2"]
+    code, _, err = run(capsys, *words)
+    assert code == 0
+    assert not any("is finished" in line for line in err)
+    assert "(post-training quantization 1.0000, float 1.0000)" in err[-1]
+    assert (folder / "model.keras").read_bytes() != before
+    assert json.loads((folder / "config.json").read_text())["distill"] == 2.0
+    top1 = json.loads((folder / "comparison.json").read_text())
+    assert top1 == {"float": 1.0, "post_training": 1.0, "trained": 1.0}
+    code, _, err = run(capsys, *words)
+    assert code == 0
+    assert any("is finished" in line for line in err)
+
+
+def manifest_of(directory):
+    manifest = json.loads((directory / "manifest.json").read_text())
+    return manifest, {row["name"]: row for row in manifest["artifacts"]}
+
+
+def test_the_manifest_says_what_the_files_came_from(trained):
+    import hashlib
+
+    manifest, rows = manifest_of(trained / "export")
+    sha256 = {
+        key: hashlib.sha256((trained / "run" / path).read_bytes()).hexdigest()
+        for key, path in (("float", "model.keras"), ("static", "quantized/int8_static/model.keras"))
+    }
+    assert manifest["data"]["model_sha256"] == sha256["float"]
+    assert list(manifest["data"]["quantized"]) == ["int8_static"]
+    noted = manifest["data"]["quantized"]["int8_static"]
+    assert noted["model_sha256"] == sha256["static"]
+    assert noted["distill"] == 0.0 and noted["top1"]["trained"] == 1.0
+    assert rows["int8_static.tflite"]["trained"] and not rows["int8.tflite"]["trained"]
+
+
+def test_a_trained_profile_is_quantized_without_its_training_on_demand(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["export", trained / "run", "--out", out, "--profiles", "int8_static", "--calibrate", "10"]
+    words += ["--calibration-method", "minmax", "--seed", "3"]
+    code, _, _ = run(capsys, *words)
+    manifest, rows = manifest_of(out)
+    assert code == 0 and rows["int8_static.tflite"]["trained"], "the fine-tuned model wins"
+    code, shown, err = run(capsys, *words, "--post-training", "--max-drop", "0.5", "--sample", "6")
+    assert code == 0
+    assert "block_0.mlp" in shown and "points lost" in shown
+    assert any(
+        "int8_static: keep nothing in float: 0 points of top-1 are lost; measured on 6 held" in line
+        for line in err
+    )
+    after, rows = manifest_of(out)
+    row = rows["int8_static.tflite"]
+    assert (row["trained"], row["protect"]) == (False, [])
+    assert {k: row["calibration"][k] for k in ("images", "seed", "method")} == {
+        "images": 10,
+        "seed": 3,
+        "method": "minmax",
+    }
+    assert "quantized" not in after["data"]
+    assert after["ranges"]["int8_static"] != manifest["ranges"]["int8_static"]
+
+
+def test_parts_are_protected_by_hand(trained, tmp_path, capsys):
+    words = ["export", trained / "run", "--out", tmp_path / "out", "--profiles", "int8,int8_static"]
+    code, _, err = run(capsys, *words, "--protect", "block_0.mlp, head")
+    assert code == 0
+    _, rows = manifest_of(tmp_path / "out")
+    assert rows["int8.tflite"]["protect"] == ["block_0.mlp", "head"]
+    assert rows["int8_static.tflite"]["protect"] == [], "it was trained without"
+    assert "int8: post-training quantization but for block_0.mlp, head" in err
+
+
+def test_bad_input_for_quantizing(trained, tmp_path, capsys):
+    run_ = trained / "run"
+    check_error(capsys, "--distill is the weight", "quantize", run_, "--profile", "int8", "--distill", "-1")
+    check_error(capsys, "--distill is the weight", "quantize", run_, "--profile", "int8", "--distill", "nan")
+    words = "export", run_, "--out", tmp_path / "out"
+    check_error(capsys, "calibration images must be an integer from 1 on, not 0", *words, "--calibrate", "0")
+    check_error(capsys, "calibration seed must be an integer from 0 on, not -1", *words, "--seed", "-1")
+    method = "--calibration-method"
+    check_error(capsys, "unknown calibration method 'max': .* Did you mean 'minmax'", *words, method, "max")
+    check_error(capsys, "--max-drop is a number of points .* not -1", *words, "--max-drop", "-1")
+    check_error(capsys, "--max-drop is a number of points .* not nan", *words, "--max-drop", "nan")
+    check_error(capsys, "--sample must be an integer from 1 on", *words, "--max-drop", "1", "--sample", "0")
+    check_error(capsys, "give one of the two", *words, "--max-drop", "1", "--protect", "head")
+    check_error(capsys, "no layer 'block_99' to protect", *words, "--protect", "block_99")
+    static = [*words, "--profiles", "float32,int8_static"]
+    message = "--max-drop is for profiles .* none of float32, int8_static is"
+    check_error(capsys, message, *static, "--max-drop", "1")
+    check_error(capsys, "--protect is for profiles", *static, "--protect", "head")
+    broken = shutil.copytree(trained / "export", tmp_path / "broken")
+    (broken / "manifest.json").write_text((broken / "manifest.json").read_text()[:-100])
+    check_error(capsys, "manifest.json is not a manifest of format 1", "evaluate", broken, "digits")
+    assert not (tmp_path / "out").exists()
 
 
 CHECKPOINTS = Path(__file__).parent / "weights" / "fixtures"

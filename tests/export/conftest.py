@@ -92,11 +92,28 @@ def directory(tmp_path_factory, models):
         (folder / name).write_bytes(data)
         artifacts.append(entry(name, data, "int8" if name == "int8.tflite" else "float32"))
     artifacts[-1]["sha256"] = "0" * 64
-    artifacts.append({"name": "saved_model/1", "profile": "float32", "source": "keras/float32.keras"})
+    inside = {file.relative_to(folder / "saved_model/1").as_posix(): file for file in files_in(folder)}
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()} {name}\n" for name, file in inside.items()]
+    artifacts.append(entry("saved_model/1", "".join(lines).encode(), "float32"))
+    keras_files = {name: (folder / "keras" / f"{name}.keras").read_bytes() for name in models}
+    sources = [entry(f"keras/{name}.keras", content, name) for name, content in keras_files.items()]
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
-    manifest = {"format": 1, "image_size": [8, 8], "labels": LABELS, "artifacts": artifacts}
+    manifest = {
+        "format": 1,
+        "image_size": [8, 8],
+        "labels": LABELS,
+        "artifacts": artifacts,
+        "sources": sources,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def files_in(folder):
+    """Those of the SavedModel, by name."""
+    inside = folder / "saved_model" / "1"
+    files = [path for path in inside.rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: path.relative_to(inside).as_posix())
 
 
 def entry(name, content, profile):

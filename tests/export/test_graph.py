@@ -140,5 +140,10 @@ def test_a_folded_model_can_be_saved(tmp_path):
 def test_what_cannot_be_exported_is_named():
     with pytest.raises(InputError, match="not a ViT without a head"):
         fold(ViT("Nano/2", image_size=8, classes=None))
-    with pytest.raises(InputError, match="not Sequential"):
+    with pytest.raises(InputError, match=r"not Sequential: build or load one with keras_vit.ViT"):
         fold(keras.Sequential())
+    mixed = keras.Sequential([random_vit(), keras.layers.Dense(3)])
+    with pytest.raises(InputError, match=r"not Sequential with layers that this package .* know \(Dense\)"):
+        fold(mixed)
+    with pytest.raises(InputError, match="not str: build or load one"):
+        fold("model.keras")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from keras_vit.errors import InputError
-from keras_vit.export.verify import _reason, compare, verify
+from keras_vit.export.verify import compare, verify
+from keras_vit.export.workers import reason
 
 NAMES = [
     "keras/float32.keras",
@@ -131,9 +132,9 @@ def test_the_reason_is_the_last_thing_said():
     said = (
         "Traceback:\n  File\nValueError: no such thing\nWARNING: all is well\nI0000 00:00:1 x.cc:1] hello\n\n"
     )
-    assert _reason(1, said) == "ValueError: no such thing"
-    assert _reason(-6, "terminate called") == "killed by SIGABRT: terminate called"
-    assert _reason(3, "") == "ended with exit code 3"
+    assert reason(1, said) == "ValueError: no such thing"
+    assert reason(-6, "terminate called") == "killed by SIGABRT: terminate called"
+    assert reason(3, "") == "ended with exit code 3"
 
 
 def test_what_does_not_fit_is_refused(directory, images, truth, tmp_path):

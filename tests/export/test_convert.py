@@ -6,6 +6,7 @@ from collections import Counter
 import keras
 import numpy as np
 import pytest
+from bright_thirds import PREPROCESSING, normalise, problem
 
 from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
@@ -13,22 +14,7 @@ from keras_vit.export import export, load_runner, quantize_aware, verify
 from keras_vit.export.convert import ConversionError, convert
 from keras_vit.export.placement import read
 
-PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 LABELS = ["low", "middle", "high"]
-
-
-def problem(count, seed):
-    """Pictures whose class is the third of the picture that is bright."""
-    random = np.random.default_rng(seed)
-    images = random.integers(0, 120, (count, 12, 8, 3), dtype=np.uint8)
-    labels = random.integers(0, 3, count)
-    for image, label in zip(images, labels, strict=True):
-        image[4 * label : 4 * label + 4] += 60
-    return images, labels
-
-
-def normalise(images):
-    return ((images / 255 - PREPROCESSING["mean"]) / PREPROCESSING["std"]).astype("float32")
 
 
 def fit(model, epochs, rate):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from bright_thirds import PREPROCESSING, SIZE, problem
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from PIL import Image
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
@@ -29,18 +30,6 @@ from keras_vit.export.saved_model import write_saved_model
 from keras_vit.export.serving import next_version, with_signature_defs, write_serving
 
 LABELS = ["low", "middle", "größte"]  # not all of them ASCII
-PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
-SIZE = (12, 8)
-
-
-def problem(count, seed):
-    """Pictures whose class is the third of the picture that is bright."""
-    random = np.random.default_rng(seed)
-    images = random.integers(0, 120, (count, *SIZE, 3), dtype=np.uint8)
-    labels = random.integers(0, 3, count)
-    for image, label in zip(images, labels, strict=True):
-        image[4 * label : 4 * label + 4] += 60
-    return images, labels
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from keras_vit.export.graph import in_float32
 from keras_vit.export.manifest import digest
 from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
-from keras_vit.files import write_json
+from keras_vit.files import atomic_write, write_json
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.recipes import Recipe
@@ -28,9 +28,11 @@ from keras_vit.training.trainer import fit
 def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, distill=0.0):
     """Fine-tune the model of the RUN folder `run` under fake quantization; keep the best epoch.
 
+    The start, which is post-training quantization, competes: where no epoch is better, it is kept.
     RUN/quantized/PROFILE/ gets model.keras (a `QuantizeAware` model), history.json, curves.png and
     comparison.json: held-out top-1 of the float model, of its post-training quantization, which is
-    where the training starts, and of the result. An interrupted call goes on when it is repeated.
+    where the training starts, of the best epoch, and which of the two was kept. An interrupted call
+    goes on when it is repeated.
 
     Args:
         run: a finished RUN folder.
@@ -77,6 +79,11 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
     history = fit(aware, data, folder, recipe, console, profile.name, keep="best")
     found = _json(folder / "comparison.json")
     found["trained"] = max(row["val_accuracy"] for row in history)
+    worse = found["trained"] < found["post_training"] - 1e-6  # the former comes out of float32
+    found["kept"] = "post_training" if worse else "trained"
+    if found["kept"] == "post_training":
+        with atomic_write(folder / "model.keras") as temporary:
+            post_training(model, profile.name, Calibration(data)).save(temporary)
     write_json(folder / "comparison.json", found)
     draw_curves(history, folder / "curves.png")
     return history

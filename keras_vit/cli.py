@@ -175,6 +175,8 @@ def quantize(
         f"{run}/quantized/{profile}: held-out top-1 {best['val_accuracy']:.4f} in epoch {best['epoch']} "
         f"(post-training quantization {before['post_training']:.4f}, float {before['float']:.4f})"
     )
+    if before["kept"] == "post_training":
+        _say("no epoch was better than post-training quantization, so that is kept: try --learning-rate")
 
 
 @app.command()

@@ -35,7 +35,7 @@ def accuracy(data, folder, variant, seed, epochs):
         run,
         recipe(
             "small",
-            image_size=data.image_size,
+            image_size=(32, 32),
             variant=variant,
             pooling="cls",
             epochs=epochs,

@@ -36,7 +36,7 @@ def train(run, data):
     variant = {"patch_size": 4, "width": 96, "depth": 5, "heads": 3, "mlp_width": 192, "stem": "compact"}
     chosen = recipe(
         "small",
-        image_size=data.image_size,
+        image_size=(32, 32),
         variant=variant,
         epochs=18,
         learning_rate=1.5e-3,

@@ -5,11 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
+from rich.console import Console
 
 from keras_vit import ViT
 from keras_vit.errors import InputError
-from keras_vit.export.finetune import about_run, check_distill, teach
+from keras_vit.export.finetune import about_run, check_distill, finetune, load_aware, teach
 from keras_vit.export.post_training import post_training
+from keras_vit.training import load_data, recipe, train
 
 FLOAT = "76a7e234dc54e9c605b2cc9fdf71279526150df48c574bdfa69e436e0b3d5c18"  # printf float | sha256sum
 AWARE = "8bf9fd4be091a1baa7d3947484c1b90a1ce69f0df2facb671c8658ea9f4704d8"  # printf aware | sha256sum
@@ -109,3 +111,18 @@ def test_what_is_noted_about_a_run(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config.json cannot be read .*: quantize again"):
         about_run(tmp_path, config, ["int8"])
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(1e-9, "trained"), (10.0, "post_training")])
+def test_the_start_competes_with_the_epochs(tmp_path, rate, kept):
+    """A learning rate of 10 ruins every epoch; one of almost nothing changes nothing."""
+    data = load_data("digits")
+    chosen = recipe("thumbnails", epochs=2, variant="Nano/4", batch_size=64, augment="none")
+    train(data, tmp_path, chosen, Console(quiet=True))
+    finetune(tmp_path, "int8", data, epochs=1, learning_rate=rate, console=Console(quiet=True))
+    found = json.loads((tmp_path / "quantized/int8/comparison.json").read_text())
+    assert found["kept"] == kept
+    assert (found["trained"] < 0.5 * found["post_training"]) == (rate == 10.0)
+    model = load_aware(tmp_path)["int8"]
+    answers = np.argmax(model((data.test.images / 255.0 - 0.5) / 0.5), -1)
+    assert np.mean(answers == data.test.labels) == pytest.approx(found[kept], abs=0.005)

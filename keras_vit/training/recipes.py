@@ -51,6 +51,10 @@ class Recipe:
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", tuple(self.image_size))
+        if isinstance(self.variant, dict):
+            # As config.json gives it back, or a run would not know its own recipe again.
+            plain = {key: list(v) if isinstance(v, tuple) else v for key, v in self.variant.items()}
+            object.__setattr__(self, "variant", plain)
         one_of("augmentation", self.augment, AUGMENTATIONS)
         one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
         one_of("pooling", self.pooling, ("cls", "mean", "attention"))

@@ -1,5 +1,7 @@
 """The input pipeline: every example once an epoch, the same on every run, and what augmentation does."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -102,3 +104,11 @@ def test_a_recipe_refuses(options, message):
 
 def test_the_recipe_suits_the_image_size():
     assert [recipe(image_size=(s, s)).variant for s in (8, 32, 224)] == ["Nano/2", "Lite/4", "Ti/16"]
+
+
+def test_a_recipe_of_a_config_is_the_same_after_a_trip_through_json():
+    variant = {"patch_size": (4, 2), "width": 8, "heads": 2, "merge": (3, 16)}
+    chosen = recipe("thumbnails", image_size=(8, 8), variant=variant)
+    again = recipe("thumbnails", **json.loads(json.dumps(chosen.to_dict())))
+    assert again == chosen
+    assert again.model_config().merge == (3, 16)

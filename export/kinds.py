@@ -97,6 +97,9 @@ def _of_matmuls(name, layer, model, profile):
     if convolves and not static:
         return {}
     kernel = _kernel(name, layer, profile)
+    if isinstance(layer, Convolution) and name != FIRST:
+        # Its input is the output before it, pooled; LiteRT's pooling keeps that one's range.
+        return {"kernel": kernel, "output": "range"}
     if not static or name.startswith(LAST):
         return {"input": "token", "kernel": kernel}
     first = "image" if name in (PATCHES, FIRST) else "range"

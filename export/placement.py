@@ -18,7 +18,8 @@ from keras_vit.export.quantizers import BLOCK, FIXED
 from keras_vit.layers import Convolution, Linear
 
 MOVES = ("RESHAPE", "TRANSPOSE")  # they move numbers and keep the range
-KEEPS = ("MAX_POOL_2D", "PAD", "STRIDED_SLICE", "SLICE")  # their numbers are others, in the same range
+POOLS = ("MAX_POOL_2D", "PAD")  # their numbers are others, in the same range
+SLICES = ("STRIDED_SLICE", "SLICE")  # so are theirs; but what is sliced may be float, and the slice not
 MATMULS = ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL")
 POINTS = 64  # of a tensor's sorted values are compared
 SAME = 1e-3  # of the tensor's root mean square: rounding makes 1e-5, another tensor 1e-2 and more
@@ -73,7 +74,7 @@ def plan(content, model, ranges, kinds, full=False):
             bits, block = (8 if kernel == "weight" else 4), (BLOCK if kernel == "weight4_block" else 0)
             rules.append(Rule(op.kind, _only(names, op), False, bits, block))
         elif full or (
-            op.kind in (*MOVES, *KEEPS, *MATMULS)
+            op.kind in (*MOVES, *POOLS, *MATMULS)
             and (owner is None or kernel)
             and all(t in found for t in touched)
         ):
@@ -151,7 +152,7 @@ def _ranges(content, ops, constants, model, ranges):
     if missing:
         raise RuntimeError(f"no tensor of the file holds {', '.join(missing[:5])} ({len(missing)} in all).")
     for op in ops:
-        if op.kind in (*MOVES, *KEEPS) and op.inputs[0] in found:
+        if op.kind in (*MOVES, *POOLS, *SLICES) and op.inputs[0] in found:
             found.setdefault(op.outputs[0], found[op.inputs[0]])
     return found
 

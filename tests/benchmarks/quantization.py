@@ -47,12 +47,12 @@ def train(run, data):
     train_run(data, run, chosen)
 
 
-def measure(run, data, folder, aware):
-    """{artifact: row} of all profiles of the RUN, the fine-tuned models where `aware` has them."""
+def measure(run, data, folder, profiles, aware):
+    """{artifact: row} of profiles of the RUN, the fine-tuned models where `aware` has them."""
     from keras_vit.export import export, verify
     from keras_vit.export.finetune import load_model
 
-    export(load_model(run), folder, ["float32", *EPOCHS], calibration=data, labels=data.labels, aware=aware)
+    export(load_model(run), folder, ["float32", *profiles], calibration=data, labels=data.labels, aware=aware)
     report = verify(folder, data, seconds=0.2)
     return {row["name"]: row for row in report["artifacts"]}
 
@@ -90,7 +90,11 @@ def main():
     parser.add_argument("run", type=Path)
     parser.add_argument("data", help="a folder, .zip or built-in name")
     parser.add_argument("--train", action="store_true", help="train the run first (or go on with it)")
+    parser.add_argument(
+        "--profiles", default=",".join(EPOCHS), help="measure these, keep what is known of others"
+    )
     options = parser.parse_args()
+    profiles = options.profiles.split(",")
     from keras_vit.export.finetune import finetune, load_aware
     from keras_vit.training import load_data
 
@@ -101,14 +105,13 @@ def main():
     if options.train:
         train(options.run, data)
     results = options.run / "quantization.json"
-    found = json.loads(results.read_text()) if results.exists() else {}
-    if "before" not in found:
-        found["before"] = measure(options.run, data, options.run / "post_training", {})
+    found = json.loads(results.read_text()) if results.exists() else {"before": {}, "after": {}}
+    for profile in profiles:
+        finetune(options.run, profile, data, epochs=EPOCHS[profile])
+    aware = {name: model for name, model in load_aware(options.run).items() if name in profiles}
+    for key, models in (("before", {}), ("after", aware)):
+        found[key] |= measure(options.run, data, options.run / key, profiles, models)
         results.write_text(json.dumps(found, indent=2))
-    for profile, epochs in EPOCHS.items():
-        finetune(options.run, profile, data, epochs=epochs)
-    found["after"] = measure(options.run, data, options.run / "trained", load_aware(options.run))
-    results.write_text(json.dumps(found, indent=2))
     print(f"{len(data.test)} pictures")
     show(found["before"], found["after"])
 

@@ -82,6 +82,8 @@ def test_the_file_answers_as_the_keras_model(part, profile, tmp_path):
     assert np.abs(found - expected).mean() < mean
     assert (found.argmax(1) == expected.argmax(1)).mean() >= agreement
     assert expected.std(0).mean() > 0.02, "the answers depend on the picture"
+    assert not set(runner.operators) & {"SHAPE", "PACK", "CUSTOM", "BROADCAST_TO", "WHERE"}
+    assert not [kind for kind in runner.operators if kind.startswith("Flex")]
     if profile != "int8_full" and part != "chosen":  # hard attention's TOPK_V2 and ONE_HOT are no XNNPACK's
         assert runner.delegated == 1.0
 

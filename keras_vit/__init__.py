@@ -10,11 +10,13 @@ import sys
 __version__ = "0.1.0"
 
 _HOME = {  # public name -> the module it lives in
+    "MaskedViT": "keras_vit.models.masked",
+    "MultimodalViT": "keras_vit.models.multimodal",
     "ViT": "keras_vit.models.vit",
     "ViTConfig": "keras_vit.config",
     "features": "keras_vit.inspect",
 }
-_MODULES = ("config", "export", "inspect", "layers", "models", "training", "weights")
+_MODULES = ("config", "export", "inspect", "layers", "losses", "modalities", "models", "training", "weights")
 
 __all__ = [*_HOME, *_MODULES]
 

@@ -9,6 +9,7 @@ _HOME = {
     "attention_rollout": "keras_vit.inspect.rollout",
     "position_similarity": "keras_vit.inspect.similarity",
     "draw_position_similarity": "keras_vit.inspect.pictures",
+    "draw_reconstructions": "keras_vit.inspect.reconstructions",
     "draw_explanation": "keras_vit.inspect.pictures",
     "explain": "keras_vit.inspect.explaining",
 }

@@ -11,6 +11,10 @@ minutes on two cores for the model of `--train`: a compact stem, 5 blocks of wid
 Anchors: at least 75% for the float model; points lost: int8 0.1, int8_static 0.3, int4 0.7,
 int8_full 1.0; agreement of a file with its Keras model 99.9% for int8 and int4, 99.5% for int8_static;
 mean absolute difference of probabilities 1e-3.
+
+Found, float32 at 76.0% of 8,000 pictures: points lost, post-training / trained (below 0: gained) int8 -0.04 /
+-0.21, int4 0.29 / -0.15, int4_block -0.20 / (kept as it was), int8_static -0.14 / -0.25, int8_full 0.26 /
+(kept); agreement 100, 99.98, 99.99, 99.75, 99.66%; mean difference 5e-5 for the first three, 4.9e-4, 1.4e-3.
 """
 
 import argparse
@@ -75,11 +79,13 @@ def show(before, after):
     for profile, epochs in EPOCHS.items():
         row = after[f"{profile}.tflite"]
         lost = [100 * (top1 - rows[f"{profile}.tflite"]["top1"]) for rows in (before, after)]
-        agreed = row["agreement"] >= AGREEMENT.get(profile, 0)
+        asked = profile in AGREEMENT
+        agreed = row["agreement"] >= AGREEMENT[profile] if asked else ""
+        near = row["mean_abs_diff"] <= DIFFERENCE if asked else ""
         print(
             f"{profile:<13}{epochs:>7}{lost[0]:>21.2f}{lost[1]:>15.2f}{LOST[profile]:>9}"
             f"{lost[1] <= LOST[profile]!s:>7}{row['agreement']:>11.2%}{agreed!s:>7}"
-            f"{row['mean_abs_diff']:>11.1e} {row['mean_abs_diff'] <= DIFFERENCE}"
+            f"{row['mean_abs_diff']:>11.1e} {near}"
         )
 
 

@@ -1,0 +1,33 @@
+"""Encoder blocks of a modality's own, before the shared trunk."""
+
+from keras_vit.layers.blocks import EncoderBlock
+from keras_vit.layers.norm import LayerNorm
+
+
+def block_options(layer):
+    """heads, mlp_width and dropout of the blocks of a layer, which has `width`.
+
+    Unless the layer says otherwise, a head for each 64 channels and MLPs of 4 times the width.
+    """
+    return {
+        "heads": layer.heads or max(1, layer.width // 64),
+        "mlp_width": layer.mlp_width or 4 * layer.width,
+        "dropout": layer.dropout,
+    }
+
+
+def encoder_for(layer, tokens):
+    """[blocks..., norm] for tokens [B, `tokens`, width], `layer.depth` of them; [] for a depth of 0."""
+    shared = {"dtype": layer.dtype_policy}
+    blocks = [EncoderBlock(**block_options(layer), name=f"encoder_{i}", **shared) for i in range(layer.depth)]
+    parts = [*blocks, LayerNorm(name="norm", **shared)] if blocks else []
+    for part in parts:
+        part.build((None, tokens, layer.width))
+    return parts
+
+
+def encoded(parts, x, mask=None):
+    """Tokens x [B, N, D] through what `encoder_for` gave."""
+    for part in parts:
+        x = part(x, mask=mask) if isinstance(part, EncoderBlock) else part(x)
+    return x

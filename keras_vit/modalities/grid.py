@@ -1,0 +1,70 @@
+"""`GridModality`: what the modalities share that cut their input into a grid of pieces."""
+
+import math
+
+import numpy as np
+
+from keras_vit.config import POSITIONS
+from keras_vit.errors import InputError, one_of
+from keras_vit.layers.positions import positions_for
+from keras_vit.modalities.base import Modality
+
+# The others speak to the attention of one grid, and here many grids share one attention.
+ADDED_POSITIONS = tuple(kind for kind in POSITIONS if kind not in ("rotary2d", "relative"))
+
+
+class GridModality(Modality):
+    """Pieces of a grid, each projected to a token, plus what tells where they were.
+
+    A kind defines `tokenizer(width)`, the layer that cuts, and calls `lay_out` in its constructor.
+
+    Args:
+        position: "learned", "sinusoidal", "sincos2d", "sincos2d_timm", "factorised", "coordinates",
+            "one_hot" or "none".
+        width: see `Modality`.
+    """
+
+    def __init__(self, position, **kwargs):
+        super().__init__(**kwargs)
+        self.position = one_of("position of a modality", position, ADDED_POSITIONS)
+
+    def tokenizer(self, width, **kwargs):
+        """The layer from raw input to tokens [B, N, width]."""
+        raise NotImplementedError
+
+    def lay_out(self, *size):
+        """Take note of the grid of pieces in an input of `size`; InputError if they do not fill it."""
+        self.grid = self.tokenizer(1).grid(*size)
+        self.tokens = math.prod(self.grid)
+
+    def build(self, input_shape):
+        shared = {"dtype": self.dtype_policy}
+        self.pieces = self.tokenizer(self.width, name="pieces", **shared)
+        # Of a video the rows of the grid are times, and its columns places.
+        grid = (self.grid[0], math.prod(self.grid[1:]))
+        self.positions = positions_for(
+            self.position, grid, prefix=0, width=self.width, heads=1, name="positions", **shared
+        )
+        self.pieces.build(self.pieces_shape(input_shape))
+        self.positions.build((None, self.tokens, self.width))
+
+    def pieces_shape(self, input_shape):
+        """The shape of what is cut, given that of the raw input."""
+        return input_shape
+
+    def tokenize(self, inputs):
+        tokens = self.quantize("tokens", self.pieces(inputs))
+        return self.quantize("positioned", self.positions(tokens)), None
+
+    def encode(self, examples):
+        return self._finite(super().encode(examples))
+
+    def _finite(self, array):
+        if not np.isfinite(array).all():
+            raise InputError(
+                f"{self._title} was given NaN or infinity: clean the data, or mark it as absent."
+            )
+        return array
+
+    def get_config(self):
+        return {**super().get_config(), "position": self.position}

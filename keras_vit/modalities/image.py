@@ -1,0 +1,74 @@
+"""`Image`: a picture as patches."""
+
+import keras
+
+from keras_vit.config import STEMS, integer, pair, rate
+from keras_vit.errors import one_of
+from keras_vit.layers.stems import stem_for
+from keras_vit.modalities.encoder import encoded, encoder_for
+from keras_vit.modalities.grid import GridModality
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class Image(GridModality):
+    """Pictures [B, height, width, channels], normalised, -> a token for each patch, row by row.
+
+    Args:
+        image_size: (height, width) in pixels or one integer, multiples of the patch.
+        patch_size: (height, width) in pixels or one integer.
+        channels: 3 for RGB.
+        stem: "linear", "conv", "overlapping" or "compact" (convolutions and pooling): see `layers.stem_for`.
+        position: see `GridModality`.
+        depth: encoder blocks over the patches of this picture alone, before the trunk: a vision module whose
+            features know what stands where. 0: the trunk does it all.
+        heads, mlp_width, dropout: of these blocks, as in `Text`.
+        width: see `Modality`.
+    """
+
+    def __init__(
+        self,
+        image_size,
+        patch_size,
+        channels=3,
+        stem="linear",
+        position="learned",
+        depth=0,
+        heads=None,
+        mlp_width=None,
+        dropout=0.0,
+        **kwargs,
+    ):
+        super().__init__(position, **kwargs)
+        self.image_size, self.patch_size = pair(image_size, "image_size"), pair(patch_size, "patch_size")
+        self.channels, self.stem = integer("channels", channels, 1), one_of("stem", stem, STEMS)
+        self.depth, self.dropout = integer("depth", depth, 0), rate("dropout", dropout)
+        self.heads = None if heads is None else integer("heads", heads, 1)
+        self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
+        self.lay_out(*self.image_size)
+
+    def signature(self):
+        return {"shape": (*self.image_size, self.channels), "dtype": "float32"}
+
+    def tokenizer(self, width, **kwargs):
+        return stem_for(self.stem, self.patch_size, width, **kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.encoder = encoder_for(self, self.tokens)
+
+    def tokenize(self, images):
+        tokens, mask = super().tokenize(images)
+        return encoded(self.encoder, tokens), mask
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "image_size": list(self.image_size),
+            "patch_size": list(self.patch_size),
+            "channels": self.channels,
+            "stem": self.stem,
+            "depth": self.depth,
+            "heads": self.heads,
+            "mlp_width": self.mlp_width,
+            "dropout": self.dropout,
+        }

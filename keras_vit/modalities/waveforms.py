@@ -1,0 +1,99 @@
+"""Sound in whatever form people have it -> one channel, float32 in [-1, 1], at a given rate.
+
+NumPy and SciPy only.
+"""
+
+import math
+import os
+import warnings
+
+import numpy as np
+
+from keras_vit.config import integer
+from keras_vit.errors import InputError
+
+
+def load_audio(source, sample_rate, rate=None):
+    """The sound in a .wav file or an array: float32 [n], one channel, at `sample_rate`.
+
+    Args:
+        source: path of a .wav file, or an array [n], [n, channels] or [channels, n]: floats in [-1, 1] or
+            integers, whose whole range counts.
+        sample_rate: in Hz, of the result.
+        rate: in Hz, of an array; None: `sample_rate`. A file says its own.
+
+    Raises:
+        InputError: no such file, none that SciPy reads, an array that is no sound, NaN.
+    """
+    integer("sample_rate", sample_rate, 1)
+    if isinstance(source, str | os.PathLike):
+        source, rate = _read(source)
+    elif rate is None:
+        rate = sample_rate
+    integer("rate", rate, 1)
+    waveform = _mono(_scaled(np.asarray(source)))
+    if rate == sample_rate:
+        return waveform.astype("float32")
+    from scipy.signal import resample_poly  # takes a while to import
+
+    divisor = math.gcd(rate, sample_rate)
+    return resample_poly(waveform, sample_rate // divisor, rate // divisor).astype("float32")
+
+
+def prepare_audio(waveform, rate, samples, sample_rate):
+    """`load_audio` of an array, cut or padded with silence at its end: float32 [samples].
+
+    Args:
+        waveform: array as in `load_audio`.
+        rate: its samples per second.
+        samples: length of the result.
+        sample_rate: samples per second of the result.
+    """
+    return fitted(load_audio(waveform, sample_rate, rate), integer("samples", samples, 1))
+
+
+def fitted(waveform, samples):
+    """`waveform` [n], cut or padded with silence at its end: [samples]."""
+    waveform = waveform[:samples]
+    return np.pad(waveform, (0, samples - len(waveform)))
+
+
+def _read(path):
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of tags, which are no sound
+            rate, waveform = wavfile.read(path)
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)!r} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # SciPy raises many kinds on damaged files
+        raise InputError(f"{os.fspath(path)!r} is no .wav file that can be read: {error}") from error
+    return waveform, rate
+
+
+def _scaled(waveform):
+    """As float64 in [-1, 1]."""
+    if waveform.ndim not in (1, 2) or not waveform.size or waveform.dtype.kind not in "fiu":
+        raise InputError(
+            f"a sound is numbers [n] or [n, channels], not {waveform.dtype} {list(waveform.shape)}."
+        )
+    if waveform.dtype.kind != "f":
+        info = np.iinfo(waveform.dtype)
+        zero = 0 if info.min else (info.max + 1) // 2  # unsigned samples rest in the middle
+        return (waveform.astype("float64") - zero) / ((info.max - info.min + 1) / 2)
+    if not np.isfinite(waveform).all():
+        at = int(np.argwhere(~np.isfinite(waveform))[0].max())
+        raise InputError(f"the sound has NaN or infinity, first at sample {at}: cut it out or set it to 0.")
+    loudest = np.abs(waveform).max()
+    if loudest > 2:
+        raise InputError(
+            f"a sound's numbers lie in [-1, 1], and this one has {loudest:g}: divide it by its full scale "
+            "(32768 for 16 bits)."
+        )
+    return waveform.astype("float64")
+
+
+def _mono(waveform):
+    """The mean over the channels, which are the shorter of two axes."""
+    return waveform if waveform.ndim == 1 else waveform.mean(axis=int(np.argmin(waveform.shape)))

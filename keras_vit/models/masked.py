@@ -1,0 +1,366 @@
+"""`MaskedViT`: a Vision Transformer that learns from pictures without labels, by guessing what was hidden.
+
+encoder = keras_vit.ViT("Ti/16", image_size=224, classes=None)
+masked = keras_vit.MaskedViT(encoder, ratio=0.75, mode="mae")
+masked.compile(keras.optimizers.AdamW(1e-3))
+masked.fit(images, epochs=100)
+model = masked.classifier(classes=10)  # a ViT with the pretrained weights
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vit.config import integer
+from keras_vit.errors import InputError, one_of
+from keras_vit.layers import EncoderBlock, LayerNorm, Linear, SinCos2DPositions, grid_sizes
+from keras_vit.layers.dropping import take_geometry, take_tokens
+from keras_vit.layers.masks import ExplicitMask, as_mask
+from keras_vit.layers.patches import cut
+from keras_vit.losses import MaskedReconstruction, patch_statistics
+from keras_vit.models.vit import ViT
+
+MODES = ("simmim", "mae")
+HEAD_WIDTH = 32  # channels of an attention head in the decoder: those of MAE's
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class MaskedViT(keras.Model):
+    """Masked image modelling around a `ViT`: a random part of the patches is hidden and predicted.
+
+    - "simmim" (Xie et al. 2021, arXiv:2111.09886): a learned [MASK] takes the place of hidden tokens, the
+      encoder sees all of them, and one linear layer predicts their pixels.
+    - "mae" (He et al. 2021, arXiv:2111.06377): the encoder sees the visible tokens only, so that a
+      step costs less; a small decoder, given [MASK] and its position for each hidden one, predicts.
+
+    `compile(optimizer)` and `fit(images)` are all it takes; labels beside the images are not looked at.
+    Images [B, H, W, 3] give {"patches": predicted float [B, N, P], "mask": bool [B, N], True = hidden}. In
+    training every step and every example has a mask of its own; otherwise masks follow from a fixed seed and
+    the place in the batch, so that `evaluate` can be repeated. In each example round(ratio * N) patches are
+    hidden; where the encoder takes a `patch_mask`, N counts the real ones.
+
+    The encoder is trained in place: `masked.encoder` is the one that was given, and `classifier` makes a
+    classifier of it. Its head and pooling take no part and stay as they are, nor do its `patch_dropout` and
+    its `every_token`. Build it with the pooling that the classifier will have.
+
+    What makes this a model of images is in a few small methods. A subclass for other tokens overrides them:
+    `grid` (how tokens lie), `real` (which are no padding), `tokens` (input to tokens), `targets` and
+    `target_width` (what each token is to be turned back into), and `idle` where the encoder's patches rest.
+
+    Args:
+        encoder: a `ViT`, with or without a head.
+        ratio: share of the patches that is hidden, between 0 and 1: 0.6 in SimMIM, 0.75 in MAE.
+        mode: "simmim" or "mae".
+        reconstruction: a `keras_vit.losses.MaskedReconstruction`; None: patches normalised one by one, "l1"
+            for "simmim" (published with normalise=False) and "l2" for "mae".
+        decoder_width: of "mae"; None: half the encoder's, as in MAE, rounded up to a multiple of 32.
+        decoder_depth: of "mae": number of blocks.
+        seed: of the masks; None for a random one in training.
+
+    Raises:
+        InputError: no `ViT`; a ratio that hides no patch or all of them; an encoder that merges its tokens.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        ratio=0.6,
+        mode="simmim",
+        reconstruction=None,
+        decoder_width=None,
+        decoder_depth=2,
+        seed=None,
+        name="masked_vit",
+        trainable=True,
+    ):
+        _check_encoder(encoder)
+        super().__init__(name=name, dtype=encoder.dtype_policy, trainable=trainable)
+        self.encoder = encoder
+        self.ratio = _checked_ratio(ratio, encoder)
+        self.mode = one_of("mode", mode, MODES)
+        self.reconstruction = _checked_reconstruction(reconstruction, mode)
+        self.decoder_width = decoder_width
+        self.decoder_depth = integer("decoder_depth", decoder_depth, at_least=1)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+        config = encoder.config
+        width = config.width if mode == "simmim" else self._checked_width(decoder_width, config.width)
+        shared = {"dtype": self.dtype_policy}
+        self.mask_token = self.add_weight(
+            shape=(1, 1, width), initializer=keras.initializers.RandomNormal(stddev=0.02), name="mask_token"
+        )
+        self.decoder = _Decoder(width, decoder_depth, encoder, name="decoder") if mode == "mae" else None
+        self.prediction = Linear(self.target_width(), name="prediction", **shared)
+        self.prediction.build((None, None, width))
+        self.built = True  # not through `build`, after which Keras lets a subclass add no layer
+
+    def _checked_width(self, width, encoder_width):
+        if width is None:
+            return -(-encoder_width // (2 * HEAD_WIDTH)) * HEAD_WIDTH
+        if integer("decoder_width", width, at_least=1) % 4:
+            raise InputError(f"decoder_width must be a multiple of 4, not {width}.")
+        return width
+
+    # What makes it a model of images.
+
+    def grid(self, inputs):
+        """(rows, columns) of the tokens; (1, N) of a sequence."""
+        images, _ = self.encoder._images_and_mask(inputs)
+        return self.encoder.config.grid(images.shape[1:3])
+
+    def real(self, inputs):
+        """bool [B, N], False for padding; or None."""
+        return self.encoder._images_and_mask(inputs)[1]
+
+    def tokens(self, inputs, visible):
+        """Tokens [B, N, D] before positions are added; those where `visible` [B, N] is False may be anything,
+        but must not have been seen by the others (as convolutions do)."""
+        images, _ = self.encoder._images_and_mask(inputs)
+        return self.encoder.patches(images, mask=visible)
+
+    def targets(self, inputs):
+        """[B, N, P], what is to be predicted for each token: the pixels of its patch."""
+        images, _ = self.encoder._images_and_mask(inputs)
+        h, w = self.encoder.config.patch_size
+        return cut(images, self.grid(inputs), h, w * images.shape[3])
+
+    def target_width(self):
+        """P."""
+        h, w = self.encoder.config.patch_size
+        return h * w * 3
+
+    # The model.
+
+    def __call__(self, inputs, *arguments, **options):
+        self.grid(inputs)  # here, since Keras wraps what `call` raises in many lines
+        return super().__call__(inputs, *arguments, **options)
+
+    def call(self, inputs, training=None):
+        rows, columns = grid = self.grid(inputs)
+        real = self.real(inputs)
+        real = None if real is None else as_mask(real)
+        hidden = self.hidden(ops.shape(keras.tree.flatten(inputs)[0])[0], rows * columns, real, training)
+        visible = ops.logical_not(hidden)
+        if real is not None:
+            visible = ops.logical_and(visible, real)
+        tokens = self.tokens(inputs, visible)
+        if self.mode == "simmim":
+            tokens = ops.where(ops.expand_dims(hidden, 2), ops.cast(self.mask_token, tokens.dtype), tokens)
+            y = self._encoded(tokens, grid, real, real, None, training)
+        else:
+            # Visible tokens first, in their order; `places` says where each one went.
+            index = ops.arange(rows * columns, dtype="int32")
+            order = ops.argsort(ops.where(visible, index, index + rows * columns), axis=1)
+            places = ops.argsort(order, axis=1)
+            keep = ops.cast(order[:, : rows * columns - self._count(rows * columns)], "int32")
+            y = self._encoded(tokens, grid, real, None if real is None else visible, keep, training)
+            y = self.decoder.embed(y)
+            y = self._with_mask_tokens(y, places, visible)
+            y = self.decoder(y, grid=grid, mask=self.encoder._mask_with_prefix(real), training=training)
+        return {"patches": self.prediction(y[:, self.encoder.prefix :]), "mask": hidden}
+
+    def hidden(self, batch, length, real=None, training=None):
+        """Draw what is hidden: bool [batch, length], True in round(ratio * n) of the n real places.
+
+        A subclass may hide in another way (whole blocks, a part of a spectrogram), but as many.
+        """
+        seed = self.seed_generator if training else (self.seed or 0)
+        draw = keras.random.uniform((batch, length), dtype="float32", seed=seed)
+        counts = self._count(length)
+        if real is not None:
+            draw = ops.where(real, draw, 2.0)  # behind all real ones
+            table = np.array([self._count(n) for n in range(length + 1)], "int32")
+            counts = ops.take(table, ops.sum(ops.cast(real, "int32"), axis=1, keepdims=True))
+        rank = ops.cast(ops.argsort(ops.argsort(draw, axis=1), axis=1), "int32")
+        return rank < counts
+
+    def _count(self, length):
+        return round(self.ratio * length)
+
+    def _encoded(self, x, grid, real, seen, keep, training):
+        """Patch tokens through the encoder: [B, prefix + N, D], or those that `keep` [B, K] names.
+
+        `seen` [B, N] says which of them attention may look at; None: all.
+        """
+        encoder = self.encoder
+        x = encoder._with_class_tokens(x)
+        x = encoder.positions(x, grid=grid, sizes=None if real is None else grid_sizes(real, grid))
+        x = encoder.drop(encoder._with_registers(x), training=training)
+        mask = encoder._mask_with_prefix(seen)
+        geometry = encoder.positions.for_attention(grid, encoder.prefix)
+        if keep is not None:
+            first = ops.zeros_like(keep[:, :1]) + ops.arange(encoder.prefix, dtype="int32")
+            keep = ops.concatenate([first, keep + encoder.prefix], axis=1)
+            x, geometry = take_tokens(x, keep), take_geometry(geometry, keep)
+            mask = None if mask is None else take_tokens(mask, keep)
+        for block in encoder.blocks:
+            x = block(x, mask=mask, training=training, **geometry)
+        return encoder.norm(x, training=training)
+
+    def _with_mask_tokens(self, x, places, visible):
+        """[B, prefix + K, W] back to [B, prefix + N, W]: visible tokens at their places, [MASK] elsewhere."""
+        prefix, kept = self.encoder.prefix, x.shape[1] - self.encoder.prefix
+        patches = take_tokens(x[:, prefix:], ops.minimum(places, kept - 1))
+        patches = ops.where(ops.expand_dims(visible, 2), patches, ops.cast(self.mask_token, x.dtype))
+        return ops.concatenate([x[:, :prefix], patches], axis=1)
+
+    # Training.
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if self.loss is not None:
+            raise InputError("MaskedViT has its own loss: compile(optimizer), and reconstruction=... for it.")
+        weights = ops.cast(y_pred["mask"], "float32")
+        if sample_weight is not None:
+            weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
+        loss = self.reconstruction(self.targets(x), y_pred["patches"], weights)
+        for extra in self.losses:
+            loss = loss + ops.sum(extra)
+        return loss
+
+    def idle(self):
+        """Layers of the encoder that this training does not reach; they are not trained."""
+        parts = (self.encoder.pool, self.encoder.head, self.encoder.head_distillation)
+        return [layer for layer in parts if layer is not None]
+
+    def _trained(self, variables):
+        idle = {id(variable) for layer in self.idle() for variable in layer.variables}
+        return [variable for variable in variables if id(variable) not in idle]
+
+    @property
+    def trainable_variables(self):
+        return self._trained(super().trainable_variables)
+
+    @property
+    def trainable_weights(self):
+        return self._trained(super().trainable_weights)
+
+    @property
+    def non_trainable_variables(self):
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.variables if id(variable) not in trained]
+
+    @property
+    def non_trainable_weights(self):
+        trained = {id(variable) for variable in self.trainable_weights}
+        return [variable for variable in self.weights if id(variable) not in trained]
+
+    # After training.
+
+    def classifier(self, classes, **changes):
+        """A new `ViT` with the pretrained weights and a fresh head.
+
+        Args:
+            classes: number of classes.
+            **changes: anything else to change, as in `ViT.rebuilt`.
+        """
+        return self.encoder.rebuilt(classes=None).rebuilt(classes=classes, **changes)
+
+    def reconstruct(self, images):
+        """What is hidden in pictures, and what the model makes of it.
+
+        Where the loss compares normalised patches, the model predicts no brightness or contrast of a patch:
+        each predicted patch then gets those of the true one.
+
+        Args:
+            images: what the model takes: normalised [B, H, W, 3], or {"image", "patch_mask"}.
+
+        Returns:
+            (masked, reconstructions, mask): NumPy float32 [B, H, W, 3] with hidden patches 0, the same with
+            hidden patches predicted, and bool [B, N], True = hidden.
+        """
+        answer = self(images, training=False)
+        true = ops.cast(self.targets(images), "float32")
+        predicted = ops.cast(answer["patches"], "float32")
+        if self.reconstruction.normalise:
+            mean, deviation = patch_statistics(true)
+            predicted = predicted * deviation + mean
+        true, predicted, mask = (ops.convert_to_numpy(x) for x in (true, predicted, answer["mask"]))
+        hidden = mask[:, :, np.newaxis]
+        grid, size = self.grid(images), self.encoder.config.patch_size
+        masked = _pictures(np.where(hidden, np.float32(0), true), grid, size)
+        return masked, _pictures(np.where(hidden, predicted, true), grid, size), mask
+
+    def get_config(self):
+        return {
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "ratio": self.ratio,
+            "mode": self.mode,
+            "reconstruction": keras.saving.serialize_keras_object(self.reconstruction),
+            "decoder_width": self.decoder_width,
+            "decoder_depth": self.decoder_depth,
+            "seed": self.seed,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {
+            key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "reconstruction")
+        }
+        return cls(**{**config, **parts})
+
+
+class _Decoder(ExplicitMask, keras.layers.Layer):
+    """MAE's decoder: a projection of the encoder's tokens, fixed positions, blocks, and a norm."""
+
+    def __init__(self, width, depth, encoder, **kwargs):
+        super().__init__(dtype=encoder.dtype_policy, **kwargs)
+        shared = {"dtype": self.dtype_policy}
+        grid = encoder.config.grid(encoder.image_size)
+        self.embed = Linear(width, name="embed", **shared)
+        self.positions = SinCos2DPositions(grid, encoder.prefix, "mae", name="positions", **shared)
+        heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
+        self.blocks = [EncoderBlock(heads, 4 * width, name=f"block_{i}", **shared) for i in range(depth)]
+        self.norm = LayerNorm(name="norm", **shared)
+        tokens = (None, encoder.prefix + grid[0] * grid[1], width)
+        self.embed.build((None, None, encoder.config.width))
+        for layer in (self.positions, *self.blocks, self.norm):
+            layer.build(tokens)
+        self.built = True
+
+    def call(self, x, grid, mask=None, training=None):
+        x = self.positions(x, grid=grid)
+        for block in self.blocks:
+            x = block(x, mask=mask, training=training)
+        return self.norm(x, training=training)
+
+
+def _pictures(patches, grid, patch_size):
+    """The inverse of `cut`, in NumPy: [B, rows * columns, h * w * C] -> [B, H, W, C]."""
+    (rows, columns), (h, w) = grid, patch_size
+    x = patches.reshape(len(patches), rows, columns, h, w, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(len(patches), rows * h, columns * w, -1)
+
+
+def _check_encoder(encoder):
+    if not isinstance(encoder, ViT):
+        raise InputError(
+            f"encoder must be a ViT, not {type(encoder).__name__}: MaskedViT(ViT('Ti/16', ...))."
+        )
+    if encoder.merger is not None:
+        raise InputError(
+            "an encoder that merges its tokens has none left for each patch: pretrain "
+            f"encoder.rebuilt(merge=None), then use masked.classifier(classes, merge={encoder.config.merge})."
+        )
+
+
+def _checked_ratio(ratio, encoder):
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+        raise InputError(f"ratio must be between 0 and 1, e.g. 0.6, not {ratio!r}.")
+    rows, columns = encoder.config.grid(encoder.image_size)
+    if not 0 < round(ratio * rows * columns) < rows * columns:
+        raise InputError(
+            f"ratio {ratio} of {rows * columns} patches hides {round(ratio * rows * columns)} of them: "
+            "something must be hidden, and something visible. Use smaller patches or another ratio."
+        )
+    return ratio
+
+
+def _checked_reconstruction(value, mode):
+    if value is None:
+        return MaskedReconstruction(kind="l1" if mode == "simmim" else "l2")
+    if not isinstance(value, MaskedReconstruction):
+        raise InputError(f"reconstruction must be a keras_vit.losses.MaskedReconstruction, not {value!r}.")
+    return value

@@ -1,0 +1,323 @@
+"""`MultimodalViT`: one trunk that attends over the tokens of several modalities.
+
+each input -> its modality -> tokens + modality embedding
+[CLS] + all tokens -> blocks -> norm -> [CLS] -> logits
+
+The founding text's two stages are both here. Stage one: a `Text` with a visual sentence predicts what the
+picture's features would be, and the model classifies from that alone (give no image). Stage two: the
+trunk attends over the predicted visual tokens and the real ones (give both). What an input lacks is
+said by `present`, or by leaving it out.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vit.config import integer, number, rate
+from keras_vit.errors import InputError, one_of
+from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
+from keras_vit.layers.masks import as_mask
+from keras_vit.layers.pooling import Pooling
+from keras_vit.modalities import Modality, Text, VisualPrediction, visual_prediction_loss
+from keras_vit.modalities.image import Image
+
+FUSIONS = ("single_stream", "bottleneck")
+PRESENT = "present"
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class MultimodalViT(keras.Model):
+    """A Vision Transformer over any set of modalities. Inputs by name give logits [B, classes].
+
+        model = MultimodalViT({"image": Image(32, 4), "text": Text(vocabulary, length=16)},
+                              width=128, depth=6, heads=4, classes=10)
+        logits = model({"image": pixels, "text": ids})                # both
+        logits = model({"text": ids})                                 # no image at all
+        logits = model({"image": pixels, "text": ids, "present": p})  # p float [B, 2]: 0 where one is absent
+
+    All modalities share the trunk: a further one adds its tokenizer and one vector, nothing else. What
+    stands in an absent input changes nothing, NaN included; [CLS] is always there, so no row is ever empty.
+
+    Args:
+        modalities: {name: `Modality`}; `present` has one column for each, in this order. Each gets the
+            model's width (see `Modality.with_width`).
+        width, depth, heads: of the trunk.
+        classes: number of classes; None for no head: the output is the feature [B, width].
+        mlp_width: 4 times the width by default.
+        fusion: "single_stream" (all tokens see each other) or "bottleneck" (tokens of different modalities
+            see each other only through `bottleneck` learned tokens; Nagrani et al. 2021, arXiv:2107.00135,
+            section 3.2), written as an attention mask on the same trunk.
+        bottleneck: number of those tokens.
+        modality_dropout: rate at which each present modality is dropped from an example in training; one
+            always stays.
+        visual_weight: weight of the loss by which a visual sentence (`Text(..., sentence=K)`) learns to
+            predict the features of the `Image` (see `visual_features`), where both are present.
+        visual_loss: "cosine" or "l2".
+        dropout, stochastic_depth: as in `ViTConfig`.
+
+    Raises:
+        InputError: no modality, one named "present", an unknown fusion; a `visual_weight` without a visual
+            sentence and an image. When called: a name that is no modality, nothing given, `present` of
+            another width or with a row of zeros.
+    """
+
+    def __init__(
+        self,
+        modalities,
+        width=192,
+        depth=6,
+        heads=3,
+        classes=1000,
+        mlp_width=None,
+        fusion="single_stream",
+        bottleneck=4,
+        modality_dropout=0.0,
+        visual_weight=0.0,
+        visual_loss="cosine",
+        dropout=0.0,
+        stochastic_depth=0.0,
+        name="multimodal_vit",
+        dtype=None,
+        trainable=True,
+    ):
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        shared = {"dtype": self.dtype_policy}
+        self.width, self.depth = integer("width", width, 1), integer("depth", depth, 1)
+        self.heads, self.mlp_width = heads, 4 * width if mlp_width is None else mlp_width
+        self.classes = classes if classes is None else integer("classes", classes, 1)
+        self.fusion = one_of("fusion", fusion, FUSIONS)
+        self.bottleneck = integer("bottleneck", bottleneck, 1)
+        self.modality_dropout = rate("modality_dropout", modality_dropout)
+        self.visual_weight, self.visual_loss = number("visual_weight", visual_weight), visual_loss
+        self.dropout, self.stochastic_depth = dropout, stochastic_depth
+        self.modalities = {
+            key: modality.with_width(width, heads=heads, name=key, dtype=self.dtype_policy)
+            for key, modality in _checked_modalities(modalities).items()
+        }
+        self.seeds = keras.random.SeedGenerator(0)
+        self.drop = keras.layers.Dropout(dropout, name="drop", **shared)
+        self.blocks = [
+            EncoderBlock(
+                heads,
+                self.mlp_width,
+                dropout=dropout,
+                stochastic_depth=skip_rate,
+                name=f"block_{i}",
+                **shared,
+            )
+            for i, skip_rate in enumerate(depth_rates(stochastic_depth, depth))
+        ]
+        self.norm = LayerNorm(name="norm", **shared)
+        self.mean = Pooling("mean", name="mean", **shared)
+        self.head = Linear(classes, kernel_initializer="zeros", name="head", **shared) if classes else None
+        self.prediction = None
+        if self.visual_weight:
+            self._sentence, self._picture = self._pair_to_predict()
+            self.prediction = VisualPrediction(width, name="prediction", **shared)
+        self.build()
+
+    def _pair_to_predict(self):
+        """(name of the visual sentence, name of the image)."""
+        sentences = [key for key, m in self.modalities.items() if isinstance(m, Text) and m.sentence]
+        pictures = [key for key, m in self.modalities.items() if isinstance(m, Image)]
+        if not sentences or not pictures:
+            raise InputError(
+                "visual_weight needs a visual sentence and an image to predict: Text(..., sentence=K) and "
+                f"Image(...), not only {', '.join(self.modalities)}."
+            )
+        return sentences[0], pictures[0]
+
+    def build(self, input_shape=None):
+        for modality in self.modalities.values():
+            if not modality.built:
+                modality.build((None, *modality.signature()["shape"]))
+        vector = keras.initializers.RandomNormal(stddev=0.02)
+        self.cls = self.add_weight(shape=(1, 1, self.width), initializer="zeros", name="cls")
+        self.embedding = self.add_weight(
+            shape=(len(self.modalities), self.width), initializer=vector, name="modality"
+        )
+        if self.fusion == "bottleneck":
+            self.passage = self.add_weight(
+                shape=(1, self.bottleneck, self.width), initializer=vector, name="bottleneck"
+            )
+        tokens = (None, None, self.width)
+        for layer in (*self.blocks, self.norm):
+            layer.build(tokens)
+        if self.head is not None:
+            self.head.build((None, self.width))
+        if self.prediction is not None:
+            self.prediction.build(tokens)
+        self.built = True
+
+    def __call__(self, inputs, *arguments, **options):
+        self._check(inputs)  # here, since Keras wraps what `call` raises in many lines
+        return super().__call__(inputs, *arguments, **options)
+
+    def call(self, inputs, training=None):
+        names = [name for name in self.modalities if name in inputs]
+        present = self._present(inputs, names, training)
+        tokens, masks = {}, {}
+        for i, name in enumerate(names):
+            here = None if present is None else present[:, i : i + 1]  # no slice that drops an axis
+            tokens[name], masks[name] = self.modalities[name](inputs[name], present=here, training=training)
+        if training and self.prediction is not None and {self._sentence, self._picture} <= set(names):
+            self.add_loss(self.visual_weight * self._prediction_loss(tokens, masks))
+        x, mask = self._joined(tokens, masks)
+        x = self.drop(x, training=training)
+        for i, block in enumerate(self.blocks):
+            rows = 1 if i == len(self.blocks) - 1 else None  # only [CLS] leaves the last block
+            x = block(x, mask=mask, rows=rows, training=training)
+        feature = ops.reshape(self.norm(x)[:, :1], (-1, self.width))
+        return feature if self.head is None else self.head(feature)
+
+    def _present(self, inputs, names, training):
+        """Boolean [B, names], or None when all of them are: what is given, after modality dropout."""
+        columns = [i for i, name in enumerate(self.modalities) if name in names]
+        present = None
+        if PRESENT in inputs:
+            present = as_mask(ops.take(inputs[PRESENT], columns, axis=1))
+        if not (training and self.modality_dropout and len(names) > 1):
+            return present
+        draw = keras.random.uniform(
+            (ops.shape(inputs[names[0]])[0], len(names)), dtype="float32", seed=self.seeds
+        )
+        if present is not None:
+            draw = ops.where(present, draw, -1.0)
+        # Of those that are there the luckiest always stays.
+        stays = ops.logical_or(
+            ops.greater_equal(draw, self.modality_dropout),
+            ops.equal(draw, ops.max(draw, axis=1, keepdims=True)),
+        )
+        return stays if present is None else ops.logical_and(stays, present)
+
+    def _prediction_loss(self, tokens, masks):
+        sentence, seen = tokens[self._sentence], masks[self._sentence]
+        predicted = self.prediction(sentence, mask=seen)
+        target = self.mean(tokens[self._picture], mask=masks[self._picture])
+        both = ops.logical_and(ops.any(seen, axis=1), ops.any(masks[self._picture], axis=1))
+        return visual_prediction_loss(predicted, target, self.visual_loss, mask=both)
+
+    def _joined(self, tokens, masks):
+        """(all tokens [B, N, width], their mask: of tokens [B, N], or of pairs [B, N, N])."""
+        some = next(iter(tokens.values()))
+        parts, groups = [ops.zeros_like(some[:, :1]) + ops.cast(self.cls, some.dtype)], [0]
+        seen = [ops.ones_like(some[:, :1, 0], dtype="bool")]
+        if self.fusion == "bottleneck":
+            parts.append(ops.zeros_like(some[:, :1]) + ops.cast(self.passage, some.dtype))
+            seen.append(ops.repeat(seen[0], self.bottleneck, axis=1))
+            groups += [1] * self.bottleneck
+        for i, name in enumerate(self.modalities):
+            if name in tokens:
+                real = ops.expand_dims(masks[name], 2)
+                embedded = tokens[name] + ops.cast(self.embedding[i], some.dtype)
+                parts.append(ops.where(real, embedded, 0))
+                seen.append(masks[name])
+                groups += [2 + i] * tokens[name].shape[1]
+        x, seen = ops.concatenate(parts, axis=1), ops.concatenate(seen, axis=1)
+        if self.fusion == "single_stream":
+            return x, seen
+        groups = np.array(groups)
+        queries, keys = groups[:, None], groups[None, :]
+        # [CLS] sees all and is seen by none, or it would be one more token of the bottleneck.
+        allowed = (queries == keys) | (queries == 0) | ((queries == 1) & (keys > 0)) | (keys == 1)
+        return x, ops.logical_and(ops.expand_dims(seen, 1), ops.convert_to_tensor(allowed[None]))
+
+    def visual_features(self, images):
+        """What the vision module makes of images, [B, width]: the mean of their tokens."""
+        tokens, mask = self.modalities[self._picture_name()](images)
+        return self.mean(tokens, mask=mask)
+
+    def predicted_features(self, texts):
+        """What the visual sentence of texts (ids [B, length]) predicts these features to be, [B, width]."""
+        if self.prediction is None:
+            raise InputError("this model learned no prediction: build it with visual_weight above 0.")
+        sentence, mask = self.modalities[self._sentence](texts)
+        return self.prediction(sentence, mask=mask)
+
+    def _picture_name(self):
+        for key, modality in self.modalities.items():
+            if isinstance(modality, Image):
+                return key
+        raise InputError(f"this model has no Image: it has {', '.join(self.modalities)}.")
+
+    def _check(self, inputs):
+        """Look at the names and at `present`; its values too where they can be seen."""
+        known = [*self.modalities, PRESENT]
+        if not isinstance(inputs, dict):
+            raise InputError(
+                f"this model takes a dictionary of {', '.join(known)}, not {type(inputs).__name__}."
+            )
+        for name in inputs:
+            one_of("input", name, known)
+        if not set(inputs) - {PRESENT}:
+            raise InputError(f"nothing is given: at least one of {', '.join(self.modalities)} must be.")
+        present = inputs.get(PRESENT)
+        if present is None:
+            return
+        if len(present.shape) != 2 or present.shape[1] != len(self.modalities):
+            raise InputError(
+                f"present has the shape {list(present.shape)}; expected [batch, {len(self.modalities)}], one "
+                f"column for each of {', '.join(self.modalities)}."
+            )
+        try:
+            values = np.asarray(present)
+        except Exception:  # symbolic: its rows are then the caller's matter, and [CLS] is there in any case
+            return
+        if values.dtype == object:
+            return
+        given = values[:, [name in inputs for name in self.modalities]] > 0.5
+        if not given.any(axis=1).all():
+            row = int(np.argmin(given.any(axis=1)))
+            raise InputError(f"nothing is present in example {row}: each needs at least one modality.")
+
+    def compute_output_shape(self, input_shape):
+        batch = next(iter(input_shape.values()))[0]
+        return (batch, self.classes or self.width)
+
+    def get_config(self):
+        return {
+            "modalities": [
+                [key, keras.saving.serialize_keras_object(m)] for key, m in self.modalities.items()
+            ],
+            "width": self.width,
+            "depth": self.depth,
+            "heads": self.heads,
+            "classes": self.classes,
+            "mlp_width": self.mlp_width,
+            "fusion": self.fusion,
+            "bottleneck": self.bottleneck,
+            "modality_dropout": self.modality_dropout,
+            "visual_weight": self.visual_weight,
+            "visual_loss": self.visual_loss,
+            "dropout": self.dropout,
+            "stochastic_depth": self.stochastic_depth,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
+        config["modalities"] = {
+            key: keras.saving.deserialize_keras_object(modality) for key, modality in config["modalities"]
+        }
+        return cls(**config)
+
+
+def _checked_modalities(modalities):
+    if not isinstance(modalities, dict) or not modalities:
+        raise InputError(f"modalities must be {{name: modality}} with at least one, not {modalities!r}.")
+    for name, modality in modalities.items():
+        if name == PRESENT:
+            raise InputError(
+                'a modality cannot be named "present": that is the input that says what is absent.'
+            )
+        if not isinstance(modality, Modality):
+            raise InputError(
+                f"{name!r} is a {type(modality).__name__}, not a modality: see keras_vit.modalities.Modality "
+                "for how to write one."
+            )
+    return modalities

@@ -17,39 +17,42 @@ from keras_vit.export.graph import (
     RAW_PIXELS,
     REWRITES,
     fold,
-    from_pixels,
+    from_raw,
     pixel_rows,
     shift_patches,
     takes_raw_pixels,
 )
-from keras_vit.export.inputs import calibration_images
+from keras_vit.export.inputs import calibration_inputs
 from keras_vit.export.kinds import PATCHES, check_takes, kinds_of, quantizable_layers
+from keras_vit.export.probe import made_inputs
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantizers import FakeQuantizer, image_limits
 from keras_vit.layers import Convolution, Linear
+from keras_vit.modalities.pixels import limits
+from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import variables_by_name
-from keras_vit.models.vit import ViT
 
 
 def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
     """A quantization-aware copy of `model`, for `compile` and `fit`.
 
-    It takes the same images as `model` (normalised) and gives logits. Without further training
+    It takes what `model` takes (images normalised) and gives logits. Without further training
     it is the post-training quantization of `model`.
 
     Args:
-        model: a `ViT` with a head.
+        model: a `ViT` or `MultimodalViT` with a head.
         profile: the name of a quantized profile, e.g. "int8" or "int8_static" (see `export.profiles`).
         calibration: pictures from which trained ranges start, at least about a hundred, only for a
             static profile: an array [N, H, W, 3] with values 0..255, a tf.data dataset, a folder or
-            an `ImageData`. Without them, noise is used: train before you export then.
+            an `ImageData`. Of a `MultimodalViT` examples: {name: raw inputs [N, ...]} or `MultimodalData`.
+            Without them, noise is used: train before you export then.
         protect: names of layers that stay float, or of what contains them, e.g. "block_0.mlp".
         method: how ranges follow from them: "mean" (of the batches' extremes), "minmax" or
             "percentile" (see `export.calibration`).
 
     Raises:
-        InputError: unknown profile or layer, a model that is not a `ViT` or that the profile does not
-            take, images of another shape.
+        InputError: unknown profile or layer, a model that is neither or that the profile does not
+            take, inputs of another shape.
     """
     profile = profile_named(profile, quantized=True)
     if isinstance(model, QuantizeAware):
@@ -62,25 +65,32 @@ def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
         # between the two, the converter moves it there in any case.)
         rewrites.remove("patch_bias")
     folded = fold(model, pixels=False, rewrites=rewrites)
-    check_takes(profile, folded.config)
+    check_takes(profile, folded)
     aware = QuantizeAware(folded, profile.name, protect=protect, name=f"{model.name}_{profile.name}")
     if profile.has_trained_ranges:
         if calibration is None:
-            calibration = np.random.default_rng(0).integers(0, 256, (32, *model.image_size, 3))
-        aware.calibrate(calibration_images(calibration, model.image_size), method)
+            aware.calibrate(_noise(model), method)
+        else:
+            aware.calibrate(calibration_inputs(calibration, model), method)
     return aware
+
+
+def _noise(model):
+    if isinstance(model, MultimodalViT):
+        return made_inputs(model, 32)
+    return {"image": np.random.default_rng(0).integers(0, 256, (32, *model.image_size, 3))}
 
 
 @keras.saving.register_keras_serializable("keras_vit")
 class QuantizeAware(keras.Model):
-    """A folded ViT with fake quantizers in it. Made by `quantize_aware`.
+    """A folded ViT or MultimodalViT with fake quantizers in it. Made by `quantize_aware`.
 
     Images arrive normalised, as for the model it came from, and are turned back into the pixels
     that the exported file will see. The patch kernel is stored for normalised images all the
     same: trained on 0..255, its small numbers would take steps 255 times too large.
 
     Args:
-        model: the folded `ViT`, its pixel normalisation left out (`fold(..., pixels=False)`).
+        model: the folded model, its pixel normalisation left out (`fold(..., pixels=False)`).
         profile: name of the profile.
         protect: names of layers, or of what contains them, that stay float.
         calibration: what `calibrate` noted when the ranges were set.
@@ -90,30 +100,47 @@ class QuantizeAware(keras.Model):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.model = model
         self.profile, self.protect, self.calibration = profile, tuple(protect), calibration
-        self.preprocessing = model.preprocessing
-        self.image_size, self.classes = model.image_size, model.classes
+        self.classes = model.classes
+        if not isinstance(model, MultimodalViT):
+            self.preprocessing, self.image_size = model.preprocessing, model.image_size
         self._observe = None
         self._takes_pixels = takes_raw_pixels(model)
         if self._takes_pixels:
             self._pixel_scale, self._pixel_mean = (rows.astype("float32") for rows in pixel_rows(model))
         self.kinds = kinds_of(model, profile_named(profile, quantized=True), self.protect)
-        limits = image_limits(self.preprocessing)
-        self.quantizers = {key: FakeQuantizer(kind, key, limits) for key, kind in self.kinds.items()}
+        self.quantizers = {
+            key: FakeQuantizer(kind, key, self._limits(key) if kind == "image" else None)
+            for key, kind in self.kinds.items()
+        }
         for layer_name, layer in quantizable_layers(model):
             layer.quantize = functools.partial(self._quantize, layer_name)
-        self.build((None, *self.image_size, 3))
+        self.build()
 
-    def build(self, input_shape):
-        # One eager pass over a blank picture builds each quantizer with the shape it meets.
-        self.model(np.zeros((1, *self.image_size, 3), "float32"))
+    def build(self, input_shape=None):
+        # One eager pass over one made-up example builds each quantizer with the shape it meets.
+        self.model(from_raw(made_inputs(self.model), self.model))
         self.built = True
 
-    def call(self, images, training=None):
-        images = ops.cast(images, "float32")
+    def signature(self):
+        """That of the model it came from."""
+        return self.model.signature()
+
+    def prepare(self, inputs):
+        """As the model it came from does."""
+        return self.model.prepare(inputs)
+
+    def _limits(self, key):
+        """The range of a quantizer of normalised pixels."""
+        owner = self.model
+        if isinstance(owner, MultimodalViT):
+            owner = owner.modalities[key.split(".")[0]]
+        return image_limits(*limits(owner.preprocessing))
+
+    def call(self, inputs, training=None):
         if self._takes_pixels:
             mean, std = (np.asarray(self.preprocessing[key], "float32") for key in ("mean", "std"))
-            images = images * (std * 255.0) + mean * 255.0
-        return self.model(images, training=training)
+            inputs = ops.cast(inputs, "float32") * (std * 255.0) + mean * 255.0
+        return self.model(inputs, training=training)
 
     def compute_output_shape(self, input_shape):
         return self.model.compute_output_shape(input_shape)
@@ -141,17 +168,18 @@ class QuantizeAware(keras.Model):
         rounded = self._quantize(PATCHES, "kernel", self.model.patches.projection.kernel)
         return ops.matmul(self._pixel_mean, rounded)
 
-    def calibrate(self, images, method="mean", batch_size=32):
-        """Set every trained range from pictures, and note from which in `calibration`.
+    def calibrate(self, inputs, method="mean", batch_size=32):
+        """Set every trained range from examples, and note from which in `calibration`.
 
         Args:
-            images: [N, H, W, 3], values 0..255.
+            inputs: {name: raw input [N, ...], pixels 0..255}; or just the images [N, H, W, 3].
             method: see `export.calibration`.
 
         Raises:
-            InputError: images of another shape, none, NaN; an unknown method.
+            InputError: inputs of another shape, none, NaN; an unknown method.
         """
-        images, self.calibration = checked_calibration(images, self.image_size, method)
+        inputs = inputs if isinstance(inputs, dict) else {"image": inputs}
+        inputs, self.calibration = checked_calibration(inputs, self.model, method)
         seen = {key: [] for key, quantizer in self.quantizers.items() if quantizer.has_trained_range}
 
         def observe(key, x):
@@ -160,24 +188,27 @@ class QuantizeAware(keras.Model):
 
         self._observe = observe
         try:
-            for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size].astype("float32")
-                self.model(batch if self._takes_pixels else from_pixels(batch, self))
+            for start in range(0, self.calibration["images"], batch_size):
+                batch = {name: x[start : start + batch_size] for name, x in inputs.items()}
+                if self._takes_pixels:
+                    self.model(batch["image"].astype("float32"))
+                else:
+                    self.model(from_raw(batch, self.model))
         finally:
             self._observe = None
         for key, ranges in seen.items():
             self.quantizers[key].set_range(*observed_range(ranges, method))
 
     def deploy(self):
-        """What the exporter needs: (folded `ViT` with rounded kernels, ranges).
+        """What the exporter needs: (folded model with rounded kernels, ranges).
 
-        The ViT takes raw pixels, unless its stem pads them, and has no fake quantizers; every kernel holds
+        A ViT takes raw pixels, unless its stem pads them. There are no fake quantizers; every kernel holds
         exactly the values that int8 can hold. `ranges` maps "block_0.attention.query.input" to (low, high).
         """
         config = self.model.get_config()
         if self._takes_pixels:
             config["preprocessing"] = RAW_PIXELS
-        plain = ViT.from_config(config)
+        plain = type(self.model).from_config(config)
         plain.set_weights(self.model.get_weights())
         for name, layer in quantizable_layers(plain):
             if isinstance(layer, Linear | Convolution):

@@ -163,8 +163,8 @@ def _shape(detail):
 def keras(path, threads):
     """A classifier of this package, with what every export of it has inside: preprocessing and softmax."""
     runner = load_runner(path)
-    image = random_array((1, *runner.image_size, 3), np.float32, "image")
-    return lambda: runner._answer(image), {}
+    inputs = {name: random_array((1, *shape), dtype, name) for name, (shape, dtype) in runner.inputs.items()}
+    return lambda: runner._answer(inputs), {}
 
 
 def saved_model(path, threads):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_vit.config import PRESENT
 from keras_vit.errors import InputError, one_of
 
 PERCENTILE = 99.99
@@ -70,28 +71,51 @@ def observed_range(ranges, method):
     return (low.min(), high.max()) if method == "minmax" else (low.mean(), high.mean())
 
 
-def checked_calibration(images, image_size, method):
-    """(images as an array [N, H, W, 3], what to note about them).
+def checked_calibration(inputs, model, method):
+    """({name: array [N, ...]}, what to note about them).
+
+    Args:
+        inputs: raw ones, see `model.signature()`; "present" may be missing.
+        model: the model that they are for.
 
     Raises:
-        InputError: images of another shape, none, NaN or infinity, no pixels; an unknown method.
+        InputError: inputs of another shape or name, none, NaN or infinity, no pixels; an unknown method.
     """
     one_of("calibration method", method, METHODS)
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[1:] != (*image_size, 3) or not len(images):
+    inputs = {name: np.asarray(x) for name, x in inputs.items()}
+    signature = model.signature()
+    given = {name: s for name, s in signature.items() if name != PRESENT or name in inputs}
+    if set(inputs) != set(given):
         raise InputError(
-            f"calibration images must have shape [N, {image_size[0]}, {image_size[1]}, 3] with "
-            f"N > 0, not {list(images.shape)}."
+            f"calibration needs examples of {', '.join(signature)}, not of {', '.join(inputs) or 'nothing'}."
         )
-    if images.dtype.kind not in "buif":
-        raise InputError(f"calibration images must be numbers in 0..255, not {images.dtype}.")
-    if not np.isfinite(images).all():
-        raise InputError("calibration images contain NaN or infinity: values must be in 0..255.")
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 255 or (images.dtype.kind == "f" and 0 < high <= 1):
+    count = len(next(iter(inputs.values()))) if next(iter(inputs.values())).ndim else 0
+    for name, x in inputs.items():
+        what = "images" if name == "image" else f"inputs {name!r}"
+        shape = given[name]["shape"]
+        if x.shape[1:] != tuple(shape) or not x.ndim or len(x) != count or not count:
+            raise InputError(
+                f"calibration {what} must have shape [N, {', '.join(map(str, shape))}] with "
+                f"N > 0, not {list(x.shape)}."
+            )
+        in_pixels = hasattr(getattr(model, "modalities", {}).get(name, model), "preprocessing")
+        wanted = "numbers in 0..255" if in_pixels else "numbers"
+        if x.dtype.kind not in "buif":
+            raise InputError(f"calibration {what} must be {wanted}, not {x.dtype}.")
+        if not np.isfinite(x).all():
+            raise InputError(f"calibration {what} contain NaN or infinity: they must be {wanted}.")
+        if in_pixels:
+            _check_pixels(what, x)
+    found = hashlib.sha256()
+    for x in inputs.values():
+        found.update(np.ascontiguousarray(x).tobytes())
+    return inputs, {"images": count, "sha256": found.hexdigest(), "method": method}
+
+
+def _check_pixels(what, x):
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 255 or (x.dtype.kind == "f" and 0 < high <= 1):
         raise InputError(
-            f"calibration images run from {low:.4g} to {high:.4g}, but pixels run over 0..255: leave out "
+            f"calibration {what} run from {low:.4g} to {high:.4g}, but pixels run over 0..255: leave out "
             "their normalisation, it is inside the model."
         )
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
-    return images, {"images": len(images), "sha256": digest, "method": method}

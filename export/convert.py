@@ -1,6 +1,6 @@
 """One Keras model to one .tflite file, in a process of its own.
 
-    folded ViT -> float .tflite, traced at batch 1 -> ai-edge-quantizer, one rule per operator,
+    folded model -> float .tflite, traced at batch 1 -> ai-edge-quantizer, one rule per operator,
     with the trained ranges in the place of its calibration
 
 `convert` starts `python -m keras_vit.export.convert`: TensorFlow's converter leaks memory and may
@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from keras_vit.errors import InputError
-from keras_vit.export.graph import from_pixels
+from keras_vit.export.graph import from_raw
 from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write
 
@@ -70,7 +70,7 @@ def float_file(model, half=False):
     """The bytes of a float .tflite: `image` [1, H, W, 3] in 0..255 -> `probability` [1, classes].
 
     Args:
-        model: a folded `ViT`.
+        model: a folded `ViT`; or a folded `MultimodalViT`, whose file takes what `model.signature()` lists.
         half: store the weights as float16. XNNPACK makes them float32 again when it loads the file, a
             GPU computes with them as they are.
     """
@@ -79,12 +79,16 @@ def float_file(model, half=False):
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    spec = tf.TensorSpec((1, *model.image_size, 3), tf.float32, name="image")
-    traced = tf.function(lambda image: tf.nn.softmax(model(from_pixels(image, model))), autograph=False)
+    specs = {
+        name: tf.TensorSpec((1, *signature["shape"]), signature["dtype"], name=name)
+        for name, signature in model.signature().items()
+    }
+    traced = tf.function(lambda **inputs: tf.nn.softmax(model(from_raw(inputs, model))), autograph=False)
     # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
-    frozen = convert_variables_to_constants_v2(traced.get_concrete_function(spec))
+    frozen = convert_variables_to_constants_v2(traced.get_concrete_function(**specs))
     module = tf.Module()
-    module.serve = tf.function(lambda image: {"probability": frozen(image)[0]}, input_signature=[spec])
+    serve = tf.function(lambda **inputs: {"probability": frozen(**inputs)[0]}, autograph=False)
+    module.serve = serve.get_concrete_function(**specs)
 
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
@@ -102,7 +106,7 @@ def quantize_file(content, model, ranges, kinds, full=False):
 
     Args:
         content: the float .tflite of `model`.
-        model: the folded `ViT` with rounded kernels that `content` was made from.
+        model: the folded model with rounded kernels that `content` was made from.
         ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
         kinds: "block_0.attention.query.kernel" -> kind of fake quantizer, see `QuantizeAware.kinds`.
         full: every operator int8, and uint8 in and out.

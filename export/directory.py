@@ -4,6 +4,7 @@ DIR/float32.tflite int8.tflite ...   one file for each profile
     saved_model/1/ serving/          for TF Serving: the model, and files that start a server
     keras/float32.keras ...          the Keras models that the files came from
     labels.txt manifest.json report.json
+    text.vocabulary.txt                  of each text of a multimodal model: an id is the number of its line
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from keras_vit.export.profiles import profile_named
 from keras_vit.export.saved_model import write_saved_model
 from keras_vit.export.serving import checked_version, write_serving
 from keras_vit.files import atomic_directory, write_json
+from keras_vit.models.vit import ViT
 
 
 def export(
@@ -47,7 +49,7 @@ def export(
     """Write an export directory; see this module's first lines.
 
     Args:
-        model: the float `ViT`; one in mixed precision is exported as float32.
+        model: the float `ViT` or `MultimodalViT`; one in mixed precision is exported as float32.
         directory: made whole or not at all. One that an earlier export made is replaced; any
             other folder that is not empty is refused.
         profiles: names of profiles.
@@ -87,8 +89,8 @@ def export(
         raise InputError(f"served={served!r}: the SavedModel is float32 or one of the given profiles.")
     about = {
         "labels": labels,
-        "preprocessing": model.preprocessing,
-        "name": name or "keras_vit ViT",
+        "preprocessing": _preprocessing(model),
+        "name": name or f"keras_vit {type(model).__name__}",
         "author": author,
         "licence": licence,
         "version": keras_vit.__version__,
@@ -121,7 +123,8 @@ def export(
 
         def work(profile):
             status(f"{profile.name}.tflite")
-            purpose = f"Image classifier, {profile.name}: {profile.purpose}."
+            kind = "Image" if hasattr(model, "image_size") else "Multimodal"
+            purpose = f"{kind} classifier, {profile.name}: {profile.purpose}."
             convert(
                 folder / _source(profile),
                 folder / f"{profile.name}.tflite",
@@ -137,7 +140,10 @@ def export(
             for conversion in conversions:
                 conversion.result()
         tflite = folder / f"{served}.tflite"
-        write_serving(folder, model.image_size, version, tflite=tflite if tflite.is_file() else None)
+        write_serving(folder, model, version, tflite=tflite if tflite.is_file() else None)
+        for key, modality in getattr(model, "modalities", {}).items():
+            if getattr(modality, "vocabulary", None):
+                modality.vocabulary.save(folder / f"{key}.vocabulary.txt")
         (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
 
         files = {f"{profile.name}.tflite": profile for profile in profiles}
@@ -190,9 +196,8 @@ def _how(model, trained):
 def _about(model, labels, source):
     return {
         "format": FORMAT,
-        "model": model.config.to_dict(),
-        "image_size": list(model.image_size),
-        "preprocessing": model.preprocessing,
+        **_about_inputs(model),
+        "preprocessing": _preprocessing(model),
         "labels": labels,
         "data": source or {},
         "versions": {
@@ -204,6 +209,32 @@ def _about(model, labels, source):
             },
         },
     }
+
+
+def _about_inputs(model):
+    if isinstance(model, ViT):
+        return {"model": model.config.to_dict(), "image_size": list(model.image_size)}
+    config = model.get_config()
+    return {
+        "model": {key: value for key, value in config.items() if key not in ("modalities", "dtype")},
+        "inputs": {
+            name: {"shape": list(entry["shape"]), "dtype": entry["dtype"]}
+            for name, entry in model.signature().items()
+        },
+        "modalities": [[name, _plain(modality)] for name, modality in config["modalities"]],
+    }
+
+
+def _plain(modality):
+    """A serialized modality without what only a whole saved model needs."""
+    config = {key: value for key, value in modality["config"].items() if key != "dtype"}
+    return {key: modality[key] for key in ("module", "class_name", "registered_name")} | {"config": config}
+
+
+def _preprocessing(model):
+    """That of the images."""
+    owners = [model, *getattr(model, "modalities", {}).values()]
+    return next((owner.preprocessing for owner in owners if hasattr(owner, "preprocessing")), None)
 
 
 @contextlib.contextmanager

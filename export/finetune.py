@@ -20,7 +20,7 @@ from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write, write_json
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.pipeline import evaluation_batches
-from keras_vit.training.recipes import Recipe
+from keras_vit.training.recipes import recipe_from
 from keras_vit.training.runs import check_same_data, read_run
 from keras_vit.training.trainer import fit
 
@@ -37,7 +37,7 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
     Args:
         run: a finished RUN folder.
         profile: name of a quantized profile.
-        data: the `ImageData` that the run was trained on.
+        data: the `ImageData` or `MultimodalData` that the run was trained on.
         epochs: default 1/10 of the run's, between 3 and 10.
         learning_rate: the peak; default 1/10 of the run's.
         distill: weight of the loss that pulls its answers to the float model's, see `teach`.
@@ -53,7 +53,7 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
     config = read_run(run)
     check_same_data(config, data, run)
     model = load_model(run)
-    trained = Recipe(**config["recipe"])
+    trained = recipe_from(config["recipe"])
     recipe = dataclasses.replace(
         trained,
         epochs=epochs or min(10, max(3, trained.epochs // 10)),
@@ -120,7 +120,7 @@ def teach(student, teacher, weight):
 
 def _accuracy(model, data):
     """Held-out top-1."""
-    batches = evaluation_batches(data.test, len(data.labels), model.preprocessing)
+    batches = evaluation_batches(data.test, model)
     right = [np.argmax(model(x, training=False), -1) == np.argmax(y, -1) for x, y in batches]
     return float(np.mean(np.concatenate(right)))
 
@@ -164,7 +164,7 @@ def _json(path):
 
 
 def load_model(run):
-    """The float `ViT` of the RUN folder `run`."""
+    """The float `ViT` or `MultimodalViT` of the RUN folder `run`."""
     return _load(Path(run) / "model.keras", f"`keras-vit train ... --out {run}` was interrupted early")
 
 

@@ -1,7 +1,7 @@
 """Exact rewrites: the same function with fewer operators and better ranges for quantization.
 
-`fold` takes a ViT apart into named arrays, lets each rewrite of `REWRITES` move a parameter that only
-rescales or shifts into its neighbour, and builds the ViT that lacks it. A rewrite is one small function
+`fold` takes a model apart into named arrays, lets each rewrite of `REWRITES` move a parameter that only
+rescales or shifts into its neighbour, and builds the model that lacks it. A rewrite is one small function
 (weights, config, ...) on a dictionary of float64 arrays, named as in `variables_by_name`; it answers
 whether there was anything to do. In float64 the order is no matter, nor does rounding add up.
 
@@ -17,6 +17,8 @@ import numpy as np
 
 from keras_vit.config import FOLDS
 from keras_vit.errors import InputError, one_of
+from keras_vit.layers import Attention
+from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import variables_by_name
 from keras_vit.models.vit import ViT
 
@@ -25,27 +27,31 @@ NOT_ADDED = ("rotary2d", "relative")  # positions that act inside the attention
 
 
 def fold(model, pixels=True, rewrites=None):
-    """A new ViT that computes the same logits as `model`, from raw pixels where that can be exact.
+    """A new model that computes the same logits as `model`, from raw pixels where that can be exact.
 
     Args:
-        model: a `ViT` with a head. It takes (pixel / 255 - mean) / std; the new one takes what its own
-            `preprocessing` says: pixels in 0..255 (`RAW_PIXELS`), or the same as `model` for stems whose
-            convolutions pad the image with zeros, which only are zeros in normalised images. A model
-            with patch_mask becomes one for pictures of its full `image_size`.
+        model: a `MultimodalViT` with a head, which goes on taking what it takes. Or a `ViT` with one, which
+            takes (pixel / 255 - mean) / std; the new one takes what its own `preprocessing` says: pixels in
+            0..255 (`RAW_PIXELS`), or the same as `model` for stems whose convolutions pad the image with
+            zeros, which only are zeros in normalised images. A model with patch_mask becomes one for pictures
+            of its full `image_size`.
         pixels: False leaves the pixel normalisation out of it.
         rewrites: names from `REWRITES`; default all.
 
     Raises:
-        InputError: the model is no `ViT`, or has no head.
+        InputError: the model is neither, or has no head.
     """
-    if not isinstance(model, ViT) or model.head is None:
-        kind = "a ViT without a head (classes=None)" if isinstance(model, ViT) else _described(model)
+    if not isinstance(model, ViT | MultimodalViT) or model.head is None:
+        ours = isinstance(model, ViT | MultimodalViT)
+        kind = f"a {type(model).__name__} without a head (classes=None)" if ours else _described(model)
         raise InputError(
-            f"only a keras_vit.ViT with classes can be exported, not {kind}: build or load one with "
-            "keras_vit.ViT(..., classes=N), or import a checkpoint with `keras-vit import`."
+            f"only a keras_vit.ViT or MultimodalViT with classes can be exported, not {kind}: build or load "
+            "one with keras_vit.ViT(..., classes=N), or import a checkpoint with `keras-vit import`."
         )
-    config = model.config
     names = [one_of("rewrite", name, REWRITES) for name in (REWRITES if rewrites is None else rewrites)]
+    if isinstance(model, MultimodalViT):
+        return _fold_multimodal(model, names)
+    config = model.config
     names = [name for name in names if name not in config.folded]
     if not pixels or not takes_raw_pixels(model) or model.preprocessing == RAW_PIXELS:
         names = [name for name in names if name != "pixels"]
@@ -71,10 +77,33 @@ def fold(model, pixels=True, rewrites=None):
         dtype="float32",  # ranges and rewrites are exact only there; so is LiteRT's GELU operator
         **changes,
     )
-    for name, variable in variables_by_name(folded).items():
+    return _filled(folded, weights)
+
+
+def _fold_multimodal(model, names):
+    """`fold` for a `MultimodalViT`: what concerns patches and pixels stays as it is in its modalities."""
+    names = [name for name in names if name in EVERYWHERE and name not in model.folded]
+    if not names:
+        return model
+    # A copy, whose variables are all named from the model down, wherever its modalities were built.
+    twin = MultimodalViT.from_config(model.get_config())
+    twin.set_weights(model.get_weights())
+    weights = {name: _array(v) for name, v in variables_by_name(twin).items()}
+    folded = (*model.folded, *(name for name in names if REWRITES[name](weights, twin)))
+    config = {**model.get_config(), "folded": folded, "dtype": "float32"}
+    for _, modality in config["modalities"]:
+        modality["config"]["dtype"] = None  # the model's
+        if "folded" in modality["config"]:
+            modality["config"]["folded"] = folded
+    return _filled(MultimodalViT.from_config(config), weights)
+
+
+def _filled(model, weights):
+    """`model` with those named arrays as its weights, of which none may be left over."""
+    for name, variable in variables_by_name(model).items():
         variable.assign(weights.pop(name))
     assert not weights, f"lost while folding: {sorted(weights)}"
-    return folded
+    return model
 
 
 def _described(model):
@@ -92,7 +121,12 @@ def _described(model):
 
 def takes_raw_pixels(model):
     """Whether the pixel normalisation can be folded into the stem: not into one that pads with zeros."""
-    return model.config.stem in ("linear", "conv")
+    return isinstance(model, ViT) and model.config.stem in ("linear", "conv")
+
+
+def from_raw(inputs, model):
+    """{name: raw input, see `model.signature()`} as the folded `model` takes them."""
+    return from_pixels(inputs["image"], model) if isinstance(model, ViT) else model.prepare(inputs)
 
 
 def from_pixels(images, model):
@@ -107,7 +141,14 @@ def in_float32(model):
     """`model`, or a float32 twin of one that computes in another precision: only that one is exact."""
     if model.dtype_policy.name == "float32":
         return model
-    return model.rebuilt(dtype="float32")
+    if isinstance(model, ViT):
+        return model.rebuilt(dtype="float32")
+    config = {**model.get_config(), "dtype": "float32"}
+    for _, modality in config["modalities"]:
+        modality["config"]["dtype"] = None  # the model's
+    twin = MultimodalViT.from_config(config)
+    twin.set_weights(model.get_weights())
+    return twin
 
 
 def _array(variable):
@@ -137,9 +178,9 @@ def fold_layer_scale(weights, model):
 
 def fold_norms(weights, model):
     """W (n g + h) + b = (diag(g) W) n + (W h + b): LayerNorm's scale and shift into what follows it."""
-    names = [name for name in weights if name.endswith("/scale") and not name.endswith("_norm/scale")]
-    for name in names:
-        norm = name.removesuffix("/scale")
+    norms = [name.removesuffix("/scale") for name in weights if name.endswith("/scale")]
+    norms = [norm for norm in norms if _after(norm, weights) or norm == "merger/norm"]
+    for norm in norms:
         scale, shift = weights.pop(f"{norm}/scale"), weights.pop(f"{norm}/shift")
         if norm == "merger/norm":
             # q (n g + h) = (q g) n + q h; the last term is the same for all tokens: no softmax sees it.
@@ -149,17 +190,20 @@ def fold_norms(weights, model):
             bias = weights.get(f"{linear}/bias", 0.0)
             weights[f"{linear}/bias"] = bias + shift @ kernel
             weights[f"{linear}/kernel"] = scale[:, None] * kernel
-    return bool(names)
+    return bool(norms)
 
 
 def _after(norm, weights):
-    """Names of the `Linear` layers that take the output of the LayerNorm called `norm`."""
-    block = norm.rpartition("/")[0]
+    """Names of the `Linear` layers that take the output of the LayerNorm called `norm`, if only they do."""
+    block, _, kind = norm.rpartition("/")
+    mlp = [f"{block}/mlp/{layer}" for layer in ("gate", "expand")]
+    decodes = f"{block}/cross_attention/query/kernel" in weights
     follow = {
         "norm_1": [f"{block}/attention/{role}" for role in ("query", "key", "value")],
-        "norm_2": [f"{block}/mlp/{layer}" for layer in ("gate", "expand")],
-        "norm": [f"{block}/mlp/{layer}" for layer in ("gate", "expand")],
-    }[norm.rpartition("/")[2]]
+        "norm_2": [f"{block}/cross_attention/query"] if decodes else mlp,
+        "norm_3": mlp,
+        "norm": mlp,  # in attention pooling; that of a modality's encoder has no MLP beside it
+    }.get(kind, [])
     if norm == "norm":  # the last one of the model
         pooled = "pool/attention/key/kernel" in weights
         follow = ["pool/attention/key", "pool/attention/value"] if pooled else ["head", "head_distillation"]
@@ -168,8 +212,8 @@ def _after(norm, weights):
 
 def fold_attention_scale(weights, model):
     """1/sqrt(d) into the queries (their norm, if they have one), and relu attention's 1/N into the values."""
-    for attention, tokens in _attentions(weights, model):
-        width = weights[f"{attention}/query/kernel"].shape[1] // model.config.heads
+    for attention, layer in _attentions(model):
+        width = weights[f"{attention}/query/kernel"].shape[1] // layer.heads
         norm = f"{attention}/query_norm"
         parts = (
             (f"{norm}/scale", f"{norm}/shift")
@@ -178,17 +222,19 @@ def fold_attention_scale(weights, model):
         )
         for name in parts:
             weights[name] = weights[name] / math.sqrt(width)
-        if model.config.attention == "relu" and tokens:
+        if layer.kind == "relu":
             for part in ("kernel", "bias"):
-                weights[f"{attention}/value/{part}"] = weights[f"{attention}/value/{part}"] / tokens
+                value = f"{attention}/value/{part}"
+                weights[value] = weights[value] / _tokens(attention, model)
     return True
 
 
 def fold_value_bias(weights, model):
     """The weights of a softmax sum to one: the values' bias passes through, into the output projection."""
-    if model.config.attention == "relu":
+    attentions = list(_attentions(model))
+    if any(layer.kind == "relu" for _, layer in attentions):
         return False
-    for attention, _ in _attentions(weights, model):
+    for attention, _ in attentions:
         bias = weights.pop(f"{attention}/value/bias")
         weights[f"{attention}/output/bias"] += bias @ weights[f"{attention}/output/kernel"]
     return True
@@ -196,25 +242,28 @@ def fold_value_bias(weights, model):
 
 def drop_key_bias(weights, model):
     """It adds the same number to all scores of a query: no softmax sees it, unless positions turn keys."""
-    config = model.config
-    if config.attention == "relu" or config.qk_norm or config.position == "rotary2d":
+    attentions = list(_attentions(model))
+    turned = isinstance(model, ViT) and model.config.position == "rotary2d"
+    if turned or any(layer.kind == "relu" or layer.qk_norm for _, layer in attentions):
         return False
-    for attention, _ in _attentions(weights, model):
+    for attention, _ in attentions:
         del weights[f"{attention}/key/bias"]
     return True
 
 
-def _attentions(weights, model):
-    """(name, number of tokens it attends to) of every `Attention` of blocks; 0 tokens for the pooling."""
-    config = model.config
+def _attentions(model):
+    """(name as in `variables_by_name`, layer) of every `Attention` of a model."""
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, Attention):
+            yield layer.path.split("/", 1)[1], layer
+
+
+def _tokens(attention, model):
+    """How many tokens the attention of a block of a `ViT` attends to."""
+    config, block = model.config, int(attention.split("/")[0].removeprefix("block_"))
     rows, columns = config.grid(model.image_size)
-    tokens = model.prefix + rows * columns
-    for i in range(config.depth):
-        if config.merge and i == config.merge[0]:
-            tokens = model.prefix + config.merge[1]
-        yield f"block_{i}/attention", tokens
-    if "pool/attention/query/kernel" in weights:
-        yield "pool/attention", 0  # always soft
+    merged = config.merge and block >= config.merge[0]
+    return model.prefix + (config.merge[1] if merged else rows * columns)
 
 
 def fold_patch_bias(weights, model):
@@ -258,4 +307,5 @@ REWRITES = {
     "patch_bias": fold_patch_bias,
     "pixels": fold_pixels,
 }
+EVERYWHERE = ("norms", "attention_scale", "value_bias", "key_bias")  # those that a MultimodalViT has, too
 FOLDED = tuple(name for name in REWRITES if name in FOLDS)  # what a config notes

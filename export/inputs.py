@@ -1,4 +1,4 @@
-"""Pictures in whatever form a person has them: an array, a tf.data dataset, a folder, an `ImageData`."""
+"""Examples in whatever form a person has them: an array, a tf.data dataset, a folder, an `ImageData` ..."""
 
 import os
 
@@ -7,6 +7,48 @@ import numpy as np
 from keras_vit.errors import InputError
 from keras_vit.export.calibration import IMAGES, Calibration, checked_integer
 from keras_vit.training.data import ImageData, Split, load_data
+from keras_vit.training.examples import Examples, MultimodalData
+
+
+def calibration_inputs(data, model, count=IMAGES, seed=0):
+    """{name: `count` raw inputs}, drawn from `data` by `seed`; all, if there are fewer.
+
+    Args:
+        data: of a `ViT` whatever `calibration_images` takes; of a `MultimodalViT` a `MultimodalData` (its
+            training part), `Examples`, {name: array [N, ...]}; or a `Calibration` of one of these.
+        model: what they are for.
+    """
+    if hasattr(model, "image_size"):
+        return {"image": calibration_images(data, model.image_size, count, seed)}
+    if isinstance(data, Calibration):
+        data, count, seed = data.data, data.images, data.seed
+    examples = multimodal_examples(data, "train")
+    return examples.take(sample(len(examples), count, seed))
+
+
+def multimodal_examples(data, part):
+    """The `Examples` of `part` ("train" or "test") of what stands for a multimodal data set."""
+    if isinstance(data, str | os.PathLike):
+        from keras_vit.training.multimodal_data import load_examples
+
+        data = load_examples(data)
+    if isinstance(data, MultimodalData):
+        data = getattr(data, part)
+    if isinstance(data, tuple) and len(data) == 2:
+        data = Examples(data[0], np.asarray(data[1]))
+    if isinstance(data, dict):
+        data = Examples(data, np.zeros(max((len(x) for x in data.values()), default=0), "int32"))
+    if not isinstance(data, Examples):
+        raise InputError(
+            f"a multimodal model takes examples as {{name: array}}, MultimodalData or a folder with a table, "
+            f"not {type(data).__name__}."
+        )
+    for name, x in data.inputs.items():
+        if len(x) != len(data):
+            raise InputError(
+                f"{len(x)} examples of {name!r} for {len(data)} of the others: give as many of each."
+            )
+    return data
 
 
 def calibration_images(data, image_size, count=IMAGES, seed=0):

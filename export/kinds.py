@@ -1,8 +1,10 @@
-"""Which tensor of a folded ViT gets which fake quantizer, for each profile.
+"""Which tensor of a folded model gets which fake quantizer, for each profile.
 
 A tensor is named by its layer and the role that the layer's `quantize` hook calls it by, for example
 "block_0.attention.query.input". The kinds are those of `export.quantizers`.
 """
+
+import re
 
 from keras_vit.errors import InputError
 from keras_vit.export.quantizers import BLOCK
@@ -15,6 +17,7 @@ from keras_vit.layers import (
     LearnedPositions,
     Linear,
 )
+from keras_vit.models.multimodal import MultimodalViT
 
 HOOKED = (Linear, Convolution, Attention, LayerNorm, LearnedPositions, EncoderBlock, DecoderBlock)
 
@@ -22,6 +25,10 @@ PATCHES = "patches.projection"
 FIRST = "patches.convolution_1"
 # A sliver of the time, and their logits decide: they keep int8 weights, and a range for each token.
 LAST = ("head", "pool.")
+# The queries of a visual sentence are learned: what its first decoder block makes of them alone is a constant
+# in the file, and no operator.
+CONSTANT = re.compile(r"\.decoder_0\.(attention($|\.)|cross_attention\.query$)")
+FROM_CONSTANT = re.compile(r"\.decoder_0\.cross_attention(\.output)?$")
 # The values of a config that int8_full takes; each has a fixed list of tensors with int8 kernels.
 FULL = {
     "stem": ("linear", "compact"),
@@ -36,17 +43,29 @@ FULL = {
 
 
 def quantizable_layers(model):
-    """Yield (dotted name, layer) for every layer of `model` that has a `quantize` hook, itself as "model"."""
-    yield "model", model
+    """Yield (dotted name, layer) for every layer of `model` that has a `quantize` hook, itself as "model".
+
+    Of a `MultimodalViT` those that take part in an answer: not what only training has.
+    """
+    if not isinstance(model, MultimodalViT):
+        yield "model", model
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, HOOKED):
-            yield layer.path.removeprefix(f"{model.name}/").replace("/", "."), layer
+            name = layer.path.removeprefix(f"{model.name}/").replace("/", ".")
+            if not name.startswith("prediction."):
+                yield name, layer
 
 
-def check_takes(profile, config):
+def check_takes(profile, model):
     """Raise an InputError when a folded model has a part that `profile` cannot quantize."""
     if profile.activations != "full":
         return
+    if isinstance(model, MultimodalViT):
+        raise InputError(
+            f"{profile.name} takes a ViT of images alone, not a MultimodalViT, some of whose operators have "
+            "no int8 kernels: use int8 or int8_static."
+        )
+    config = model.config
     for field, known in FULL.items():
         value = getattr(config, field)
         if value not in known:
@@ -57,7 +76,7 @@ def check_takes(profile, config):
 
 
 def kinds_of(model, profile, protect=()):
-    """{"layer.role": kind} for a folded `ViT`.
+    """{"layer.role": kind} for a folded `ViT` or `MultimodalViT`.
 
     Args:
         protect: names of layers, or of what contains them, that stay float.
@@ -85,29 +104,48 @@ def kinds_of(model, profile, protect=()):
 def _of_matmuls(name, layer, model, profile):
     """Role -> kind for one layer, of the profiles that leave everything but products float."""
     static = profile.activations == "static"
-    turned = model.config.position == "rotary2d" or model.config.qk_norm
+    several = isinstance(model, MultimodalViT)
+    turned = not several and (model.config.position == "rotary2d" or model.config.qk_norm)
+    if CONSTANT.search(name):
+        return {}
     if isinstance(layer, Attention):
         if not static or name.startswith(LAST):
             return {}
         roles = {"scores": "range", "probabilities": "range"}
+        if FROM_CONSTANT.search(name):
+            del roles["scores"]  # a product with what is a constant in the file stays float
         return {**roles, "queries": "range", "keys": "symmetric_range"} if turned else roles
     if not isinstance(layer, Linear | Convolution):
         return {}
-    convolves = isinstance(layer, Convolution) or (name == PATCHES and model.config.stem == "overlapping")
-    if convolves and not static:
+    patches, first = _of_input(name, model)
+    convolves = isinstance(layer, Convolution) or (patches and _stem(name, model) == "overlapping")
+    if convolves and not (static and (first or not several or not patches)):
         return {}
-    kernel = _kernel(name, layer, profile)
-    if isinstance(layer, Convolution) and name != FIRST:
+    kernel = _kernel(name, layer, profile, patches)
+    if isinstance(layer, Convolution) and not first:
         # Its input is the output before it, pooled; LiteRT's pooling keeps that one's range.
         return {"kernel": kernel, "output": "range"}
-    if not static or name.startswith(LAST):
+    # Where a constant is added to an output, the converter adds the bias to that: it never is a tensor.
+    into_constant = several and (name.endswith(".projection") or FROM_CONSTANT.search(name))
+    if not static or name.startswith(LAST) or (into_constant and not convolves):
         return {"input": "token", "kernel": kernel}
-    first = "image" if name in (PATCHES, FIRST) else "range"
-    return {
-        "input": "pixels" if name == PATCHES and not convolves else first,
-        "kernel": kernel,
-        "output": _output(name, turned),
-    }
+    kind = "range"
+    if patches or first:
+        kind = "image" if several or convolves else "pixels"
+    return {"input": kind, "kernel": kernel, "output": _output(name, turned)}
+
+
+def _of_input(name, model):
+    """(whether a layer projects the patches of an input, whether it is the first convolution of one)."""
+    if isinstance(model, MultimodalViT):
+        return name.endswith(".pieces.projection"), name.endswith(".pieces.convolution_1")
+    return name == PATCHES, name == FIRST
+
+
+def _stem(name, model):
+    if isinstance(model, MultimodalViT):
+        return getattr(model.modalities[name.split(".")[0]], "stem", "linear")
+    return model.config.stem
 
 
 def _output(name, turned=False):
@@ -115,9 +153,9 @@ def _output(name, turned=False):
     return "symmetric_range" if name.endswith(".value") or (name.endswith(".key") and not turned) else "range"
 
 
-def _kernel(name, layer, profile):
+def _kernel(name, layer, profile, patches):
     """Patches and head keep int8; blocks of inputs are for those kernels that they fill."""
-    if name == PATCHES or name.startswith(LAST) or isinstance(layer, Convolution):
+    if patches or name.startswith(LAST) or isinstance(layer, Convolution):
         return "weight"
     blocks = profile.weights == "weight4_block"
     return "weight4" if blocks and layer.kernel.shape[0] % BLOCK else profile.weights

@@ -1,6 +1,7 @@
 """manifest.json: what an export directory holds, and whether it still does.
 
-    {"format", "model", "image_size", "preprocessing", "labels", "versions",
+    {"format", "model", "image_size", "preprocessing", "labels", "versions",     (of a multimodal model
+                 "inputs": {name: {"shape", "dtype"}} and "modalities" instead of "image_size")
      "data":      the pictures, the run and the checkpoint that the model came from
      "sources":   [{"name": "keras/int8_static.keras", "profile", "bytes", "sha256", "trained",
                     "calibration": {"images", "seed", "sha256", "method"} or null, "protect"}]
@@ -68,10 +69,13 @@ def read_manifest(directory):
 
 
 def _is_whole(manifest):
-    height, width = manifest["image_size"]
+    # Of a multimodal model there are "inputs" and "modalities" instead.
+    sizes = [entry["shape"] for entry in manifest["inputs"].values()] if "inputs" in manifest else []
+    sizes = sizes or [manifest["image_size"]]
     labels, artifacts, sources = manifest["labels"], manifest["artifacts"], manifest.get("sources", [])
     return (
-        all(type(side) is int and side > 0 for side in (height, width))
+        all(type(side) is int and side > 0 for size in sizes for side in size)
+        and ("inputs" in manifest or len(sizes[0]) == 2)
         and isinstance(labels, list)
         and bool(labels)
         and all(isinstance(label, str) for label in labels)

@@ -72,7 +72,8 @@ def add_metadata(
 
     Args:
         content: bytes of a .tflite file with one output [1, classes], and float32 or uint8 images
-            [1, H, W, 3] of values 0..255 as an input; other inputs are described by name only.
+            [1, H, W, 3] of values 0..255 as its input; or several inputs, those that are no such images
+            being described by name only.
         labels: one name for each class.
         name: of the model, such as "ViT-Ti/16".
         description, author, licence, version: of the model, free text.
@@ -107,7 +108,7 @@ def add_metadata(
             f"{len(labels)} labels for a model with {_shape(outputs[0][1])[-1]} classes: "
             "give one for each class."
         )
-    if not any(_is_image(tensor) for _, tensor in inputs):
+    if len(inputs) == 1 and not _is_image(inputs[0][1]):
         raise InputError(f"metadata needs an image input [1, H, W, 3], not {_shown(inputs)}.")
 
     metadata = {

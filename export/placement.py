@@ -2,7 +2,7 @@
 
 The converter renames and fuses at will, so names are no guide, nor is the order of operators. What it
 cannot change are the numbers. A FULLY_CONNECTED belongs to the layer whose kernel it holds; and a
-tensor belongs to the role that has the same values when the model and the file see the same picture.
+tensor belongs to the role that has the same values when the model and the file see the same inputs.
 """
 
 import dataclasses
@@ -12,8 +12,9 @@ import re
 import keras
 import numpy as np
 
-from keras_vit.export.graph import from_pixels
+from keras_vit.export.graph import from_raw
 from keras_vit.export.kinds import quantizable_layers
+from keras_vit.export.probe import made_inputs
 from keras_vit.export.quantizers import BLOCK, FIXED
 from keras_vit.layers import Convolution, Linear
 
@@ -48,7 +49,7 @@ def plan(content, model, ranges, kinds, full=False):
 
     Args:
         content: bytes of the float .tflite of `model`.
-        model: the folded `ViT`, whose kernels are in the file unchanged.
+        model: the folded model, whose kernels are in the file unchanged.
         ranges: "block_0.attention.query.input" -> (low, high).
         kinds: "block_0.attention.query.kernel" -> kind of fake quantizer.
         full: every operator must become int8, not only the products and what lies between them.
@@ -58,6 +59,9 @@ def plan(content, model, ranges, kinds, full=False):
     """
     ops, names, shapes, constants = read(content)
     owners = _owners(ops, constants, model)
+    lost = {key.removesuffix(".kernel") for key in kinds if key.endswith(".kernel")} - set(owners.values())
+    if lost:
+        raise RuntimeError(f"no operator of the file holds the kernel of {', '.join(sorted(lost)[:5])}.")
     found = _ranges(content, ops, constants, model, ranges) if ranges else {}
     rules = []
     if full:
@@ -122,7 +126,7 @@ def _owners(ops, constants, model):
         if op.kind in ("FULLY_CONNECTED", "CONV_2D") and op.inputs[1] in constants:
             candidates = layers.get(_key(constants[op.inputs[1]]))
             if not candidates:
-                raise RuntimeError(f"operator {index} holds a kernel that no layer of the model has.")
+                continue  # a fixed matrix, such as that of a spectrogram; it stays float
             # Layers with equal kernels (all zeros, in practice) are met in their order.
             owners[index] = candidates.pop(0) if len(candidates) > 1 else candidates[0]
     return owners
@@ -134,10 +138,10 @@ def _key(array):
 
 def _ranges(content, ops, constants, model, ranges):
     """Tensor index -> (low, high), of every tensor that holds what some role with a range holds."""
-    picture = _picture(model.image_size)
-    roles = {key: _sorted(values) for key, values in _by_role(model, picture).items() if key in ranges}
+    inputs = made_inputs(model)
+    roles = {key: _sorted(values) for key, values in _by_role(model, inputs).items() if key in ranges}
     found, met = {}, set()
-    for tensor, values in _by_tensor(content, ops, picture).items():
+    for tensor, values in _by_tensor(content, ops, inputs).items():
         if tensor in constants:
             continue
         values = _sorted(values)
@@ -173,19 +177,8 @@ def _fix_image(ops, constants, found):
             found.setdefault(op.outputs[0], (0.0, 255.0 * float(constants[op.inputs[1]].max())))
 
 
-def _picture(image_size):
-    """[1, H, W, 3] in 0..255, with something to see at every scale."""
-    random = np.random.default_rng(0)
-    picture = np.full((*image_size, 3), 128.0)
-    for cells in (2, 5, 16):
-        coarse = random.uniform(-60, 60, (cells, cells, 3))
-        rows, columns = (np.arange(size) * cells // size for size in image_size)
-        picture += coarse[rows][:, columns]
-    return np.clip(picture + random.normal(0, 10, picture.shape), 0, 255).round()[None].astype("float32")
-
-
-def _by_role(model, picture):
-    """{"layer.role": what the hook of the layer sees when `model` looks at `picture`}."""
+def _by_role(model, inputs):
+    """{"layer.role": what the hook of the layer sees when `model` looks at the raw `inputs`}."""
     seen = {}
 
     def look(name):
@@ -200,15 +193,15 @@ def _by_role(model, picture):
     try:
         for name, layer in quantizable_layers(model):
             layer.quantize = look(name)
-        model(from_pixels(picture, model))
+        model(from_raw(inputs, model))
     finally:
         for layer, hook in before:
             layer.quantize = hook
     return seen
 
 
-def _by_tensor(content, ops, picture):
-    """{tensor index: its float values when the file looks at `picture`}."""
+def _by_tensor(content, ops, inputs):
+    """{tensor index: its float values when the file looks at the raw `inputs`}."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(
@@ -217,7 +210,9 @@ def _by_tensor(content, ops, picture):
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], picture)
+    places = interpreter.get_signature_runner("serving_default").get_input_details()
+    for name, place in places.items():
+        interpreter.set_tensor(place["index"], inputs[name])
     interpreter.invoke()
     tensors = {t for op in ops for t in (*op.inputs, *op.outputs)}  # kernels have temporary ones besides
     return {

@@ -105,18 +105,13 @@ def _tfmot():
     }
 
 
-def image_limits(preprocessing):
-    """The range of normalised images, a little wider than it is: 254 steps for 256 values.
+def image_limits(low, high):
+    """The range [low, high] of normalised images, a little wider than it is: 254 steps for 256 values.
 
     With 255 steps, and a mean of 0.5, every pixel would lie in the middle between two of them, where
     rounding is a toss-up.
     """
-    values = [
-        (end - mean) / std
-        for mean, std in zip(preprocessing["mean"], preprocessing["std"], strict=True)
-        for end in (0, 1)
-    ]
-    low, high = min(*values, 0.0), max(*values, 0.0)
+    low, high = min(low, 0.0), max(high, 0.0)
     return low, high + (high - low) / 254
 
 

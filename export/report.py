@@ -24,6 +24,16 @@ THUMBNAIL = 192  # longest side in pixels of a picture in the page
 BLUE, AMBER = "#3b7dd8", "#c98a1b"  # told apart on white and on black, also by the colour-blind
 
 
+def pictures_of(examples):
+    """The pictures uint8 [N, H, W, 3] among labelled examples, or None: for `write_report`."""
+    if hasattr(examples, "images"):
+        return examples.images
+    for x in examples.inputs.values():
+        if x.dtype == np.uint8 and len(x.shape) == 4 and x.shape[3] == 3:
+            return x
+    return None
+
+
 def table(report):
     """The report as a `rich.table.Table`, one row per artifact; failures in red, with the reason."""
     from rich import box

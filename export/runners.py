@@ -2,6 +2,7 @@
 
     runner = load_runner("dist/int8.tflite", threads=1)    # or a .keras file, or a SavedModel folder
     runner.predict(images)                                 # uint8 [N, H, W, 3] -> probabilities [N, classes]
+    runner.predict({"image": images, "text": ids})         # of a multimodal model
     runner.time_one(images[0], seconds=1.0)                # milliseconds, one number a run
 
 TensorFlow is imported only for a Keras file or a SavedModel: a .tflite file needs NumPy and
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_vit.config import PRESENT
 from keras_vit.errors import InputError
 from keras_vit.files import labels_near
 
@@ -55,7 +57,8 @@ class Runner:
 
     Attributes:
         kind: "keras", "saved_model" or "tflite".
-        image_size: (height, width).
+        inputs: {name: (shape without the batch, dtype)}; of a model of images alone just "image".
+        image_size: (height, width) of such a model, else None.
         classes: number of classes.
         labels: their names, or None when no `labels.txt` of as many lines is near.
         operators: {operator: count}, of a .tflite file; else empty.
@@ -67,48 +70,74 @@ class Runner:
     operators = {}  # noqa: RUF012, never written to
     delegated = None
 
-    def __init__(self, path, image_size, classes):
+    def __init__(self, path, inputs, classes):
         self.path = Path(path)
-        self.image_size = tuple(int(size) for size in image_size)
+        self.inputs = {
+            name: (tuple(int(size) for size in shape), np.dtype(dtype).name)
+            for name, (shape, dtype) in inputs.items()
+        }
+        self.image_size = self.inputs[INPUT][0][:2] if set(inputs) == {INPUT} else None
         self.classes = int(classes)
         self.labels = labels_near(self.path, self.classes)
 
-    def predict(self, images, progress=None):
-        """Probabilities, float32 [N, classes], of images [N, H, W, 3] with values 0..255.
+    def predict(self, inputs, progress=None):
+        """Probabilities, float32 [N, classes], of raw inputs.
 
         Args:
-            images: uint8 or float; an array that is mapped from a file is read a batch at a time.
-            progress: called with (images done, images in all) after every batch of 64.
+            inputs: images [N, H, W, 3] with values 0..255, uint8 or float; or {name: array [N, ...]} as
+                `inputs` says. Without "present" all are. An array that is mapped from a file is read a
+                batch at a time.
+            progress: called with (examples done, examples in all) after every batch of 64.
         """
-        if images.ndim != 4 or images.shape[1:] != (*self.image_size, 3):
-            raise InputError(
-                f"{self.path.name} takes images of shape [N, {self.image_size[0]}, {self.image_size[1]}, 3], "
-                f"not {list(images.shape)}: resize them first."
-            )
-        answers = np.empty((len(images), self.classes), np.float32)
-        for start in range(0, len(images), self.batch):
-            stop = min(start + self.batch, len(images))
-            answers[start:stop] = self._answer(np.asarray(images[start:stop], np.float32))
-            if progress and (stop % 64 == 0 or stop == len(images)):
-                progress(stop, len(images))
+        inputs, count = self._checked(inputs)
+        answers = np.empty((count, self.classes), np.float32)
+        for start in range(0, count, self.batch):
+            stop = min(start + self.batch, count)
+            answers[start:stop] = self._answer(self._batch(inputs, start, stop))
+            if progress and (stop % 64 == 0 or stop == count):
+                progress(stop, count)
         return answers
 
-    def time_one(self, image, seconds=1.0, warmup=5, least=20, most=2000):
-        """Milliseconds of each run on one image [H, W, 3], for about `seconds`.
+    def time_one(self, example, seconds=1.0, warmup=5, least=20, most=2000):
+        """Milliseconds of each run on one example, [H, W, 3] or {name: raw input}, for about `seconds`.
 
         Everything that a caller waits for is inside: input, run, output.
         """
-        image = np.asarray(image, np.float32)[None]
+        example = example if isinstance(example, dict) else {INPUT: example}
+        inputs, _ = self._checked({name: np.asarray(x)[None] for name, x in example.items()})
+        example = self._batch(inputs, 0, 1)
         for _ in range(warmup):
-            self._answer(image)
+            self._answer(example)
         times, end = [], time.perf_counter() + seconds
         while len(times) < most and (len(times) < least or time.perf_counter() < end):
             start = time.perf_counter()
-            self._answer(image)
+            self._answer(example)
             times.append((time.perf_counter() - start) * 1e3)
         return times
 
-    def _answer(self, images):
+    def _checked(self, inputs):
+        """({name: array} of all inputs, number of examples)."""
+        inputs = dict(inputs) if isinstance(inputs, dict) else {INPUT: inputs}
+        count = len(next(iter(inputs.values()), ()))
+        if PRESENT in self.inputs:
+            inputs.setdefault(PRESENT, np.ones((count, *self.inputs[PRESENT][0]), "float32"))
+        if set(inputs) != set(self.inputs):
+            raise InputError(f"{self.path.name} takes {', '.join(self.inputs)}, not {', '.join(inputs)}.")
+        for name, (shape, _) in self.inputs.items():
+            given = tuple(np.shape(inputs[name]))
+            if given != (count, *shape):
+                what = "images" if name == INPUT else repr(name)
+                expected = ", ".join(["N", *map(str, shape)])
+                raise InputError(
+                    f"{self.path.name} takes {what} of shape [{expected}], not {list(given)}"
+                    + (": resize them first." if name == INPUT else ".")
+                )
+        return inputs, count
+
+    def _batch(self, inputs, start, stop):
+        return {name: np.asarray(inputs[name][start:stop], dtype) for name, (_, dtype) in self.inputs.items()}
+
+    def _answer(self, inputs):
         raise NotImplementedError
 
 
@@ -131,25 +160,26 @@ class KerasRunner(Runner):
             model = keras.models.load_model(path, compile=False)
         except Exception as error:  # Keras raises whatever its parts raise: KeyError, TypeError, OSError ...
             raise InputError(f"{path} cannot be loaded as a Keras model: {_line(error)}") from error
-        if not all(getattr(model, name, None) for name in ("image_size", "classes", "preprocessing")):
+        if not all(getattr(model, name, None) for name in ("signature", "prepare", "classes")):
             raise InputError(
                 f"{path} holds a {type(model).__name__}, not a classifier of keras_vit: "
                 "train one with keras-vit train, or give another file."
             )
-        super().__init__(path, model.image_size, model.classes)
-        mean = np.asarray(model.preprocessing["mean"], np.float32)
-        std = np.asarray(model.preprocessing["std"], np.float32)
+        signature = {name: (s["shape"], s["dtype"]) for name, s in model.signature().items()}
+        super().__init__(path, signature, model.classes)
+        specs = {name: tf.TensorSpec([None, *shape], dtype) for name, (shape, dtype) in self.inputs.items()}
 
-        @tf.function(input_signature=[tf.TensorSpec([None, *self.image_size, 3], tf.float32)])
-        def probabilities(images):
-            logits = model((images / 255.0 - mean) / std, training=False)
+        @tf.function(input_signature=[specs])
+        def probabilities(inputs):
+            prepared = model.prepare(inputs[INPUT] if self.image_size else inputs)
+            logits = model(prepared, training=False)
             return tf.nn.softmax(tf.cast(logits, tf.float32))  # in float32, whatever the model computes in
 
         self.model = model
         self._probabilities = probabilities
 
-    def _answer(self, images):
-        return self._probabilities(images).numpy()
+    def _answer(self, inputs):
+        return self._probabilities(inputs).numpy()
 
 
 class SavedModelRunner(Runner):
@@ -170,21 +200,26 @@ class SavedModelRunner(Runner):
         inputs = serve.structured_input_signature[1] if serve else {}
         outputs = serve.structured_outputs if serve else {}
         _check_signature(folder, {SIGNATURE: (inputs, outputs)} if serve else dict(self._model.signatures))
-        given, answer = inputs[INPUT], outputs[OUTPUT]
+        answer = outputs[OUTPUT]
         try:
-            given.shape.assert_is_compatible_with([None, None, None, 3])
-            super().__init__(folder, given.shape[1:3].as_list(), answer.shape[-1])
+            if PRESENT not in inputs:
+                inputs[INPUT].shape.assert_is_compatible_with([None, None, None, 3])
+            shapes = {
+                name: (spec.shape[1:].as_list(), spec.dtype.as_numpy_dtype) for name, spec in inputs.items()
+            }
+            super().__init__(folder, shapes, answer.shape[-1])
         except (TypeError, ValueError) as error:  # of another or an unknown shape
+            given = ", ".join(f"`{name}` {spec.shape}" for name, spec in inputs.items())
             raise InputError(
-                f"{folder} maps `{INPUT}` {given.shape} to `{OUTPUT}` {answer.shape}, not [None, H, W, 3] "
+                f"{folder} maps {given} to `{OUTPUT}` {answer.shape}, not [None, H, W, 3] "
                 "to [None, classes]: export the model with keras-vit export."
             ) from error
         self._serve = serve
 
-    def _answer(self, images):
+    def _answer(self, inputs):
         import tensorflow as tf
 
-        return self._serve(**{INPUT: tf.constant(images)})[OUTPUT].numpy()
+        return self._serve(**{name: tf.constant(x) for name, x in inputs.items()})[OUTPUT].numpy()
 
 
 class TFLiteRunner(Runner):
@@ -207,15 +242,23 @@ class TFLiteRunner(Runner):
         signatures = interpreter.get_signature_list()
         _check_signature(path, {k: (v["inputs"], v["outputs"]) for k, v in signatures.items()})
         runner = interpreter.get_signature_runner(SIGNATURE)
-        self._input = runner.get_input_details()[INPUT]
+        self._places = runner.get_input_details()
         self._output = runner.get_output_details()[OUTPUT]
-        shape = tuple(int(size) for size in self._input["shape"])
-        if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
-            raise InputError(
-                f"{path} takes `{INPUT}` of shape {list(shape)}, not [1, H, W, 3]: "
-                "export the model with keras-vit export."
-            )
-        super().__init__(path, shape[1:3], self._output["shape"][-1])
+        shapes = {name: tuple(int(size) for size in p["shape"]) for name, p in self._places.items()}
+        for name, shape in shapes.items():
+            alone = len(shapes) == 1
+            expected = "[1, H, W, 3]" if alone else "[1, ...]"
+            if not shape or shape[0] != 1 or (alone and (len(shape) != 4 or shape[3] != 3)):
+                raise InputError(
+                    f"{path} takes `{name}` of shape {list(shape)}, not {expected}: "
+                    "export the model with keras-vit export."
+                )
+        integers = {name for name, p in self._places.items() if p["dtype"] == np.int32}
+        super().__init__(
+            path,
+            {name: (s[1:], "int32" if name in integers else "float32") for name, s in shapes.items()},
+            self._output["shape"][-1],
+        )
         self._interpreter = interpreter
         operators = interpreter._get_ops_details()  # the only way from Python to what was delegated
         self.operators = dict(
@@ -223,8 +266,9 @@ class TFLiteRunner(Runner):
         )
         self.delegated = delegated_share(operators)
 
-    def _answer(self, images):
-        self._interpreter.set_tensor(self._input["index"], _quantize(images, self._input))
+    def _answer(self, inputs):
+        for name, place in self._places.items():
+            self._interpreter.set_tensor(place["index"], _quantize(inputs[name], place))
         self._interpreter.invoke()
         return _dequantize(self._interpreter.get_tensor(self._output["index"]), self._output)
 
@@ -263,7 +307,7 @@ def _is_delegate(op):
 
 def _quantize(values, tensor):
     """float32 values in the type of a tensor: real = scale * (stored - zero point)."""
-    if tensor["dtype"] == np.float32:
+    if tensor["dtype"] in (np.float32, np.int32):
         return values
     scale, zero_point = tensor["quantization"]
     limits = np.iinfo(tensor["dtype"])
@@ -278,13 +322,13 @@ def _dequantize(stored, tensor):
 
 
 def _check_signature(path, signatures):
-    """Refuse a model whose `serving_default` is not image -> probability; say what it has.
+    """Refuse a model whose `serving_default` is not image -> probability, nor multimodal; say what it has.
 
     Args:
         signatures: {name: (input names, output names)}.
     """
     inputs, outputs = signatures.get(SIGNATURE, ((), ()))
-    if set(inputs) == {INPUT} and OUTPUT in outputs:
+    if (set(inputs) == {INPUT} or PRESENT in inputs) and OUTPUT in outputs:
         return
     if SIGNATURE in signatures:
         has = f"takes {', '.join(inputs)} and gives {', '.join(outputs)}"

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_vit.errors import InputError
 from keras_vit.export.aware import QuantizeAware
-from keras_vit.export.graph import fold, from_pixels
+from keras_vit.export.graph import fold, from_raw
 from keras_vit.export.kinds import quantizable_layers
 
 TOP = 5  # classes in the short answer
@@ -19,6 +19,9 @@ def write_saved_model(model, folder, labels=None):
     - serve_bytes: `image_bytes` string [N], each a JPEG or PNG file of any size. (TF Serving's
       REST interface takes base64 for inputs whose name ends in _bytes.)
 
+    A `MultimodalViT` has the first alone, with all the inputs that its `signature()` lists; clients send
+    what `Modality.encode` makes of texts and sounds.
+
     Both answer, K being 5 or the number of classes if that is smaller:
 
     - `probability` float32 [N, classes], in the order of `labels`;
@@ -29,8 +32,8 @@ def write_saved_model(model, folder, labels=None):
     row by row in JSON with any other.
 
     Args:
-        model: a `ViT` with a head; or a `QuantizeAware` model, which is written with rounded
-            weights and with its activations' fake quantizers as TensorFlow operators, so that it
+        model: a `ViT` or `MultimodalViT` with a head; or a `QuantizeAware` model, which is written with
+            rounded weights and with its activations' fake quantizers as TensorFlow operators, so that it
             answers like the .tflite file of its profile.
         folder: new, or one that holds no SavedModel yet.
         labels: class names; "0", "1", ... by default.
@@ -45,8 +48,8 @@ def write_saved_model(model, folder, labels=None):
         given = f"the text {labels!r}" if isinstance(labels, str) else f"{len(names)} labels"
         raise InputError(f"{given} for a model with {classes} classes: give a list of one name for each.")
 
-    def serve(image):
-        probability = tf.nn.softmax(model(from_pixels(image, model), training=False))
+    def serve(**inputs):
+        probability = tf.nn.softmax(model(from_raw(inputs, model), training=False))
         best, index = tf.math.top_k(probability, min(TOP, classes))
         top = tf.gather(tf.constant(names), index)
         return {
@@ -62,24 +65,26 @@ def write_saved_model(model, folder, labels=None):
             image_bytes,
             fn_output_signature=tf.TensorSpec((*size, 3)),
         )
-        return serve(image)
+        return serve(image=image)
 
     # Keras' own ExportArchive stores every weight twice, as a variable of Keras and as one of TensorFlow.
     module = tf.Module()
     module.weights = [variable.value for layer in (model, *quantizers) for variable in layer.variables]
     specs = {
-        serve: tf.TensorSpec((None, *size, 3), tf.float32, name="image"),
-        serve_bytes: tf.TensorSpec((None,), tf.string, name="image_bytes"),
+        name: tf.TensorSpec((None, *signature["shape"]), signature["dtype"], name=name)
+        for name, signature in model.signature().items()
     }
-    module.serving_default, module.serve_bytes = (
-        tf.function(function, input_signature=[spec], autograph=False) for function, spec in specs.items()
-    )
-    signatures = {"serving_default": module.serving_default, "serve_bytes": module.serve_bytes}
+    module.serving_default = tf.function(serve, autograph=False).get_concrete_function(**specs)
+    signatures = {"serving_default": module.serving_default}
+    if size:
+        files = tf.TensorSpec((None,), tf.string, name="image_bytes")
+        module.serve_bytes = tf.function(serve_bytes, input_signature=[files], autograph=False)
+        signatures["serve_bytes"] = module.serve_bytes
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def _servable(model):
-    """[a `ViT` on raw pixels, the fake quantizers that hang in it ...]."""
+    """[a model on raw inputs, the fake quantizers that hang in it ...]."""
     if not isinstance(model, QuantizeAware):
         return [fold(model)]
     # Its own weight quantizers store the range that they just saw, in every run: a server shall not write.

@@ -1,6 +1,6 @@
 """What TF Serving wants around a SavedModel, so that `docker compose up` serves an export directory.
 
-    write_serving("dist", image_size=(224, 224), tflite="dist/float32.tflite")
+    write_serving("dist", model, tflite="dist/float32.tflite")
 
 DIR/saved_model/1/assets.extra/tf_serving_warmup_requests   requests that it runs before it is ready
     saved_model/1/model.tflite                              for --prefer_tflite_model
@@ -17,17 +17,18 @@ from PIL import Image
 
 from keras_vit.errors import InputError
 from keras_vit.export.metadata import Builder, parsed, read_metadata, with_zip
+from keras_vit.export.probe import made_inputs
 
 FILES = ("compose.yaml", "models.config", "batching.config", "README.md")
 SIGNATURE_DEFS = "signature_defs_metadata"  # the name by which TF Serving looks for them in a .tflite
 
 
-def write_serving(directory, image_size, version=1, name="vit", tflite=None, pictures=None):
+def write_serving(directory, model, version=1, name="vit", tflite=None, pictures=None):
     """Add to an export directory what TF Serving wants besides `saved_model/<version>`.
 
     Args:
         directory: one in which `write_saved_model` has written `saved_model/<version>`.
-        image_size: (height, width) of the model.
+        model: the `ViT` or `MultimodalViT` that was written.
         version: a positive integer; TF Serving loads the highest it finds.
         name: what clients call the model, as in /v1/models/NAME:predict.
         tflite: path of a .tflite file to lie beside the SavedModel; None for no such file, and TF
@@ -43,7 +44,7 @@ def write_serving(directory, image_size, version=1, name="vit", tflite=None, pic
     folder = directory / "saved_model" / str(version)
     if not (folder / "saved_model.pb").is_file():
         raise InputError(f"{folder} holds no saved_model.pb: write the SavedModel first.")
-    write_warmup(folder, image_size, name, pictures)
+    write_warmup(folder, model, name, pictures)
     if tflite is not None:
         (folder / "model.tflite").write_bytes(with_signature_defs(Path(tflite).read_bytes()))
     environment = jinja2.Environment(
@@ -75,31 +76,25 @@ def next_version(saved_model):
     return max(versions, default=0) + 1
 
 
-def write_warmup(folder, image_size, name="vit", pictures=None):
+def write_warmup(folder, model, name="vit", pictures=None):
     """Write requests for both signatures that TF Serving answers for itself before it says it is ready.
 
     TensorFlow prepares a graph in its first run, which takes many times as long as the others.
     The file is a TFRecord of PredictionLog messages: one picture for `serving_default`, two for
-    `serve_bytes`, a JPEG and a PNG, since each has a decoder of its own.
+    `serve_bytes`, a JPEG and a PNG, since each has a decoder of its own. Of a multimodal model one made-up
+    example for `serving_default`.
 
     Args:
         folder: of a SavedModel, `saved_model/<version>`.
-        image_size, name, pictures: as in `write_serving`.
+        model, name, pictures: as in `write_serving`.
     """
     import tensorflow as tf
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-    pictures = _made_pictures(image_size) if pictures is None else np.asarray(pictures)
-    if pictures.dtype != np.uint8 or pictures.shape[1:] != (*image_size, 3) or not len(pictures):
-        raise InputError(
-            f"warm-up pictures must be uint8 [N, {image_size[0]}, {image_size[1]}, 3] with N > 0, not "
-            f"{pictures.dtype} {list(pictures.shape)}."
-        )
-    files = [_file(pictures[0], "JPEG"), _file(pictures[-1], "PNG")]
-    requests = {
-        "serving_default": {"image": tf.make_tensor_proto(pictures[:1].astype(np.float32))},
-        "serve_bytes": {"image_bytes": tf.make_tensor_proto(files)},
-    }
+    if hasattr(model, "image_size"):
+        requests = _picture_requests(model.image_size, pictures)
+    else:
+        requests = {"serving_default": made_inputs(model)}
     path = Path(folder, "assets.extra", "tf_serving_warmup_requests")
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -107,9 +102,24 @@ def write_warmup(folder, image_size, name="vit", pictures=None):
             log = PredictionLog()
             request = log.predict_log.request
             request.model_spec.name, request.model_spec.signature_name = name, signature
-            for key, tensor in inputs.items():
-                request.inputs[key].CopyFrom(tensor)
+            for key, value in inputs.items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             writer.write(log.SerializeToString(deterministic=True))
+
+
+def _picture_requests(image_size, pictures):
+    """{signature: {input: value}} for a model of images alone."""
+    pictures = _made_pictures(image_size) if pictures is None else np.asarray(pictures)
+    if pictures.dtype != np.uint8 or pictures.shape[1:] != (*image_size, 3) or not len(pictures):
+        raise InputError(
+            f"warm-up pictures must be uint8 [N, {image_size[0]}, {image_size[1]}, 3] with N > 0, not "
+            f"{pictures.dtype} {list(pictures.shape)}."
+        )
+    files = [_file(pictures[0], "JPEG"), _file(pictures[-1], "PNG")]
+    return {
+        "serving_default": {"image": pictures[:1].astype(np.float32)},
+        "serve_bytes": {"image_bytes": files},
+    }
 
 
 def with_signature_defs(content):

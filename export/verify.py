@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_vit.config import PRESENT
 from keras_vit.errors import InputError
-from keras_vit.export.inputs import labelled_images
+from keras_vit.export.inputs import labelled_images, multimodal_examples
 from keras_vit.export.manifest import REFERENCE, Refused, checked_file, entries, read_manifest, size
 from keras_vit.export.workers import Failure, Worker
 
@@ -52,7 +53,8 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     Args:
         directory: what `export` wrote, with its manifest.json.
         data: (images uint8 [N, H, W, 3], labels int [N]), a tf.data dataset of them, a folder, .zip or
-            built-in name, or an `ImageData` (of these its held-out part).
+            built-in name, or an `ImageData` (of these its held-out part). Of a multimodal export ({name:
+            raw inputs [N, ...]}, labels), `Examples`, a `MultimodalData` or a folder with a table.
         limit: use this many of the images, evenly spaced, since data often lies class by class.
         seconds: how long to time each artifact on one image.
         threads: CPU threads of every artifact.
@@ -70,19 +72,25 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
-    images, truth = _checked_data(labelled_images(data, tuple(manifest["image_size"])), manifest)
+    if "inputs" in manifest:
+        examples = multimodal_examples(data, "test")
+        inputs, truth = _checked_inputs(examples.inputs, examples.labels, manifest)
+    else:
+        images, truth = _checked_data(labelled_images(data, tuple(manifest["image_size"])), manifest)
+        inputs = {"image": images}
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit must be a positive number of images or None, not {limit!r}.")
     if not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads must be a positive integer, not {threads!r}.")
-    chosen = np.arange(len(images))
-    if limit and limit < len(images):
-        chosen = np.linspace(0, len(images) - 1, limit).round().astype(int)
+    chosen = np.arange(len(truth))
+    if limit and limit < len(truth):
+        chosen = np.linspace(0, len(truth) - 1, limit).round().astype(int)
     truth = truth[chosen]
 
     rows, answers = [], {}
     with tempfile.TemporaryDirectory(prefix="keras_vit-verify-") as scratch:
-        np.save(Path(scratch, "images.npy"), images[chosen])
+        for name, x in inputs.items():
+            np.save(Path(scratch, f"{name}.npy"), x[chosen])
         for entry in entries(manifest):
             row = {**ROW, "kind": _kind(entry["name"]), "threads": threads}
             row.update({key: entry.get(key) for key in ("name", "profile")})
@@ -90,7 +98,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
             try:
                 path = checked_file(directory, entry)
                 row["bytes"] = size(path)
-                result = _run(path, scratch, threads, seconds, len(chosen), row["name"], progress)
+                result = _run(path, scratch, inputs, threads, seconds, len(chosen), row["name"], progress)
                 _check_answers(result["probabilities"], manifest["labels"])
             except Failure as failure:
                 row["error"] = str(failure).replace(f"{directory}{os.sep}", "")
@@ -135,9 +143,10 @@ def compare(probabilities, truth, source=None, reference=None):
     return numbers
 
 
-def _run(path, scratch, threads, seconds, total, name, progress):
+def _run(path, scratch, inputs, threads, seconds, total, name, progress):
     """Ask one artifact in a worker process; return its arrays."""
-    job = {"path": str(path), "images": f"{scratch}/images.npy", "result": f"{scratch}/result.npz"}
+    job = {"path": str(path), "result": f"{scratch}/result.npz"}
+    job["inputs"] = {name: f"{scratch}/{name}.npy" for name in inputs}
     Path(job["result"]).unlink(missing_ok=True)
     if progress:
         progress(name, 0, total)
@@ -158,10 +167,31 @@ def _checked_data(data, manifest):
             f"the images are {images.dtype} {list(images.shape)}, but the exported model takes "
             f"uint8 [N, {height}, {width}, 3]: load the data with image_size=({height}, {width})."
         )
-    labels = np.asarray(labels)
-    if len(images) == 0 or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+    return images, _checked_labels(labels, len(images), "image", manifest)
+
+
+def _checked_inputs(inputs, labels, manifest):
+    wanted = {name: tuple(entry["shape"]) for name, entry in manifest["inputs"].items()}
+    missing = set(wanted) - set(inputs) - {PRESENT}
+    if missing or set(inputs) - set(wanted):
         raise InputError(
-            f"{len(images)} images and labels {labels.dtype} {list(labels.shape)}: give at least one image, "
+            f"the exported model takes {', '.join(wanted)}, but the data has {', '.join(inputs)}: give "
+            "examples of those."
+        )
+    for name, x in inputs.items():
+        if tuple(x.shape[1:]) != wanted[name] or len(x) != len(labels):
+            raise InputError(
+                f"{name!r} is {list(x.shape)} for {len(labels)} labels, but the exported model takes "
+                f"[N, {', '.join(map(str, wanted[name]))}]."
+            )
+    return inputs, _checked_labels(labels, len(labels), "example", manifest)
+
+
+def _checked_labels(labels, count, thing, manifest):
+    labels = np.asarray(labels)
+    if count == 0 or labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{count} {thing}s and labels {labels.dtype} {list(labels.shape)}: give at least one {thing}, "
             "and one integer label for each."
         )
     classes = len(manifest["labels"])
@@ -170,7 +200,7 @@ def _checked_data(data, manifest):
             f"the labels run from {labels.min()} to {labels.max()}, but the exported model knows {classes} "
             f"classes, 0 to {classes - 1}: verify it with data of the same classes."
         )
-    return images, labels
+    return labels
 
 
 def _kind(name):

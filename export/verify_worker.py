@@ -2,8 +2,8 @@
 
     python -m keras_vit.export.verify_worker JOB.json
 
-A runtime that crashes takes this process with it, and not the report. The job says `path`, `images`
-(.npy), `result` (.npz), `threads` and `seconds`. The last line on stderr is what went wrong.
+A runtime that crashes takes this process with it, and not the report. The job says `path`, `inputs`
+({name: .npy}), `result` (.npz), `threads` and `seconds`. The last line on stderr is what went wrong.
 """
 
 import json
@@ -16,12 +16,12 @@ from keras_vit.export.runners import load_runner
 
 
 def main(job):
-    images = np.load(job["images"], mmap_mode="r")
+    inputs = {name: np.load(file, mmap_mode="r") for name, file in job["inputs"].items()}
     if not job["path"].endswith(".tflite"):
         limit_tensorflow(job["threads"])
     runner = load_runner(job["path"], threads=job["threads"])
-    probabilities = runner.predict(images, progress=lambda done, total: print("done", done, flush=True))
-    times = runner.time_one(images[0], seconds=job["seconds"])
+    probabilities = runner.predict(inputs, progress=lambda done, total: print("done", done, flush=True))
+    times = runner.time_one({name: x[0] for name, x in inputs.items()}, seconds=job["seconds"])
     delegated = np.nan if runner.delegated is None else runner.delegated
     np.savez(
         job["result"],

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from keras_vit.config import PRESETS, VARIANTS
-from keras_vit.errors import InputError, Interrupted
+from keras_vit.errors import InputError, Interrupted, one_of
+from keras_vit.scenarios import SCENARIOS
 
 app = typer.Typer(
     name="keras-vit",
@@ -23,7 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Data = Annotated[str, typer.Argument(help="A folder or .zip of class folders, or 'digits' or 'cifar10'.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="A folder or .zip of class folders; a folder with train.csv and test.csv for several "
+        "modalities; 'digits', 'cifar10' or a scenario."
+    ),
+]
 Run = Annotated[Path, typer.Argument(help="A folder made by `keras-vit train`.")]
 SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, and count them.")]
 
@@ -101,10 +108,50 @@ def train(
         typer.Option(help="Stop after N epochs without a better held-out accuracy; keep the best."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, dropout.")] = None,
+    fusion: Annotated[
+        str | None, typer.Option(help="Several modalities: single_stream or bottleneck.")
+    ] = None,
+    modality_dropout: Annotated[
+        float | None, typer.Option(help="Several modalities: how often one is left out in training.")
+    ] = None,
+    sentence: Annotated[
+        int | None, typer.Option(help="Make a visual sentence of so many tokens of each text.")
+    ] = None,
     skip_bad: SkipBad = False,
 ):
-    """Train a Vision Transformer on your pictures."""
+    """Train a Vision Transformer on your pictures, or on several modalities."""
     size = _image_size(image_size)
+    if _is_multimodal(data):
+        _train_multimodal(
+            data,
+            out,
+            {
+                "--start": start,
+                "--recipe": recipe,
+                "--pooling": pooling,
+                "--layer-decay": layer_decay,
+                "--freeze": freeze,
+                "--augment": augment,
+            },
+            {"image_size": size, "variant": variant, "sentence": sentence},
+            {"fusion": fusion, "modality_dropout": modality_dropout},
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_epochs=warmup_epochs,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            dropout=dropout,
+            precision=precision,
+            early_stop=early_stop,
+            seed=seed,
+        )
+        return
+    if any(value is not None for value in (fusion, modality_dropout, sentence)):
+        raise InputError(
+            "--fusion, --modality-dropout and --sentence are for several modalities, and "
+            f"{data} has pictures alone: see the README on a folder with train.csv and test.csv."
+        )
     started = None
     if start is not None:
         _import_tensorflow()
@@ -289,10 +336,17 @@ def evaluate(
     skip_bad: SkipBad = False,
 ):
     """Run every copy of the model on the same held-out images; write report.json and report.html."""
+    from keras_vit.export.report import pictures_of
     from keras_vit.export.verify import read_manifest, verify
 
     manifest = read_manifest(directory)
-    loaded = _load(data, tuple(manifest["image_size"]), skip_bad)
+    if "inputs" in manifest:
+        _import_tensorflow()
+        loaded = _load_multimodal(data, modalities=_modalities(manifest["modalities"]))
+    elif _is_multimodal(data):
+        raise InputError(f"{directory} takes pictures alone, and {data} has several modalities.")
+    else:
+        loaded = _load(data, tuple(manifest["image_size"]), skip_bad)
     if list(loaded.labels) != list(manifest["labels"]):
         raise InputError(
             f"{data} has the classes {', '.join(loaded.labels[:5])} ({len(loaded.labels)}), the model "
@@ -302,7 +356,7 @@ def evaluate(
         report = verify(directory, loaded.test, limit=limit, seconds=seconds, progress=progress)
     from keras_vit.export.report import table, write_report
 
-    write_report(report, directory, loaded.test.images)
+    write_report(report, directory, pictures_of(loaded.test))
     _wide_console().print(table(report))
     print(directory / "report.html")
     refused = [row for row in report["artifacts"] if row["refused"]]
@@ -341,39 +395,70 @@ def benchmark(
     Console(width=None if sys.stdout.isatty() else 160).print(*pages(report), sep="\n")
 
 
+Text = Annotated[str | None, typer.Option(help="Words, for a model that reads.")]
+Audio = Annotated[Path | None, typer.Option(help="A .wav file, for a model that hears.")]
+Video = Annotated[Path | None, typer.Option(help="A .npy or .gif file, for a model that sees clips.")]
+Action = Annotated[Path | None, typer.Option(help="A .npy or .csv file, for a model of tracks.")]
+
+
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="A model.keras, a .tflite or a SavedModel folder.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE...]", help="Picture files.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture file, beside other modalities.")] = None,
+    text: Text = None,
+    audio: Audio = None,
+    video: Video = None,
+    action: Action = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ):
-    """Name what is on pictures: the most probable classes."""
+    """Name what is on pictures: the most probable classes. Modalities that are not given are absent."""
     import numpy as np
 
+    images = [*(images or []), *([image] if image else [])]
+    given = {"text": text, "audio": audio, "video": video, "action": action}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not images and not given:
+        raise InputError("nothing is given: name a picture, or --image, --text, --audio, --video, --action.")
     from keras_vit.export.runners import load_runner
-    from keras_vit.training.images import decode
 
-    if model.exists() and model.suffix != ".tflite":
+    if model.exists() and (model.suffix != ".tflite" or given):
         _import_tensorflow()
     with _without_chatter():
         runner = load_runner(model)
-    pixels = np.stack([decode(path, runner.image_size) for path in images])
+    if runner.image_size is None:
+        from keras_vit.export.modalities_near import raw_inputs
+
+        if len(images) > 1:
+            raise InputError(f"{model} takes one example at a time, not {len(images)} pictures.")
+        if images:
+            given["image"] = images[0]
+        _import_tensorflow()
+        names = [" ".join(f"{name}={value}" for name, value in given.items())]
+        answers = runner.predict(raw_inputs(runner, given))
+    else:
+        from keras_vit.training.images import decode
+
+        if given:
+            raise InputError(f"{model} takes pictures alone, not {', '.join(given)}.")
+        names = [str(path) for path in images]
+        answers = runner.predict(np.stack([decode(path, runner.image_size) for path in images]))
     results = []
-    for path, row in zip(images, runner.predict(pixels), strict=True):
+    for name, row in zip(names, answers, strict=True):
         order = np.argsort(-row)[:top]
         labels = runner.labels or [str(i) for i in range(len(row))]
         results.append(
             {
-                "image": str(path),
+                "image" if runner.image_size else "inputs": name,
                 "predictions": [{"label": labels[i], "probability": round(float(row[i]), 6)} for i in order],
             }
         )
     if as_json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
         return
-    for result in results:
-        print(result["image"])
+    for name, result in zip(names, results, strict=True):
+        print(name)
         for prediction in result["predictions"]:
             print(f"  {prediction['probability']:7.2%}  {prediction['label']}")
 
@@ -381,15 +466,26 @@ def predict(
 @app.command()
 def explain(
     model: Annotated[Path, typer.Argument(help="A RUN folder or its model.keras.")],
-    image: Annotated[Path, typer.Argument(help="A picture file.")],
-    out: Annotated[Path, typer.Option(help="The picture to write, e.g. why.png.")],
+    picture: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help="A picture file.")] = None,
+    out: Annotated[Path, typer.Option(help="The picture to write, e.g. why.png.")] = Path("why.png"),
+    image: Annotated[Path | None, typer.Option(help="A picture file, beside other modalities.")] = None,
+    text: Text = None,
+    audio: Audio = None,
+    video: Video = None,
+    action: Action = None,
 ):
-    """Show what the model looked at: attention over the picture, beside its answer."""
+    """Show what the model looked at: attention over patches and words, beside its answer."""
+    if picture is not None and image is not None:
+        raise InputError(f"two pictures are given, {picture} and {image}: give one.")
+    if all(value is None for value in (picture, image, text, audio, video, action)):
+        raise InputError("nothing is given: name a picture, or --image, --text, --audio, --video, --action.")
     _import_tensorflow()
     from keras_vit import inspect
 
     with _without_chatter():
-        predictions = inspect.explain(model, image, out)
+        predictions = inspect.explain(
+            model, picture or image, out, text=text, audio=audio, video=video, action=action
+        )
     for label, probability in predictions:
         print(f"  {probability:7.2%}  {label}")
     _say(str(out))
@@ -397,9 +493,22 @@ def explain(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    out: Annotated[Path | None, typer.Option(help="Where everything goes; runs/demo by default.")] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help=f"A multimodal one instead: {', '.join(SCENARIOS)}.")
+    ] = None,
 ):
     """The whole way on handwritten digits: train, quantize, export, evaluate, predict."""
+    if scenario is not None:
+        one_of("scenario", scenario, SCENARIOS)
+        _import_tensorflow()
+        from keras_vit.scenarios.running import run, table
+
+        folder = out or Path("runs") / scenario
+        _wide_console().print(table(run(scenario, folder, _console())))
+        _say(f"{folder / 'scores.json'}; {folder / 'run'} is a RUN like any other: quantize, export, explain")
+        return
+    out = out or Path("runs/demo")
     run, directory, sample = out / "run", out / "export", out / "sample.png"
 
     def step(function, *arguments, **options):
@@ -534,12 +643,77 @@ def _load(data, size, skip_bad):
     return loaded
 
 
+def _is_multimodal(data):
+    from keras_vit.training.multimodal_data import is_multimodal
+
+    return data in SCENARIOS or is_multimodal(data)
+
+
+def _load_multimodal(data, options=None, modalities=None):
+    from keras_vit.scenarios import scenario
+    from keras_vit.training.multimodal_data import load_examples
+
+    with _without_chatter():
+        loaded = scenario(data).make() if data in SCENARIOS else load_examples(data, options, modalities)
+    _say(
+        f"{data}: {', '.join(loaded.modalities)}; {len(loaded.train)} to train, {len(loaded.test)} held out, "
+        f"{len(loaded.labels)} classes"
+    )
+    return loaded
+
+
+def _modalities(serialized):
+    """{name: modality} of what a manifest or a recipe notes."""
+    import keras
+
+    import keras_vit.modalities  # noqa: F401, registers the classes
+
+    return {name: keras.saving.deserialize_keras_object(modality) for name, modality in serialized}
+
+
+def _train_multimodal(data, out, idle, shape, model, **training):
+    """`train` for several modalities.
+
+    Args:
+        idle: {option: value} of those that have no meaning here.
+        shape: what --image-size, --variant and --sentence say.
+        model: arguments of `MultimodalViT`.
+        training: fields of the recipe.
+    """
+    for option, value in idle.items():
+        if value is not None:
+            raise InputError(f"{option} is for models of images alone, and {data} has several modalities.")
+    _import_tensorflow()
+    from keras_vit.scenarios import scenario
+    from keras_vit.training.multimodal_data import Options
+    from keras_vit.training.recipes import multimodal_recipe, trunk
+    from keras_vit.training.trainer import train
+
+    variant, patch_size = trunk(shape["variant"])
+    variant |= {key: value for key, value in model.items() if value is not None}
+    if data in SCENARIOS:
+        if any(value is not None for value in shape.values()):
+            raise InputError(f"the scenario {data} has its own model: leave out {', '.join(SHAPE_OPTIONS)}.")
+        ours = scenario(data)
+        variant = {**ours.MODEL, **{key: value for key, value in model.items() if value is not None}}
+        training = {**ours.TRAINING, **{key: value for key, value in training.items() if value is not None}}
+    loaded = _load_multimodal(data, Options(shape["image_size"], patch_size, sentence=shape["sentence"]))
+    chosen = multimodal_recipe(loaded, variant=variant, **training)
+    history = train(loaded, out, chosen, _console())
+    _say(f"{out}: held-out top-1 {history[-1]['val_accuracy']:.4f} after {len(history)} epochs")
+
+
+SHAPE_OPTIONS = ("--image-size", "--variant", "--sentence")
+
+
 def _data_of_run(run, data, skip_bad):
     """Load what a run was trained on."""
     from keras_vit.training.runs import read_run
     from keras_vit.training.sources import BUILT_IN
 
     config = read_run(run)
+    if "modalities" in config["recipe"]:
+        return _multimodal_data_of_run(run, config, data)
     if (run / "state.safetensors").exists():
         _say(f"note: {run} is not finished; this goes on from its last full epoch")
     source = config["data"]["source"]
@@ -548,6 +722,14 @@ def _data_of_run(run, data, skip_bad):
     if data is None and source not in BUILT_IN and not Path(source).exists():
         raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
     return _load(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)
+
+
+def _multimodal_data_of_run(run, config, data):
+    source = data or config["data"]["source"]
+    if source not in SCENARIOS and not Path(source).exists():
+        raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
+    _import_tensorflow()
+    return _load_multimodal(source, modalities=_modalities(config["recipe"]["modalities"]))
 
 
 def _image_size(text):

@@ -40,6 +40,7 @@ POSITIONS = (
 ATTENTIONS = ("soft", "hard", "relu")
 MLPS = ("gelu", "gelu_tanh", "swiglu")
 POOLINGS = ("cls", "mean", "attention", None)
+PRESENT = "present"  # the input of a multimodal model that says which of the others are there
 FOLDS = ("norms", "attention_scale", "key_bias", "value_bias", "patch_bias")
 
 

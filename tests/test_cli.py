@@ -340,7 +340,7 @@ def test_distillation_is_a_training_of_its_own(trained, tmp_path, capsys):
     assert (folder / "model.keras").read_bytes() != before
     assert json.loads((folder / "config.json").read_text())["distill"] == 2.0
     top1 = json.loads((folder / "comparison.json").read_text())
-    assert top1 == {"float": 1.0, "post_training": 1.0, "trained": 1.0}
+    assert top1 == {"float": 1.0, "post_training": 1.0, "trained": 1.0, "kept": "trained"}
     code, _, err = run(capsys, *words)
     assert code == 0
     assert any("is finished" in line for line in err)

@@ -11,6 +11,8 @@ _HOME = {
     "draw_position_similarity": "keras_vit.inspect.pictures",
     "draw_reconstructions": "keras_vit.inspect.reconstructions",
     "draw_explanation": "keras_vit.inspect.pictures",
+    "draw_multimodal_explanation": "keras_vit.inspect.multimodal",
+    "token_shares": "keras_vit.inspect.multimodal",
     "explain": "keras_vit.inspect.explaining",
 }
 __all__ = [*_HOME]

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_vit.errors import InputError
 from keras_vit.layers import Attention, Linear
+from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.vit import ViT
 
 ROLES = {Linear: ("input", "kernel", "output"), Attention: ("scores", "probabilities")}
@@ -28,8 +29,9 @@ def features(model, images, names):
     `QuantizeAware` model they are rounded already.
 
     Args:
-        model: a `ViT`, or a model around one.
-        images: what the model takes: normalised [B, H, W, 3], or {"image", "patch_mask"}.
+        model: a `ViT` or a `MultimodalViT`, or a model around one.
+        images: what the model takes: normalised [B, H, W, 3], or {"image", "patch_mask"}, or the inputs of
+            several modalities.
         names: names of `feature_names`, or one of them.
 
     Returns:
@@ -40,7 +42,7 @@ def features(model, images, names):
         InputError: a name that this model does not have, or does not compute.
     """
     names = [names] if isinstance(names, str) else list(names)
-    places = _places(vit_in(model))
+    places = _places(model_in(model))
     for name in names:
         if name not in places:
             raise InputError(f"this model has no value named {name!r}: {_known(name, places)}")
@@ -64,10 +66,19 @@ def feature_names(model):
 
 def vit_in(model):
     """The `ViT` that `model` is, or that it carries as its attribute `model`, as `QuantizeAware` does."""
+    return _inside(model, ViT, "a ViT")
+
+
+def model_in(model):
+    """The `ViT` or `MultimodalViT` that `model` is or carries."""
+    return _inside(model, ViT | MultimodalViT, "a ViT, a MultimodalViT")
+
+
+def _inside(model, kind, name):
     for candidate in (model, getattr(model, "model", None)):
-        if isinstance(candidate, ViT):
+        if isinstance(candidate, kind):
             return candidate
-    raise InputError(f"expected a ViT or a model around one, not {type(model).__name__}.")
+    raise InputError(f"expected {name} or a model around one, not {type(model).__name__}.")
 
 
 def _places(root):
@@ -96,7 +107,7 @@ def _pass(model, images, places, keep):
             values[name] = keep(value)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced(vit_in(model), "every_token", True))
+        stack.enter_context(_replaced(model_in(model), "every_token", True))
         for name, (layer, role) in places.items():
             attribute, watched = ("call", _call) if role is None else ("quantize", _hook)
             function = watched(getattr(layer, attribute), role, lambda value, name=name: record(name, value))

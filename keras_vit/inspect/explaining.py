@@ -9,33 +9,44 @@ import keras
 
 from keras_vit.errors import InputError
 from keras_vit.files import labels_near
-from keras_vit.inspect.capture import vit_in
+from keras_vit.inspect.capture import model_in
 from keras_vit.inspect.pictures import check_suffix, draw_explanation
+from keras_vit.models.multimodal import MultimodalViT
 
 WAY_OUT = "explain looks inside the Keras model, e.g. RUN/model.keras, or RUN itself."
 
 
-def explain(model_path, image_path, out):
-    """Draw what the model of a RUN looked at on a picture: `draw_explanation`, from files to a file.
+def explain(model_path, image_path, out, **others):
+    """Draw what the model of a RUN looked at: `draw_explanation`, from files to a file.
 
     Args:
         model_path: a RUN folder, or a model.keras with labels.txt beside it or up to three folders above.
-        image_path: a picture file.
+        image_path: a picture file; None where a multimodal model is given none.
         out: the picture to draw, a .png for instance.
+        **others: of a multimodal model, its other inputs as for `keras-vit predict`: text, audio, ...
 
     Returns:
         list of (label, probability) of the five most probable classes.
 
     Raises:
-        InputError: a .tflite file, a SavedModel or something else that is no ViT; no picture; a
+        InputError: a .tflite file, a SavedModel or something else that is no model of ours; no picture; a
             suffix of `out` that nobody can draw.
     """
     check_suffix(out)
     path = _model_file(Path(model_path))
-    if not Path(image_path).is_file():
+    if image_path is not None and not Path(image_path).is_file():
         raise InputError(f"there is no picture {str(image_path)!r}.")
     model = _load(path)
-    return draw_explanation(model, Path(image_path), out, labels_near(path, vit_in(model).classes))
+    inside, labels = model_in(model), labels_near(path, model_in(model).classes)
+    given = {name: value for name, value in {"image": image_path, **others}.items() if value is not None}
+    if not isinstance(inside, MultimodalViT):
+        if set(given) != {"image"}:
+            raise InputError(f"{path} takes a picture alone, not {', '.join(given) or 'nothing'}.")
+        return draw_explanation(model, Path(image_path), out, labels)
+    from keras_vit.inspect.multimodal import draw_multimodal_explanation
+    from keras_vit.training.multimodal_data import one_example
+
+    return draw_multimodal_explanation(model, one_example(inside.modalities, given), out, labels)
 
 
 def _model_file(path):
@@ -68,7 +79,7 @@ def _load(path):
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be loaded as a Keras model ({why}): {WAY_OUT}") from error
     try:
-        vit_in(model)
+        model_in(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return model

@@ -52,10 +52,10 @@ def draw_explanation(model, picture, path, labels=None, top=5):
     )
     images = _normalised(pixels, model.preprocessing)
     rollout = attention_rollout(model, images)[0]
-    predictions = _predictions(model, images, labels, top) if vit.classes else []
+    predictions = predictions_of(model, images, labels, top) if vit.classes else []
 
     figure = _explanation(pixels, rollout, predictions)
-    _save(figure, path)
+    save(figure, path)
     return predictions
 
 
@@ -74,7 +74,7 @@ def draw_position_similarity(model, path):
     check_suffix(path)
     similarity = position_similarity(model)
     grid = vit_in(model).positions.grid
-    _save(_tiles(similarity.reshape(*grid, *grid)), path)
+    save(_tiles(similarity.reshape(*grid, *grid)), path)
 
 
 def check_suffix(path):
@@ -90,7 +90,8 @@ def _normalised(pixels, preprocessing):
     return (pixels[np.newaxis].astype("float32") / 255 - mean) / std
 
 
-def _predictions(model, images, labels, top):
+def predictions_of(model, images, labels, top):
+    """[(label, probability)] of the `top` most probable classes of the first example."""
     logits = ops.cast(model(images, training=False), "float32")
     probabilities = ops.convert_to_numpy(ops.softmax(logits))[0]
     names = [f"class {i}" for i in range(len(probabilities))] if labels is None else labels
@@ -111,17 +112,17 @@ def _explanation(pixels, rollout, predictions):
 
     seen.imshow(pixels, interpolation="nearest")
     seen.set_title("what the model sees", loc="left", fontsize=10, color=FAINT)
-    _overlay(figure, heat, pixels, rollout, scale)
+    overlay(figure, heat, pixels, rollout, scale)
     heat.set_title("where it looked", loc="left", fontsize=10, color=FAINT)
     for axis in (seen, heat):
         axis.set(xticks=[], yticks=[], anchor="NW")
         axis.spines[:].set_visible(False)
     if predictions:
-        _bars(named[0], predictions)
+        prediction_bars(named[0], predictions)
     return figure
 
 
-def _overlay(figure, axis, pixels, rollout, scale):
+def overlay(figure, axis, pixels, rollout, scale):
     """The picture, grey and dim so that nothing in it is as bright as heat, and the heat glowing on top.
 
     `scale` is in inches a pixel, for a bar beside it that is as wide on every picture.
@@ -152,7 +153,7 @@ def _overlay(figure, axis, pixels, rollout, scale):
     bar.outline.set_visible(False)
 
 
-def _bars(axis, predictions):
+def prediction_bars(axis, predictions):
     """The names above their bars, so that long ones have room."""
     for place, (label, probability) in enumerate(predictions):
         axis.barh(place, 1.0, height=0.28, color=BARS[2])
@@ -202,6 +203,7 @@ def _tiles(similarity):
     return figure
 
 
-def _save(figure, path):
+def save(figure, path):
+    """Write a figure, whole or not at all."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)

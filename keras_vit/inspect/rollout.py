@@ -58,7 +58,7 @@ def attention_rollout(model, images):
 
     flow = _readout(vit, values, real if merging is None else np.ones((len(real), config.merge[1]), "bool"))
     for block in reversed(range(config.depth)):
-        flow = flow @ _mixing(maps[block])
+        flow = flow @ mixing(maps[block])
         if merging is not None and block == config.merge[0]:
             flow = np.concatenate([flow[..., : vit.prefix], flow[..., vit.prefix :] @ merging], axis=-1)
     patches = np.where(real, flow[:, 0, vit.prefix :], 0.0)
@@ -69,7 +69,7 @@ def _map_names(vit):
     return [f"{block.name}.attention.probabilities" for block in vit.blocks]
 
 
-def _mixing(attention):
+def mixing(attention):
     """[B, heads, N, N] -> [B, N, N] with rows of sum 1; ReLU attention need not have it by itself."""
     mixing = attention.astype("float64").mean(axis=1) + np.eye(attention.shape[-1])
     return mixing / mixing.sum(axis=-1, keepdims=True)

@@ -8,12 +8,9 @@ from keras import ops
 from keras_vit.config import ATTENTIONS, boolean, folds, integer, positive, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import Linear, untouched
-from keras_vit.layers.masks import ExplicitMask, combine
+from keras_vit.layers.masks import UNSEEN, ExplicitMask, combine
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.positions import rotate
-
-# In float32 exp(-1e30 - x) is exactly 0, and unlike -infinity it never makes a NaN.
-UNSEEN = -1e30
 
 
 def softmax(scores):
@@ -109,7 +106,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
             queries: [B, M, D].
             tokens: [B, N, D'].
             mask: boolean, True = may be seen: of tokens [B, N] or of pairs [B or 1, M, N].
-            bias: added to the scores, [heads, M, N] or [B, heads, M, N].
+            bias: added to the scores, [heads, M, N] or [B, heads, M, N], where any axis may be 1.
             rotary: (cos, sin), each [N, d] or [B, N, d]; the queries are the first M of the N tokens.
             return_scores: also return the weights, float32 [B, heads, M, N], before dropout.
         """

@@ -181,15 +181,17 @@ class DecoderBlock(_Block):
         self.attention.build(tokens_shape, tokens_shape)
         self.cross_attention.build(tokens_shape, memory_shape)
 
-    def call(self, tokens, memory, mask=None, memory_mask=None, training=None):
+    def call(self, tokens, memory, mask=None, memory_mask=None, memory_bias=None, training=None):
         """`mask`: which tokens see which, as in `Attention` (`causal_mask(M)` for "no future").
-        `memory_mask`: which of the memory may be seen."""
+        `memory_mask`: which of the memory may be seen; or `memory_bias`, see `masks.as_bias`."""
 
         def forward(tokens, memory):
             y = self.norm_1(tokens)
             y = self.attention(y, y, mask=mask, training=training)
             x = self.quantize("sum_1", tokens + self._run(self.branch_1, y, training))
-            y = self.cross_attention(self.norm_2(x), memory, mask=memory_mask, training=training)
+            y = self.cross_attention(
+                self.norm_2(x), memory, mask=memory_mask, bias=memory_bias, training=training
+            )
             x = self.quantize("sum_2", x + self._run(self.branch_2, y, training))
             y = self.mlp(self.norm_3(x), training=training)
             return self.quantize("sum_3", x + self._run(self.branch_3, y, training))

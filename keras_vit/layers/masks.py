@@ -10,6 +10,9 @@ from keras import ops
 from keras_vit.config import pair
 from keras_vit.errors import InputError
 
+# In float32 exp(-1e30 - x) is exactly 0, and unlike -infinity it never makes a NaN.
+UNSEEN = -1e30
+
 
 class ExplicitMask:
     """Mixed into layers that take a `mask`: Keras then hangs no implicit mask on what they give."""
@@ -21,6 +24,17 @@ class ExplicitMask:
 def as_mask(mask):
     """`mask` as booleans: float32 or int32 masks (what distribution strategies carry) count above 0.5."""
     return mask if getattr(mask, "dtype", None) == "bool" else ops.cast(mask, "float32") > 0.5
+
+
+def as_bias(mask):
+    """A mask of keys [B, N] or of pairs [B or 1, M, N] as what is added to scores: [B or 1, 1, 1 or M, N].
+
+    0 where a key may be seen, -30000 where not. It does for attention what the mask does, by one addition
+    that every phone runtime has, where each row sees some key, no token is NaN or infinite, and scores are
+    below 10000. (A larger number would be infinite in a file with float16 weights.)
+    """
+    visible = ops.cast(combine(mask), "float32")
+    return ops.expand_dims((visible - 1.0) * 30000.0, 1)
 
 
 def token_mask(mask, batch, tokens):

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_vit.config import folds, integer, positive
-from keras_vit.layers.attention import UNSEEN, softmax
-from keras_vit.layers.masks import ExplicitMask, token_mask
+from keras_vit.layers.attention import softmax
+from keras_vit.layers.masks import UNSEEN, ExplicitMask, token_mask
 from keras_vit.layers.norm import LayerNorm
 
 

@@ -131,8 +131,8 @@ class LearnedPositions(Positions):
     `quantize` is the hook of `Linear`, here for "table" where it is added as it is.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, grid=None, prefix=0, **kwargs):
+        super().__init__(grid, prefix, **kwargs)
         self.quantize = untouched
 
     def build(self, tokens_shape, sizes_shape=None):

@@ -6,6 +6,7 @@ A modality is a Keras layer: raw input [B, ...] -> (tokens [B, N, width], mask [
 - `signature()`: the shape and dtype of the raw input, from which a model is built and exported;
 - `blank(batch)`: the raw input that stands for "absent"; where `present` is 0, it replaces what is given;
 - `encode(examples)`: what people have (texts, sound files, clips) -> the array that the layer takes;
+- `prepare(raw)`: pixels 0..255 -> normalised ones; everything else is as it was;
 - `with_width(width)`: the modality for a model whose tokens have that width. A modality on its own gets
   it as an argument: `Image(32, 4, width=64)`.
 
@@ -103,6 +104,10 @@ class Modality(ExplicitMask, keras.layers.Layer):
     def encode(self, examples):
         """`examples`, an array or a list, as the array [B, ...] that the layer takes."""
         return self._checked(np.asarray(examples)).astype(self.signature()["dtype"])
+
+    def prepare(self, raw):
+        """Raw input [B, ...], as exported files take it, as the layer takes it: pixels become normalised."""
+        return ops.cast(raw, self.signature()["dtype"])
 
     def with_width(self, width, heads=None, **changes):
         """This modality for a model of that width: itself if it is one already, else a copy.

@@ -40,7 +40,7 @@ class CaptionDecoder(ExplicitMask, keras.layers.Layer):
         self.length, self.depth = integer("length", length, 1), integer("depth", depth, 1)
         self.heads = None if heads is None else integer("heads", heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
-        self.dropout = rate("dropout", dropout)
+        self.dropout, self.folded = rate("dropout", dropout), ()
         self.head = Linear(self.size, dtype=self.dtype_policy, name="head")
 
     def build(self, captions_shape, memory_shape):

@@ -5,7 +5,7 @@ from keras_vit.layers.norm import LayerNorm
 
 
 def block_options(layer):
-    """heads, mlp_width and dropout of the blocks of a layer, which has `width`.
+    """heads, mlp_width, dropout and folded of the blocks of a layer, which has `width`.
 
     Unless the layer says otherwise, a head for each 64 channels and MLPs of 4 times the width.
     """
@@ -13,6 +13,7 @@ def block_options(layer):
         "heads": layer.heads or max(1, layer.width // 64),
         "mlp_width": layer.mlp_width or 4 * layer.width,
         "dropout": layer.dropout,
+        "folded": layer.folded,
     }
 
 
@@ -26,8 +27,8 @@ def encoder_for(layer, tokens):
     return parts
 
 
-def encoded(parts, x, mask=None):
-    """Tokens x [B, N, D] through what `encoder_for` gave."""
+def encoded(parts, x, bias=None):
+    """Tokens x [B, N, D] through what `encoder_for` gave; `bias` on their scores, see `masks.as_bias`."""
     for part in parts:
-        x = part(x, mask=mask) if isinstance(part, EncoderBlock) else part(x)
+        x = part(x, bias=bias) if isinstance(part, EncoderBlock) else part(x)
     return x

@@ -2,15 +2,16 @@
 
 import keras
 
-from keras_vit.config import STEMS, integer, pair, rate
+from keras_vit.config import STEMS, folds, integer, pair, rate
 from keras_vit.errors import one_of
 from keras_vit.layers.stems import stem_for
 from keras_vit.modalities.encoder import encoded, encoder_for
 from keras_vit.modalities.grid import GridModality
+from keras_vit.modalities.pixels import Pixels
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Image(GridModality):
+class Image(Pixels, GridModality):
     """Pictures [B, height, width, channels], normalised, -> a token for each patch, row by row.
 
     Args:
@@ -22,6 +23,9 @@ class Image(GridModality):
         depth: encoder blocks over the patches of this picture alone, before the trunk: a vision module whose
             features know what stands where. 0: the trunk does it all.
         heads, mlp_width, dropout: of these blocks, as in `Text`.
+        preprocessing: {"mean": [channels], "std": [channels]} of pixels in [0, 1], which `prepare` applies;
+            never applied in `call`.
+        folded: see `ViTConfig.folded`.
         width: see `Modality`.
     """
 
@@ -36,12 +40,16 @@ class Image(GridModality):
         heads=None,
         mlp_width=None,
         dropout=0.0,
+        preprocessing=None,
+        folded=(),
         **kwargs,
     ):
         super().__init__(position, **kwargs)
         self.image_size, self.patch_size = pair(image_size, "image_size"), pair(patch_size, "patch_size")
         self.channels, self.stem = integer("channels", channels, 1), one_of("stem", stem, STEMS)
         self.depth, self.dropout = integer("depth", depth, 0), rate("dropout", dropout)
+        self.folded = folds(folded)
+        self.take_preprocessing(preprocessing)
         self.heads = None if heads is None else integer("heads", heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
         self.lay_out(*self.image_size)
@@ -71,4 +79,6 @@ class Image(GridModality):
             "heads": self.heads,
             "mlp_width": self.mlp_width,
             "dropout": self.dropout,
+            "preprocessing": self.preprocessing,
+            "folded": list(self.folded),
         }

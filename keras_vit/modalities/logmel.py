@@ -8,6 +8,8 @@ from keras_vit.config import integer
 from keras_vit.errors import InputError
 
 FLOOR = 1e-8  # of the power: -80 dB
+# The power is computed in this unit, in which the floor is no zero in a file with float16 weights.
+UNIT = 1e-4
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -67,7 +69,7 @@ class LogMel(keras.layers.Layer):
         self.cosines, self.sines = (
             np.pad(scaled * wave(angles), ((0, rest), (0, 0))).astype("float32") for wave in (np.cos, np.sin)
         )
-        self.filters = filters[heard].astype("float32")
+        self.filters = (filters[heard] / UNIT).astype("float32")
 
     def call(self, waveforms):
         samples = waveforms.shape[1]
@@ -79,8 +81,8 @@ class LogMel(keras.layers.Layer):
         x = ops.concatenate([x[:, i : i + frames] for i in range(hops)], axis=2)
         real, imaginary = ops.matmul(x, self.cosines), ops.matmul(x, self.sines)
         power = ops.matmul(real * real + imaginary * imaginary, self.filters)
-        decibels = ops.log(ops.maximum(power, FLOOR)) * (10 / np.log(10))
-        return ops.cast(decibels / 40 + 1, self.compute_dtype)
+        decibels = ops.log(ops.maximum(power, FLOOR / UNIT)) * (10 / np.log(10))  # -40 dB are 0
+        return ops.cast(decibels / 40, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.frames(input_shape[1]), self.mels)

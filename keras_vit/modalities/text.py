@@ -4,10 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer, rate
+from keras_vit.config import folds, integer, rate
 from keras_vit.errors import InputError
 from keras_vit.layers.blocks import DecoderBlock
+from keras_vit.layers.masks import as_bias
 from keras_vit.layers.norm import LayerNorm
+from keras_vit.layers.patches import only_real
 from keras_vit.layers.positions import LearnedPositions
 from keras_vit.modalities.base import Modality
 from keras_vit.modalities.encoder import block_options, encoded, encoder_for
@@ -37,6 +39,7 @@ class Text(Modality):
         heads: attention heads; None: the model's, or one for each 64 channels.
         mlp_width: hidden width of the MLPs; None: 4 times the width.
         dropout: rate inside the MLPs.
+        folded: see `ViTConfig.folded`.
         width: see `Modality`.
     """
 
@@ -50,6 +53,7 @@ class Text(Modality):
         heads=None,
         mlp_width=None,
         dropout=0.0,
+        folded=(),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -60,7 +64,7 @@ class Text(Modality):
         self.decoder_depth = integer("decoder_depth", decoder_depth, 1)
         self.heads = None if heads is None else integer("heads", heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
-        self.dropout = rate("dropout", dropout)
+        self.dropout, self.folded = rate("dropout", dropout), folds(folded)
         self.tokens = self.sentence or self.length
 
     def signature(self):
@@ -102,12 +106,16 @@ class Text(Modality):
     def tokenize(self, ids):
         mask = ops.not_equal(ids, PADDING)
         x = self.quantize("tokens", look_up(self.table, ids))
-        x = encoded(self.encoder, self.quantize("positioned", self.positions(x)), mask)
+        x = self.quantize("positioned", self.positions(x))
+        bias = None
+        if self.encoder or self.decoder:
+            x, bias = only_real(x, mask), as_bias(mask)
+        x = encoded(self.encoder, x, bias)
         if self.decoder is None:
             return x, mask
         sentence = ops.zeros_like(x[:, :1]) + ops.cast(self.queries, x.dtype)
         for block in self.decoder:
-            sentence = block(sentence, x, memory_mask=mask)
+            sentence = block(sentence, x, memory_bias=bias)
         some = ops.any(mask, axis=1, keepdims=True)
         return self.sentence_norm(sentence), ops.logical_and(some, np.ones((1, self.sentence), "bool"))
 
@@ -133,6 +141,7 @@ class Text(Modality):
             "heads": self.heads,
             "mlp_width": self.mlp_width,
             "dropout": self.dropout,
+            "folded": list(self.folded),
         }
 
 

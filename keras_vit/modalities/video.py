@@ -7,10 +7,11 @@ from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
 from keras_vit.layers.tubelets import Tubelets
 from keras_vit.modalities.grid import GridModality
+from keras_vit.modalities.pixels import Pixels
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Video(GridModality):
+class Video(Pixels, GridModality):
     """Clips [B, frames, height, width, channels] -> a token for each tubelet, earlier ones first.
 
     The grid of the positions has a row for each time and a column for each place in the picture, so that
@@ -23,16 +24,26 @@ class Video(GridModality):
         tubelet: frames in a token; None: 2 where that divides `frames`, else 1.
         channels: 3 for RGB.
         position: see `GridModality`.
+        preprocessing: see `Image`.
         width: see `Modality`.
     """
 
     def __init__(
-        self, frames, image_size, patch_size, tubelet=None, channels=3, position="factorised", **kwargs
+        self,
+        frames,
+        image_size,
+        patch_size,
+        tubelet=None,
+        channels=3,
+        position="factorised",
+        preprocessing=None,
+        **kwargs,
     ):
         super().__init__(position, **kwargs)
         self.frames, self.channels = integer("frames", frames, 1), integer("channels", channels, 1)
         self.image_size, self.patch_size = pair(image_size, "image_size"), pair(patch_size, "patch_size")
         self.tubelet = 2 - frames % 2 if tubelet is None else integer("tubelet", tubelet, 1)
+        self.take_preprocessing(preprocessing)
         self.lay_out(self.frames, *self.image_size)
 
     def signature(self):
@@ -63,4 +74,5 @@ class Video(GridModality):
             "patch_size": list(self.patch_size),
             "tubelet": self.tubelet,
             "channels": self.channels,
+            "preprocessing": self.preprocessing,
         }

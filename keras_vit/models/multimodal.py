@@ -13,16 +13,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer, number, rate
+from keras_vit.config import PRESENT, folds, integer, number, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
-from keras_vit.layers.masks import as_mask
+from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
 from keras_vit.modalities import Modality, Text, VisualPrediction, visual_prediction_loss
 from keras_vit.modalities.image import Image
 
 FUSIONS = ("single_stream", "bottleneck")
-PRESENT = "present"
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -53,7 +52,7 @@ class MultimodalViT(keras.Model):
         visual_weight: weight of the loss by which a visual sentence (`Text(..., sentence=K)`) learns to
             predict the features of the `Image` (see `visual_features`), where both are present.
         visual_loss: "cosine" or "l2".
-        dropout, stochastic_depth: as in `ViTConfig`.
+        dropout, stochastic_depth, folded: as in `ViTConfig`.
 
     Raises:
         InputError: no modality, one named "present", an unknown fusion; a `visual_weight` without a visual
@@ -76,6 +75,7 @@ class MultimodalViT(keras.Model):
         visual_loss="cosine",
         dropout=0.0,
         stochastic_depth=0.0,
+        folded=(),
         name="multimodal_vit",
         dtype=None,
         trainable=True,
@@ -90,6 +90,7 @@ class MultimodalViT(keras.Model):
         self.modality_dropout = rate("modality_dropout", modality_dropout)
         self.visual_weight, self.visual_loss = number("visual_weight", visual_weight), visual_loss
         self.dropout, self.stochastic_depth = dropout, stochastic_depth
+        self.folded = folds(folded)
         self.modalities = {
             key: modality.with_width(width, heads=heads, name=key, dtype=self.dtype_policy)
             for key, modality in _checked_modalities(modalities).items()
@@ -102,12 +103,14 @@ class MultimodalViT(keras.Model):
                 self.mlp_width,
                 dropout=dropout,
                 stochastic_depth=skip_rate,
+                folded=self.folded,
                 name=f"block_{i}",
                 **shared,
             )
             for i, skip_rate in enumerate(depth_rates(stochastic_depth, depth))
         ]
-        self.norm = LayerNorm(name="norm", **shared)
+        # Folding moves its scale and shift into the head, so it needs one.
+        self.norm = LayerNorm(affine="norms" not in self.folded or not classes, name="norm", **shared)
         self.mean = Pooling("mean", name="mean", **shared)
         self.head = Linear(classes, kernel_initializer="zeros", name="head", **shared) if classes else None
         self.prediction = None
@@ -163,10 +166,12 @@ class MultimodalViT(keras.Model):
         if training and self.prediction is not None and {self._sentence, self._picture} <= set(names):
             self.add_loss(self.visual_weight * self._prediction_loss(tokens, masks))
         x, mask = self._joined(tokens, masks)
+        # Tokens that the mask leaves out are 0 and [CLS] is always seen, so one addition does it.
+        bias = as_bias(mask)
         x = self.drop(x, training=training)
         for i, block in enumerate(self.blocks):
             rows = 1 if i == len(self.blocks) - 1 else None  # only [CLS] leaves the last block
-            x = block(x, mask=mask, rows=rows, training=training)
+            x = block(x, bias=bias, rows=rows, training=training)
         feature = ops.reshape(self.norm(x)[:, :1], (-1, self.width))
         return feature if self.head is None else self.head(feature)
 
@@ -208,9 +213,8 @@ class MultimodalViT(keras.Model):
             groups += [1] * self.bottleneck
         for i, name in enumerate(self.modalities):
             if name in tokens:
-                real = ops.expand_dims(masks[name], 2)
-                embedded = tokens[name] + ops.cast(self.embedding[i], some.dtype)
-                parts.append(ops.where(real, embedded, 0))
+                real = ops.cast(ops.expand_dims(masks[name], 2), some.dtype)
+                parts.append(tokens[name] + real * ops.cast(self.embedding[i], some.dtype))
                 seen.append(masks[name])
                 groups += [2 + i] * tokens[name].shape[1]
         x, seen = ops.concatenate(parts, axis=1), ops.concatenate(seen, axis=1)
@@ -221,6 +225,18 @@ class MultimodalViT(keras.Model):
         # [CLS] sees all and is seen by none, or it would be one more token of the bottleneck.
         allowed = (queries == keys) | (queries == 0) | ((queries == 1) & (keys > 0)) | (keys == 1)
         return x, ops.logical_and(ops.expand_dims(seen, 1), ops.convert_to_tensor(allowed[None]))
+
+    def signature(self):
+        """{name: {"shape", "dtype"}} of what an exported file takes: each raw input, and "present"."""
+        inputs = {name: modality.signature() for name, modality in self.modalities.items()}
+        return {**inputs, PRESENT: {"shape": (len(self.modalities),), "dtype": "float32"}}
+
+    def prepare(self, inputs):
+        """{name: raw input, as exported files take it} as this model takes it: pixels become normalised."""
+        return {
+            name: ops.cast(x, "float32") if name == PRESENT else self.modalities[name].prepare(x)
+            for name, x in inputs.items()
+        }
 
     def visual_features(self, images):
         """What the vision module makes of images, [B, width]: the mean of their tokens."""
@@ -291,6 +307,7 @@ class MultimodalViT(keras.Model):
             "visual_loss": self.visual_loss,
             "dropout": self.dropout,
             "stochastic_depth": self.stochastic_depth,
+            "folded": list(self.folded),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "trainable": self.trainable,
@@ -301,8 +318,10 @@ class MultimodalViT(keras.Model):
         config = dict(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
+        # Without its build_config a modality is built here, and its variables are named from the model down.
         config["modalities"] = {
-            key: keras.saving.deserialize_keras_object(modality) for key, modality in config["modalities"]
+            key: keras.saving.deserialize_keras_object({**modality, "build_config": None})
+            for key, modality in config["modalities"]
         }
         return cls(**config)
 

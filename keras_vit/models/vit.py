@@ -26,10 +26,7 @@ from keras_vit.layers import (
 from keras_vit.layers.dropping import take_geometry, take_tokens
 from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import as_mask
-
-# How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture
-# was scaled to cover the image size and cropped in the centre.
-DEFAULT_PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+from keras_vit.modalities.pixels import checked_preprocessing
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -77,7 +74,9 @@ class ViT(keras.Model):
         self.config = config
         self.image_size = pair(image_size, "image_size")
         self.classes = classes
-        self.preprocessing = _checked_preprocessing(preprocessing or DEFAULT_PREPROCESSING)
+        # How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture was
+        # scaled to cover the image size and cropped in the centre.
+        self.preprocessing = checked_preprocessing(preprocessing or None, channels=3)
         self.quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
         self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
 
@@ -260,6 +259,15 @@ class ViT(keras.Model):
             return (pooled + second) / 2
         return pooled if self.head is None else self.head(pooled)
 
+    def signature(self):
+        """{"image": {"shape": (H, W, 3), "dtype": "float32"}}: what an exported file takes, pixels 0..255."""
+        return {"image": {"shape": (*self.image_size, 3), "dtype": "float32"}}
+
+    def prepare(self, images):
+        """Pixels [B, H, W, 3] in 0..255, as exported files take them, normalised as this model takes them."""
+        mean, std = (ops.convert_to_tensor(self.preprocessing[key], "float32") for key in ("mean", "std"))
+        return (ops.cast(images, "float32") / 255.0 - mean) / std
+
     def compute_output_shape(self, input_shape):
         shape = input_shape["image"] if isinstance(input_shape, dict) else input_shape
         if self.classes:
@@ -337,15 +345,3 @@ def _check_classes(classes, pooling):
         raise InputError(f"classes must be a positive integer or None, not {classes!r}.")
     if classes is not None and pooling is None:
         raise InputError("pooling=None keeps all tokens, so there is no head: use classes=None with it.")
-
-
-def _checked_preprocessing(value):
-    try:
-        mean, std = ([float(number) for number in value[key]] for key in ("mean", "std"))
-    except (TypeError, ValueError, KeyError):
-        mean = std = ()
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise InputError(
-            f"preprocessing must be {{'mean': [3 numbers], 'std': [3 numbers above 0]}}, not {value!r}."
-        )
-    return {"mean": mean, "std": std}

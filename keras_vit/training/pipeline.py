@@ -1,6 +1,6 @@
-"""tf.data pipelines: from a `Split` in memory to normalised batches.
+"""tf.data pipelines: from a `Split` or `Examples` in memory to normalised batches.
 
-The order of the images and every augmentation depend on (seed, epoch, batch) alone. A run that
+The order of the examples and every augmentation depend on (seed, epoch, batch) alone. A run that
 starts again at epoch 7 therefore sees what an unbroken one would have seen.
 """
 
@@ -16,12 +16,11 @@ def steps_per_epoch(split, batch_size):
     return math.ceil(len(split) / batch_size)
 
 
-def training_batches(split, classes, preprocessing, recipe, first_epoch, last_epoch):
-    """Batches (images float32 [B, H, W, 3], one-hot labels [B, classes]) of epochs [first, last)."""
+def training_batches(split, model, recipe, first_epoch, last_epoch):
+    """Batches (what `model` takes, one-hot labels [B, classes]) of epochs [first, last)."""
     count, size, seed = len(split), recipe.batch_size, recipe.seed
     steps = steps_per_epoch(split, size)
     augment = policy(recipe.augment, recipe.image_size)
-    normalise = _normaliser(preprocessing)
 
     def epoch_batches(epoch):
         order = tf.random.experimental.stateless_shuffle(
@@ -31,34 +30,33 @@ def training_batches(split, classes, preprocessing, recipe, first_epoch, last_ep
         return batches.enumerate(start=epoch * steps)
 
     def load(step, indices):
-        images, labels = _gather(split, indices)
-        images = augment(images, tf.stack([seed + 1, tf.cast(step, tf.int32)]))
-        return normalise(images), tf.one_hot(labels, classes)
+        inputs, labels = _gather(split, indices)
+        if recipe.augment != "none":
+            inputs = augment(tf.cast(inputs, tf.float32), tf.stack([seed + 1, tf.cast(step, tf.int32)]))
+        return model.prepare(inputs), tf.one_hot(labels, model.classes)
 
     epochs = tf.data.Dataset.range(first_epoch, last_epoch)
     return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2).prefetch(2)
 
 
-def evaluation_batches(split, classes, preprocessing, batch_size=256):
+def evaluation_batches(split, model, batch_size=256):
     """The same for evaluation: in order, unchanged but for the normalisation."""
-    normalise = _normaliser(preprocessing)
 
     def load(indices):
-        images, labels = _gather(split, indices)
-        return normalise(images), tf.one_hot(labels, classes)
+        inputs, labels = _gather(split, indices)
+        return model.prepare(inputs), tf.one_hot(labels, model.classes)
 
     return tf.data.Dataset.range(len(split)).batch(batch_size).map(load, num_parallel_calls=2).prefetch(2)
 
 
 def _gather(split, indices):
-    """Pick images by NumPy: they may live in a file mapped into memory, larger than a tensor may be."""
-    images = tf.numpy_function(lambda i: np.asarray(split.images[i]), [indices], tf.uint8)
-    images.set_shape([None, *split.images.shape[1:]])
-    labels = tf.numpy_function(lambda i: split.labels[i].astype("int32"), [indices], tf.int32)
-    labels.set_shape([None])
-    return tf.cast(images, tf.float32), labels
+    """Pick examples by NumPy: they may live in a file mapped into memory, larger than a tensor may be."""
 
+    def pick(array):
+        picked = tf.numpy_function(lambda i: np.asarray(array[i]), [indices], array.dtype)
+        picked.set_shape([None, *array.shape[1:]])
+        return picked
 
-def _normaliser(preprocessing):
-    mean, std = (tf.constant(preprocessing[key], tf.float32) for key in ("mean", "std"))
-    return lambda images: (images / 255.0 - mean) / std
+    if hasattr(split, "images"):
+        return pick(split.images), pick(split.labels.astype("int32"))
+    return {name: pick(array) for name, array in split.inputs.items()}, pick(split.labels.astype("int32"))

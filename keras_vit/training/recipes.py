@@ -1,6 +1,7 @@
 """`Recipe`: everything that decides how a model is trained, in one printable, saved object."""
 
 import dataclasses
+import json
 
 from keras_vit.config import ViTConfig
 from keras_vit.errors import InputError, one_of
@@ -73,13 +74,82 @@ class Recipe:
             if value < low or (high is not None and value > high):
                 limit = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
                 raise InputError(f"{field} must be {limit}, not {value!r}.")
+        self.check_model()
+
+    def check_model(self):
+        """Raise an InputError where the model cannot be built."""
         self.model_config().grid(self.image_size)
 
     def model_config(self):
         return ViTConfig.of(self.variant, pooling=self.pooling, dropout=self.dropout)
 
+    def build(self, classes):
+        """The model, with fresh weights, compiled for nothing yet."""
+        from keras_vit.models import ViT
+
+        return ViT(self.model_config(), self.image_size, classes, dtype=self.precision)
+
     def to_dict(self):
         return {**dataclasses.asdict(self), "image_size": list(self.image_size)}
+
+
+@dataclasses.dataclass(frozen=True)
+class MultimodalRecipe(Recipe):
+    """How to train a `MultimodalViT`; the fields are those of `Recipe`, but for these.
+
+    Attributes:
+        variant: arguments of `MultimodalViT` except modalities and classes.
+        modalities: [[name, modality as `keras.saving.serialize_keras_object` gives it]], in their order.
+        image_size, pooling, layer_decay, freeze, augment: have no meaning here, and stay as they are. (A
+            mirrored picture would make "left of" wrong.)
+    """
+
+    variant: dict = dataclasses.field(default_factory=lambda: {"width": 128, "depth": 4, "heads": 4})
+    modalities: list = dataclasses.field(default_factory=list)
+    augment: str = "none"
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup_epochs: float = 1
+    label_smoothing: float = 0.0
+
+    def check_model(self):
+        fixed = {"pooling": "cls", "layer_decay": 1.0, "freeze": 0, "augment": "none"}
+        for field, value in fixed.items():
+            if getattr(self, field) != value:
+                raise InputError(
+                    f"{field}={getattr(self, field)!r} is for models of images alone: leave it out."
+                )
+        for key in ("modalities", "classes"):
+            if key in self.variant:
+                raise InputError(
+                    f"{key} of a multimodal model come from the data: leave them out of variant."
+                )
+        object.__setattr__(self, "modalities", json.loads(json.dumps(self.modalities)))
+
+    def build(self, classes):
+        from keras_vit.models import MultimodalViT
+
+        options = {"dropout": self.dropout, **self.variant, "dtype": self.precision, "classes": classes}
+        return MultimodalViT.from_config({**options, "modalities": self.modalities})
+
+
+def recipe_from(config):
+    """The recipe that `to_dict` gave, as a run's config.json keeps it."""
+    return (MultimodalRecipe if "modalities" in config else Recipe)(**config)
+
+
+def multimodal_recipe(data, **overrides):
+    """The `MultimodalRecipe` for a `MultimodalData`, with fields replaced; None values are ignored."""
+    import keras
+
+    modalities = [
+        [name, keras.saving.serialize_keras_object(modality)] for name, modality in data.modalities.items()
+    ]
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    for key in overrides:
+        one_of("recipe field", key, [f.name for f in dataclasses.fields(MultimodalRecipe)])
+    return MultimodalRecipe(**{**overrides, "modalities": modalities})
 
 
 RECIPES = {
@@ -130,3 +200,13 @@ def recipe(name=None, image_size=None, **overrides):
     for key in overrides:
         one_of("recipe field", key, [f.name for f in dataclasses.fields(Recipe)])
     return dataclasses.replace(base, **overrides)
+
+
+def trunk(variant):
+    """(arguments of `MultimodalViT`, patch size or None) of a variant such as "Ti/16"; None: a small one."""
+    if variant is None:
+        return {"width": 128, "depth": 4, "heads": 4}, None
+    config = ViTConfig.of(variant)
+    return {key: getattr(config, key) for key in ("width", "depth", "heads", "mlp_width")}, config.patch_size[
+        0
+    ]

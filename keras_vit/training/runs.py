@@ -5,7 +5,7 @@ from pathlib import Path
 
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write, write_json
-from keras_vit.training.recipes import Recipe
+from keras_vit.training.recipes import MultimodalRecipe, Recipe
 
 
 def read_run(folder):
@@ -67,7 +67,8 @@ def open_run(out, config):
             f"{old['data']['fingerprint']}; given: {config['data']['source']}, "
             f"{config['data']['fingerprint']}): use another --out."
         )
-    before = {**Recipe().to_dict(), **old["recipe"]}  # an older version may not have had every field
+    defaults = (MultimodalRecipe if "modalities" in config["recipe"] else Recipe)().to_dict()
+    before = {**defaults, **old["recipe"]}  # an older version may not have had every field
     changed = [key for key, value in config["recipe"].items() if before[key] != value]
     if changed:
         key = changed[0]

@@ -1,4 +1,4 @@
-"""`train`: from an `ImageData` to a RUN folder, and the loop that quantization-aware training shares.
+"""`train`: from a data set to a RUN folder, and the loop that quantization-aware training shares.
 
 A RUN holds model.keras, labels.txt, config.json, history.json, curves.png, and while it is not
 finished state.safetensors. The same call on the same folder continues where it stopped.
@@ -13,7 +13,7 @@ from rich.console import Console
 
 import keras_vit
 from keras_vit.errors import Interrupted
-from keras_vit.models import ViT, freeze, is_decayed, learning_rate_scales
+from keras_vit.models import freeze, is_decayed, learning_rate_scales
 from keras_vit.training.callbacks import Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.optimizer import LayerwiseAdamW
@@ -22,12 +22,12 @@ from keras_vit.training.runs import open_run
 
 
 def train(data, out, recipe, console=None, start=None):
-    """Train a `ViT` on `data` into the folder `out`, or continue there.
+    """Train a `ViT` or a `MultimodalViT` on `data` into the folder `out`, or continue there.
 
     Args:
-        data: an `ImageData`.
+        data: an `ImageData`; or a `MultimodalData`.
         out: the RUN folder; made when missing.
-        recipe: a `Recipe`.
+        recipe: a `Recipe`; or for `MultimodalData` a `MultimodalRecipe`.
         console: a rich console for progress.
         start: a `ViT` to fine-tune instead of fresh weights: its parts that do not fit, such as the head for
             other classes, are fresh or resized (see `ViT.rebuilt`). `recipe.variant` must be its config.
@@ -49,14 +49,17 @@ def train(data, out, recipe, console=None, start=None):
     }
     open_run(out, config)
     keras.utils.set_random_seed(recipe.seed)
-    arguments = {
-        "config": recipe.model_config(),
-        "image_size": recipe.image_size,
-        "classes": len(data.labels),
-        "dtype": recipe.precision,
-    }
-    model = ViT(**arguments) if start is None else start.reset_classifier(None).rebuilt(**arguments)
-    freeze(model, recipe.freeze)
+    if start is None:
+        model = recipe.build(len(data.labels))
+    else:
+        model = start.reset_classifier(None).rebuilt(
+            config=recipe.model_config(),
+            image_size=recipe.image_size,
+            classes=len(data.labels),
+            dtype=recipe.precision,
+        )
+    if recipe.freeze:
+        freeze(model, recipe.freeze)
     history = fit(
         model, data, out, recipe, console, title="train", keep="best" if recipe.early_stop else "last"
     )
@@ -85,13 +88,11 @@ def fit(model, data, folder, recipe, console, title, keep):
         with _stoppable():
             if not keeper.is_enough(recipe.epochs):
                 model.fit(
-                    training_batches(
-                        data.train, len(data.labels), model.preprocessing, recipe, first, recipe.epochs
-                    ),
+                    training_batches(data.train, model, recipe, first, recipe.epochs),
                     steps_per_epoch=steps,
                     initial_epoch=first,
                     epochs=recipe.epochs,
-                    validation_data=evaluation_batches(data.test, len(data.labels), model.preprocessing),
+                    validation_data=evaluation_batches(data.test, model),
                     callbacks=[progress, keeper],
                     shuffle=False,  # the pipeline did it
                     verbose=0,

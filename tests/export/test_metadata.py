@@ -30,13 +30,13 @@ def contents(tmp_path_factory, models, images, convert):
     """One model in each form: {kind: bytes of a .tflite file}; "uint8" is the stock full int8."""
     from keras_vit.export.convert import float_file, quantize_file
     from keras_vit.export.graph import fold
-    from keras_vit.export.profiles import profile_named
 
     model, made = models["float32"], {}
     made["float32"] = float_file(fold(model))
     for profile in ("int8", "int8_static"):
-        plain, ranges = quantize_aware(model, profile, images).deploy()
-        made[profile] = quantize_file(float_file(plain), plain, ranges, profile_named(profile))
+        aware = quantize_aware(model, profile, images)
+        plain, ranges = aware.deploy()
+        made[profile] = quantize_file(float_file(plain), plain, ranges, aware.kinds)
     file = tmp_path_factory.mktemp("uint8") / "uint8.tflite"
     spread = np.concatenate([images, np.zeros_like(images[:1]), np.full_like(images[:1], 255)])
     convert(

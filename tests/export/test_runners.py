@@ -48,7 +48,7 @@ def test_integer_inputs_and_outputs_are_quantized_and_dequantized(
         representative=images,
     )
     runner = load_runner(tmp_path / "int8_full.tflite")
-    assert runner._input["dtype"] == runner._output["dtype"] == np.uint8
+    assert runner._places["image"]["dtype"] == runner._output["dtype"] == np.uint8
     answer = runner.predict(images)
     assert np.abs(answer - float_probabilities).mean() < 0.03
     np.testing.assert_allclose(answer.sum(-1), 1, atol=0.02)

@@ -92,9 +92,9 @@ def test_labels_that_do_not_fit(tmp_path, labels, message):
 
 
 def test_a_model_that_cannot_be_served(tmp_path):
-    with pytest.raises(InputError, match=r"only a keras_vit.ViT with classes can be exported, not str"):
+    with pytest.raises(InputError, match=r"only a keras_vit.ViT or MultimodalViT with classes .*, not str"):
         write_saved_model("model.keras", tmp_path / "1")
-    with pytest.raises(InputError, match=r"one without a head"):
+    with pytest.raises(InputError, match=r"not a ViT without a head"):
         write_saved_model(ViT("Nano/4", image_size=8, classes=None), tmp_path / "1")
 
 

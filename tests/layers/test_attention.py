@@ -347,7 +347,12 @@ def test_the_hook_of_quantization_is_called_and_used():
     expected = values(layer, QUERIES, TOKENS) - bias
     layer.quantize = double
     np.testing.assert_allclose(array(layer(QUERIES, TOKENS)) - bias, 2 * expected, atol=2e-6)
-    assert seen == [("scores", (B, HEADS, M, N)), ("probabilities", (B, HEADS, M, N))]
+    assert seen == [
+        ("queries", (B, HEADS, M, D // HEADS)),
+        ("keys", (B, HEADS, N, D // HEADS)),
+        ("scores", (B, HEADS, M, N)),
+        ("probabilities", (B, HEADS, M, N)),
+    ]
 
 
 # What a user gets told.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_vit import ViT
 from keras_vit.errors import InputError
 from keras_vit.training.augment import policy
 from keras_vit.training.data import Split
@@ -13,6 +14,7 @@ from keras_vit.training.pipeline import evaluation_batches, training_batches
 from keras_vit.training.recipes import recipe
 
 PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0]}
+MODEL = ViT("Nano/2", image_size=8, classes=3, preprocessing=PREPROCESSING)
 
 
 def split(count=10):
@@ -23,7 +25,7 @@ def split(count=10):
 
 def batches(first, last, seed=0, augment="none"):
     chosen = recipe("thumbnails", batch_size=4, augment=augment, seed=seed)
-    dataset = training_batches(split(), 3, PREPROCESSING, chosen, first, last)
+    dataset = training_batches(split(), MODEL, chosen, first, last)
     return [(images.numpy(), labels.numpy()) for images, labels in dataset]
 
 
@@ -44,7 +46,7 @@ def test_every_example_comes_once_an_epoch_with_its_label():
 
 
 def test_normalisation_is_per_channel():
-    (images, _), *_ = evaluation_batches(split(), 3, PREPROCESSING, batch_size=10)
+    (images, _), *_ = evaluation_batches(split(), MODEL, batch_size=10)
     np.testing.assert_allclose(images[5, 0, 0], (100 / 255 - 0.5) / np.array([0.25, 0.5, 1.0]), rtol=1e-5)
 
 

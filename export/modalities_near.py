@@ -1,0 +1,45 @@
+"""From what people have (a picture file, words, a sound) to the raw inputs of one example for a runner."""
+
+import json
+
+from keras_vit.errors import InputError
+from keras_vit.training.multimodal_data import one_example
+
+
+def raw_inputs(runner, given):
+    """{name: array [1, ...]} for `runner.predict`; what is not given is blank, and not present.
+
+    Args:
+        runner: a `Runner` of a multimodal model.
+        given: {name: path, or the words of a text}.
+
+    Raises:
+        InputError: a name that the model does not have, a file that cannot be read, no manifest.json near.
+    """
+    modalities = modalities_of(runner)
+    for name, modality in modalities.items():
+        if runner.inputs[name][0] != tuple(modality.signature()["shape"]):
+            raise InputError(f"{runner.path.name} and its manifest.json do not fit: export the model again.")
+    return one_example(modalities, given)
+
+
+def modalities_of(runner):
+    """{name: `Modality`} of the model that a runner has: its own, or those of the nearest manifest.json."""
+    model = getattr(runner, "model", None)
+    model = getattr(model, "model", model)  # inside of a quantization-aware one
+    if model is not None:
+        return model.modalities
+    import keras
+
+    import keras_vit.modalities  # noqa: F401, registers the classes
+
+    folder = runner.path.resolve()
+    for place in list(folder.parents)[:3]:
+        if (place / "manifest.json").is_file():
+            noted = json.loads((place / "manifest.json").read_text(encoding="utf-8")).get("modalities")
+            if noted:
+                return {name: keras.saving.deserialize_keras_object(entry) for name, entry in noted}
+    raise InputError(
+        f"{runner.path} takes several modalities, and no manifest.json is near that says how to read them: "
+        "leave it in its export directory."
+    )

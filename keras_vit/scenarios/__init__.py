@@ -1,0 +1,22 @@
+"""Small worlds that show what the multimodal models can do; each makes its own data.
+
+A scenario is a module with `make(seed)` (a `MultimodalData`), `MODEL` (arguments of `MultimodalViT`) and
+`TRAINING` (fields of a `MultimodalRecipe`). Its name stands for a data set wherever a command takes one.
+"""
+
+import importlib
+
+SCENARIOS = {  # name -> module
+    "sort-of-clevr": "sort_of_clevr",
+    "two-stage": "two_stage",
+    "missing-text": "missing_text",
+    "digits-audio": "digits_audio",
+    "moving-digits": "moving_digits",
+    "gestures": "gestures",
+    "pretraining": "pretraining",
+}
+
+
+def scenario(name):
+    """The module of the scenario called `name`."""
+    return importlib.import_module(f"keras_vit.scenarios.{SCENARIOS[name]}")

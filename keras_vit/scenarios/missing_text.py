@@ -1,0 +1,113 @@
+"""A modality that is often missing: pictures in fog and noise, some with a text that helps.
+
+    keras-vit demo --scenario missing-text
+
+One object of 6 colours and 3 shapes in a picture of low contrast and much noise; a text tells its colour or
+its shape. The class is both. A model that is trained with modality dropout is tested with 0, 30, 70 and 100%
+of the texts missing, beside a model that never saw a text.
+
+Anchor: the model that never saw a text, 90.65% after 2 CPU minutes.
+"""
+
+import numpy as np
+
+from keras_vit.config import integer
+from keras_vit.scenarios.scenes import BACKGROUND, COLOURS, SHAPES, Scenes, draw, fingerprint, scatter
+from keras_vit.training.examples import Examples, MultimodalData
+
+SIZE, RADIUS = 32, 5
+CONTRAST = (0.25, 1.0)  # of the object against the background
+NOISE = 70.0  # standard deviation of each pixel's noise, in steps of 0..255
+LABELS = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+# A caption says the colour or the shape, never both.
+PHRASINGS = {
+    "colour": ("something {}", "there is something {} here", "the thing is {}"),
+    "shape": ("some {}", "there is a {} here", "the thing is a {}"),
+}
+LENGTH = 6
+TRAIN_SCENES, TEST_SCENES = 30000, 4000
+
+
+def scenes(rng, count):
+    """`Scenes` of one object."""
+    return Scenes(
+        scatter(rng, count, 1, SIZE, RADIUS, 0),
+        rng.integers(len(COLOURS), size=(count, 1)).astype(np.int32),
+        rng.integers(len(SHAPES), size=(count, 1)).astype(np.int32),
+    )
+
+
+def answers(scenes):
+    """The class of each scene's object, colour and shape: int32 [N], indices into `LABELS`."""
+    return scenes.colours[:, 0] * len(SHAPES) + scenes.shapes[:, 0]
+
+
+def photograph(rng, scenes):
+    """Pixels uint8 [N, 32, 32, 3] as a bad camera in the fog takes them: low contrast, much noise."""
+    low, high = CONTRAST
+    images = np.empty((len(scenes), SIZE, SIZE, 3), np.uint8)
+    for start in range(0, len(scenes), 1000):  # a thousand at a time: noise is float32
+        part = slice(start, start + 1000)
+        few = Scenes(scenes.centres[part], scenes.colours[part], scenes.shapes[part])
+        clear = draw(few, SIZE, RADIUS).astype(np.float32)
+        contrast = rng.uniform(low, high, size=(len(few), 1, 1, 1)).astype(np.float32)
+        noisy = BACKGROUND + contrast * (clear - BACKGROUND)
+        noisy += NOISE * rng.standard_normal(clear.shape, dtype=np.float32)
+        images[part] = noisy.clip(0, 255).round()
+    return images
+
+
+def captions(rng, scenes):
+    """A text for each scene that tells the colour or the shape of its object."""
+    colours, texts = list(COLOURS), []
+    for said, phrasing, colour, shape in zip(
+        rng.integers(2, size=len(scenes)),
+        rng.integers(3, size=len(scenes)),
+        scenes.colours[:, 0],
+        scenes.shapes[:, 0],
+        strict=True,
+    ):
+        if said:
+            texts.append(PHRASINGS["shape"][phrasing].format(SHAPES[shape]))
+        else:
+            texts.append(PHRASINGS["colour"][phrasing].format(colours[colour]))
+    return texts
+
+
+def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
+    """`MultimodalData` of that many noisy pictures, each with a text that tells half of the class.
+
+    Inputs: image uint8 [N, 32, 32, 3]; text int32 [N, LENGTH].
+    """
+    from keras_vit.modalities import Image, Text, Vocabulary
+
+    seed = integer("seed", seed, 0)
+    parts = []
+    for part, count in enumerate((train_scenes, test_scenes)):
+        rng = np.random.default_rng([seed, part])
+        world = scenes(rng, count)
+        parts.append((photograph(rng, world), captions(rng, world), answers(world)))
+    vocabulary = Vocabulary.from_texts(parts[0][1])
+    train, test = (
+        Examples(inputs={"image": pixels, "text": vocabulary.encode(texts, LENGTH)}, labels=labels)
+        for pixels, texts, labels in parts
+    )
+    return MultimodalData(
+        train=train,
+        test=test,
+        labels=list(LABELS),
+        modalities={"image": Image(SIZE, 8), "text": Text(vocabulary, length=LENGTH)},
+        source=f"missing-text, seed {seed}",
+        fingerprint=fingerprint(*(array for part in (train, test) for array in part.inputs.values())),
+    )
+
+
+MODEL = {"width": 96, "depth": 3, "heads": 4, "mlp_width": 192, "modality_dropout": 0.4}
+TRAINING = {
+    "epochs": 8,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "warmup_epochs": 0.5,
+    "weight_decay": 0.05,
+    "label_smoothing": 0.0,
+}

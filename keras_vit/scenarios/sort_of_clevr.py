@@ -1,0 +1,262 @@
+"""Sort-of-CLEVR (Santoro et al. 2017, arXiv:1706.01427, section 4.2), asked in English and in Chinese.
+
+    keras-vit demo --scenario sort-of-clevr
+
+Six objects, one of each colour, squares and circles, on 75 x 75 pixels. Half of the questions are about one
+object (its shape; is it on the left; is it at the top), half about relations (the shape of the object
+closest to it, of the one furthest from it; how many have its shape). Every answer is one of ten.
+
+Anchor: a Relation Network answers 94% of the relational questions, CNN + MLP 63%, both 97% of the others
+(Santoro et al. 2017). Not reached yet, see below.
+
+A model that learns from the questions alone stays near that 63% for long, since one answer of a few bits
+says little about the distances that it follows from. The vision module can go to school first: `pretrained`
+shows it fresh scenes and asks, of all six objects at once, all questions, which object is the closest and
+which the furthest, and where each is. In 6 CPU minutes it answers 99.8% and 95% of all questions by itself. What
+is missing is the way from there to a trunk that reads the question: so far 77% and 69%.
+"""
+
+import numpy as np
+
+from keras_vit.config import integer
+from keras_vit.scenarios.scenes import COLOURS, Scenes, draw, fingerprint, scatter
+from keras_vit.training.examples import Examples, MultimodalData, Shared
+
+SIZE, RADIUS, GAP, OBJECTS = 75, 5, 15, 6
+LANGUAGES = ("English", "Chinese")
+COLOURS_IN = {"English": tuple(COLOURS), "Chinese": ("红", "绿", "蓝", "橙", "灰", "黄")}
+# What is asked, in the order of `answers`: the first three of one object, the others of its relations.
+KINDS = ("shape", "left", "top", "closest", "furthest", "count")
+RELATIONAL = (False, False, False, True, True, True)
+PHRASINGS = {
+    "English": {
+        "shape": ("What is the shape of the {} object?", "Which shape does the {} object have?"),
+        "left": ("Is the {} object on the left?", "Is the {} object in the left half?"),
+        "top": ("Is the {} object at the top?", "Is the {} object in the upper half?"),
+        "closest": (
+            "What is the shape of the object closest to the {} object?",
+            "Which shape is nearest to the {} object?",
+        ),
+        "furthest": (
+            "What is the shape of the object furthest from the {} object?",
+            "Which shape is most distant from the {} object?",
+        ),
+        "count": (
+            "How many objects have the shape of the {} object?",
+            "How many objects are shaped like the {} object?",
+        ),
+    },
+    "Chinese": {
+        "shape": ("{}色物体是什么形状？", "{}色的物体形状是什么？"),
+        "left": ("{}色物体在左边吗？", "{}色的物体在左半边吗？"),
+        "top": ("{}色物体在上面吗？", "{}色的物体在上半边吗？"),
+        "closest": ("离{}色物体最近的物体是什么形状？", "最靠近{}色物体的是什么形状？"),
+        "furthest": ("离{}色物体最远的物体是什么形状？", "距{}色物体最远的是什么形状？"),
+        "count": ("有几个物体和{}色物体形状相同？", "与{}色物体同形状的有几个？"),
+    },
+}
+LABELS = ["square", "circle", "yes", "no", *(str(number) for number in range(1, OBJECTS + 1))]
+YES, NO, ONE = 2, 3, 4
+LENGTH = 16  # words; the longest question has 15
+TRAIN_SCENES, TEST_SCENES = 8000, 500
+QUESTIONS = 20  # about each scene
+
+TEXT = {"length": LENGTH, "sentence": 1, "depth": 1, "mlp_width": 256}
+IMAGE = {"patch_size": 15, "stem": "overlapping", "depth": 4, "heads": 4, "mlp_width": 256}
+PRETRAINING = {
+    "steps": 4000,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "warmup_steps": 300,
+    "weight_decay": 0.02,
+}
+MODEL = {"width": 128, "depth": 2, "heads": 4, "mlp_width": 256, "modality_dropout": 0.1}
+TRAINING = {
+    "epochs": 1,
+    "batch_size": 64,
+    "learning_rate": 5e-4,
+    "warmup_epochs": 0.1,
+    "weight_decay": 0.02,
+    "label_smoothing": 0.0,
+}
+
+
+def scenes(rng, count):
+    """`Scenes` of six objects, one of each colour in the order of `COLOURS`: squares and circles."""
+    return Scenes(
+        scatter(rng, count, OBJECTS, SIZE, RADIUS, GAP),
+        np.tile(np.arange(OBJECTS, dtype=np.int32), (count, 1)),
+        rng.integers(2, size=(count, OBJECTS)).astype(np.int32),
+    )
+
+
+def answers(scenes):
+    """The answer to every question that there is: int32 [N, 6 kinds, 6 colours], indices into `LABELS`.
+
+    The object itself counts in "count".
+    """
+    rows, columns = scenes.centres[..., 0], scenes.centres[..., 1]
+    closest, furthest = np.moveaxis(extremes(scenes), 1, 0)
+    alike = (scenes.shapes[:, :, None] == scenes.shapes[:, None]).sum(2)
+    return np.stack(
+        [
+            scenes.shapes,
+            np.where(columns < SIZE // 2, YES, NO),
+            np.where(rows < SIZE // 2, YES, NO),
+            np.take_along_axis(scenes.shapes, closest, 1),
+            np.take_along_axis(scenes.shapes, furthest, 1),
+            ONE - 1 + alike,
+        ],
+        axis=1,
+    ).astype(np.int32)
+
+
+def extremes(scenes):
+    """Which other object is the closest to each, and which the furthest: int32 [N, 2, 6 colours].
+
+    Distances are those between the centres. Of equal ones the first in the order of the colours counts.
+    """
+    between = np.square(scenes.centres[:, :, None] - scenes.centres[:, None]).sum(3)
+    itself = np.eye(OBJECTS, dtype=bool)
+    return np.stack([np.where(itself, SIZE**3, between).argmin(2), between.argmax(2)], axis=1).astype(
+        np.int32
+    )
+
+
+def questions():
+    """All questions there are, each in all its words.
+
+    Returns:
+        (texts, list of strings; meaning, int32 [texts, 3]: kind, colour, language).
+    """
+    texts, meaning = [], []
+    for language, name in enumerate(LANGUAGES):
+        for kind, key in enumerate(KINDS):
+            for colour, word in enumerate(COLOURS_IN[name]):
+                for phrasing in PHRASINGS[name][key]:
+                    texts.append(phrasing.format(word))
+                    meaning.append((kind, colour, language))
+    return texts, np.array(meaning, np.int32)
+
+
+def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
+    """`MultimodalData` of that many scenes, each with `QUESTIONS` of the questions about it.
+
+    Inputs, both `Shared`: image uint8 [N, 75, 75, 3]; text int32 [N, LENGTH]. Groups: relational,
+    non-relational, English, Chinese, and the kinds of question.
+    """
+    from keras_vit.modalities import Image, Text, Vocabulary
+
+    seed = integer("seed", seed, 0)
+    texts, meaning = questions()
+    vocabulary = Vocabulary.from_texts(texts)
+    ids = vocabulary.encode(texts, LENGTH)
+    parts = [
+        _examples(np.random.default_rng([seed, part]), count, ids, meaning)
+        for part, count in enumerate((train_scenes, test_scenes))
+    ]
+    return MultimodalData(
+        train=parts[0],
+        test=parts[1],
+        labels=list(LABELS),
+        modalities={"image": Image(SIZE, **IMAGE), "text": Text(vocabulary, **TEXT)},
+        source=f"sort-of-clevr, seed {seed}",
+        fingerprint=fingerprint(
+            *(array for part in parts for array in (part.inputs["image"].values, part.inputs["text"].rows))
+        ),
+    )
+
+
+def _examples(rng, count, ids, meaning):
+    """`Examples` of `count` scenes, each with its own choice of questions: half of them relational."""
+    world = scenes(rng, count)
+    # Draw as many questions of one object as of relations.
+    order = rng.permuted(np.tile(np.arange(len(ids)), (count, 1)), axis=1)
+    relational = np.array(RELATIONAL)[meaning[order, 0]]
+    chosen = np.concatenate(
+        [order[relational == kind].reshape(count, -1)[:, : QUESTIONS // 2] for kind in (False, True)], axis=1
+    ).ravel()
+    scene = np.repeat(np.arange(count), QUESTIONS)
+    kind, colour, language = meaning[chosen].T
+    return Examples(
+        inputs={
+            "image": Shared(draw(world, SIZE, RADIUS), scene),
+            "text": Shared(ids, chosen),
+        },
+        labels=answers(world)[scene, kind, colour],
+        groups={
+            "relational": np.array(RELATIONAL)[kind],
+            "non-relational": ~np.array(RELATIONAL)[kind],
+            **{name: language == number for number, name in enumerate(LANGUAGES)},
+            **{name: kind == number for number, name in enumerate(KINDS)},
+        },
+    )
+
+
+def pretrained(modalities, seed=0, callbacks=(), steps=None):
+    """The same modalities, with a vision module that has been to school (see the top of this file).
+
+    It has the width of `MODEL`. The scenes are fresh in every step, and none of `make`.
+
+    Args:
+        modalities: those of `make`.
+        callbacks: of Keras' `fit`; the school is one epoch.
+        steps: None for those of `PRETRAINING`.
+    """
+    import keras
+
+    from keras_vit.layers import DecoderBlock, LayerNorm, Linear
+
+    width, heads, steps = MODEL["width"], MODEL["heads"], steps or PRETRAINING["steps"]
+    image = modalities["image"].with_width(width, heads=heads)
+    pixels = keras.Input((SIZE, SIZE, 3), name="pixels")
+    # What examines the tokens: one question for each colour, which looks at them once.
+    colours = keras.Input((OBJECTS,), dtype="int32", name="colours")
+    asked = keras.layers.Embedding(OBJECTS, width, keras.initializers.RandomNormal(stddev=1.0))(colours)
+    tokens = LayerNorm()(image(pixels)[0])
+    seen = LayerNorm()(DecoderBlock(heads, 2 * width)(asked, tokens))
+    outputs = {
+        "answers": keras.layers.Reshape((OBJECTS, len(KINDS), len(LABELS)))(
+            Linear(len(KINDS) * len(LABELS))(seen)
+        ),
+        "extremes": keras.layers.Reshape((OBJECTS, 2, OBJECTS))(Linear(2 * OBJECTS)(seen)),
+        "centres": Linear(2)(seen),
+    }
+    school = keras.Model({"pixels": pixels, "colours": colours}, outputs)
+    exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    school.compile(
+        _optimizer(PRETRAINING, steps),
+        loss={"answers": exact, "extremes": exact, "centres": "mean_squared_error"},
+        loss_weights={"answers": 1.0, "extremes": 0.5, "centres": 1.0},
+    )
+    school.fit(_lessons(image, seed), steps_per_epoch=steps, callbacks=list(callbacks), verbose=0)
+    return {**modalities, "image": image}
+
+
+def _lessons(image, seed):
+    """Batches of fresh scenes and all that there is to know about them, without end."""
+    rng, batch = np.random.default_rng([seed, 2]), PRETRAINING["batch_size"]
+    colours = np.tile(np.arange(OBJECTS, dtype=np.int32), (batch, 1))
+    while True:
+        world = scenes(rng, batch)
+        yield (
+            {"pixels": image.prepare(draw(world, SIZE, RADIUS)), "colours": colours},
+            {
+                "answers": answers(world).swapaxes(1, 2),
+                "extremes": extremes(world).swapaxes(1, 2),
+                "centres": (world.centres / (SIZE // 2) - 1).astype(np.float32),
+            },
+        )
+
+
+def _optimizer(settings, steps):
+    """AdamW under a warm-up and a cosine to zero."""
+    import keras
+
+    warmup = min(settings["warmup_steps"], steps - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup, warmup_target=settings["learning_rate"], warmup_steps=warmup
+    )
+    return keras.optimizers.AdamW(
+        schedule, weight_decay=settings["weight_decay"], beta_2=0.98, global_clipnorm=1.0
+    )

@@ -1,0 +1,180 @@
+"""The two stages: words become a visual sentence that predicts what a picture's features would be.
+
+    keras-vit demo --scenario two-stage
+
+Three objects, one in each row of a 3 x 3 grid, and a caption that names their colours, shapes and places in
+any order. The class is the colour of the uppermost object. Who knows only which words there are cannot tell
+it: the three colours are all there, so a bag of words is right in a third of the cases. Which colour
+belongs to which place takes the order of the words.
+
+First the vision module learns what is in each cell (`pretrained`) and is frozen. Then the text module learns
+to predict its features (cosine), and the whole to classify from both, from the picture alone and from the
+words alone.
+
+Anchors: the right picture among 100 by cosine 80%, a bag of words 34%. Not reached yet: in short runs so far
+44% of the pictures are found, and the words alone give between 33 and 49%.
+"""
+
+import numpy as np
+
+from keras_vit.config import integer
+from keras_vit.scenarios.scenes import COLOURS, SHAPES, Scenes, distinct_colours, draw, fingerprint
+from keras_vit.training.examples import Examples, MultimodalData
+
+CELLS, CELL, RADIUS = 3, 12, 4  # the canvas is 3 x 3 cells of 12 x 12 pixels, one object in each row
+SIZE, OBJECTS = CELLS * CELL, CELLS
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
+PHRASINGS = ("a {colour} {shape} at the {place}", "at the {place} a {colour} {shape}")
+LABELS = list(COLOURS)  # of the uppermost object
+LENGTH = 21  # words; every caption has as many
+TRAIN_SCENES, TEST_SCENES = 20000, 2000
+
+IMAGE = {"patch_size": 12, "depth": 2, "heads": 4, "mlp_width": 192}
+TEXT = {"length": LENGTH, "sentence": 4, "depth": 2, "heads": 4, "mlp_width": 192}
+PRETRAINING = {
+    "steps": 4000,
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+    "warmup_steps": 100,
+    "weight_decay": 0.02,
+}
+FROZEN = ("image",)  # after `pretrained`: the features to predict stand still
+MODEL = {
+    "width": 96,
+    "depth": 2,
+    "heads": 4,
+    "mlp_width": 192,
+    "modality_dropout": 0.5,
+    "visual_weight": 10.0,
+}
+TRAINING = {
+    "epochs": 6,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "warmup_epochs": 0.5,
+    "weight_decay": 0.02,
+    "label_smoothing": 0.0,
+}
+
+
+def scenes(rng, count):
+    """`Scenes` of three objects: one in each row of cells, in any column, in any order."""
+    rows = rng.permuted(np.tile(np.arange(CELLS), (count, 1)), axis=1)
+    cells = np.stack([rows, rng.integers(CELLS, size=(count, CELLS))], axis=2)
+    jitter = rng.integers(RADIUS, CELL - RADIUS, size=cells.shape)
+    return Scenes(
+        (cells * CELL + jitter).astype(np.int32),
+        distinct_colours(rng, count, OBJECTS),
+        rng.integers(len(SHAPES), size=(count, OBJECTS)).astype(np.int32),
+    )
+
+
+def answers(scenes):
+    """The colour of the uppermost object of each scene: int32 [N], indices into `LABELS`."""
+    uppermost = scenes.centres[..., 0].argmin(1)
+    return np.take_along_axis(scenes.colours, uppermost[:, None], 1)[:, 0]
+
+
+def captions(rng, scenes):
+    """A caption of each scene: all its objects, in the order of the arrays."""
+    phrasings = rng.integers(len(PHRASINGS), size=(len(scenes), OBJECTS))
+    colours, texts = list(COLOURS), []
+    for n in range(len(scenes)):
+        parts = []
+        for k in range(OBJECTS):
+            row, column = scenes.centres[n, k] // CELL
+            parts.append(
+                PHRASINGS[phrasings[n, k]].format(
+                    colour=colours[scenes.colours[n, k]],
+                    shape=SHAPES[scenes.shapes[n, k]],
+                    place=f"{ROWS[row]} {COLUMNS[column]}",
+                )
+            )
+        texts.append(", ".join(parts) + ".")
+    return texts
+
+
+def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
+    """`MultimodalData` of that many scenes, each with its caption; the class is the uppermost colour.
+
+    Inputs: image uint8 [N, 36, 36, 3]; text int32 [N, LENGTH].
+    """
+    from keras_vit.modalities import Image, Text, Vocabulary
+
+    seed = integer("seed", seed, 0)
+    parts = []
+    for part, count in enumerate((train_scenes, test_scenes)):
+        rng = np.random.default_rng([seed, part])
+        world = scenes(rng, count)
+        parts.append((world, captions(rng, world)))
+    vocabulary = Vocabulary.from_texts(parts[0][1])
+    train, test = (
+        Examples(
+            inputs={"image": draw(world, SIZE, RADIUS), "text": vocabulary.encode(texts, LENGTH)},
+            labels=answers(world),
+        )
+        for world, texts in parts
+    )
+    return MultimodalData(
+        train=train,
+        test=test,
+        labels=list(LABELS),
+        modalities={
+            "image": Image(SIZE, **IMAGE),
+            "text": Text(vocabulary, **TEXT),
+        },
+        source=f"two-stage, seed {seed}",
+        fingerprint=fingerprint(*(array for part in (train, test) for array in part.inputs.values())),
+    )
+
+
+def contents(scenes):
+    """What is in each cell: int32 [N, 9], 0 for nothing, else 1 + colour * 3 + shape. Cells row by row."""
+    cells = np.zeros((len(scenes), CELLS * CELLS), np.int32)
+    row, column = np.moveaxis(scenes.centres // CELL, 2, 0)
+    rows = np.arange(len(scenes))[:, None]
+    cells[rows, row * CELLS + column] = 1 + scenes.colours * len(SHAPES) + scenes.shapes
+    return cells
+
+
+def pretrained(modalities, seed=0, callbacks=(), steps=None):
+    """The same modalities, with a vision module whose features tell what is in each cell.
+
+    It has the width of `MODEL`. The scenes are fresh in every step, and none of `make`.
+
+    Args:
+        modalities: those of `make`.
+        callbacks: of Keras' `fit`; all is one epoch.
+        steps: None for those of `PRETRAINING`.
+    """
+    import keras
+
+    from keras_vit.layers import Linear
+    from keras_vit.layers.pooling import Pooling
+
+    steps = steps or PRETRAINING["steps"]
+    image = modalities["image"].with_width(MODEL["width"], heads=MODEL["heads"])
+    pixels = keras.Input((SIZE, SIZE, 3), name="pixels")
+    feature = Pooling("mean")(image(pixels)[0])  # `MultimodalViT.visual_features`
+    kinds = 1 + len(COLOURS) * len(SHAPES)
+    cells = keras.layers.Reshape((CELLS * CELLS, kinds))(Linear(CELLS * CELLS * kinds)(feature))
+    school = keras.Model(pixels, cells)
+    warmup = min(PRETRAINING["warmup_steps"], steps - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup, warmup_target=PRETRAINING["learning_rate"], warmup_steps=warmup
+    )
+    school.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=PRETRAINING["weight_decay"], global_clipnorm=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    school.fit(_lessons(image, seed), steps_per_epoch=steps, callbacks=list(callbacks), verbose=0)
+    return {**modalities, "image": image}
+
+
+def _lessons(image, seed):
+    """Batches of fresh pictures and the contents of their cells, without end."""
+    rng = np.random.default_rng([seed, 2])
+    while True:
+        world = scenes(rng, PRETRAINING["batch_size"])
+        yield image.prepare(draw(world, SIZE, RADIUS)), contents(world)

@@ -1,0 +1,218 @@
+"""A multimodal model through fold, quantization, conversion and the proof that its copies agree."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from random_weights import randomize
+
+from keras_vit import MultimodalViT
+from keras_vit.errors import InputError
+from keras_vit.export import export, fold, load_runner, quantize_aware, verify
+from keras_vit.export.calibration import Calibration
+from keras_vit.export.graph import from_raw
+from keras_vit.export.probe import made_inputs
+from keras_vit.modalities import Action, Audio, Image, Text, Vocabulary
+from keras_vit.training.examples import Examples, MultimodalData
+
+WORDS = Vocabulary(["red", "blue", "circle", "square", "a"])
+LABELS = ["no", "yes", "maybe"]
+
+
+def model(fusion="single_stream", **changes):
+    keras.utils.set_random_seed(0)
+    modalities = {
+        "image": Image(8, 4, depth=1),
+        "text": Text(WORDS, length=5, sentence=2),
+        "audio": Audio(320, 8000, patch_size=(2, 8), mels=16),
+        "action": Action(3, features=2, padding=0.0),
+    }
+    options = {"width": 16, "depth": 2, "heads": 2, "classes": 3, "fusion": fusion, **changes}
+    return randomize(MultimodalViT(modalities, **options))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return model(visual_weight=0.5, modality_dropout=0.3)
+
+
+@pytest.fixture(scope="module")
+def directory(whole, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "dist"
+    profiles = ["float32", "float16", "int8", "int4", "int8_static"]
+    export(whole, folder, profiles, made_inputs(whole, 64, 1), labels=LABELS)
+    return folder
+
+
+def examples(whole, count=24):
+    """Examples of which some lack a modality, and have rubbish in its place."""
+    inputs = made_inputs(whole, count, seed=2)
+    inputs["present"][8:16, 1] = 0
+    inputs["text"][8:12] = 3
+    inputs["present"][12:, 0] = 0
+    inputs["text"][4] = 0  # an empty text
+    return inputs
+
+
+def answer(whole, inputs):
+    return keras.ops.convert_to_numpy(keras.ops.softmax(whole(whole.prepare(inputs))))
+
+
+@pytest.mark.parametrize("fusion", ["single_stream", "bottleneck"])
+def test_folding_changes_no_answer(fusion):
+    whole = model(fusion)
+    folded = fold(whole)
+    inputs = examples(whole)
+    given = keras.ops.convert_to_numpy(folded(from_raw(inputs, folded)))
+    expected = keras.ops.convert_to_numpy(whole(whole.prepare(inputs)))
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 0.1, "the answers differ between examples"
+    assert folded.folded == ("norms", "attention_scale", "value_bias", "key_bias")
+    names = {variable.path for variable in folded.weights}
+    for gone in ("block_0/norm_1/scale", "image/encoder_0/attention/key/bias", "text/decoder_0/norm_2/scale"):
+        assert f"{whole.name}/{gone}" not in names
+        assert f"{whole.name}/{gone}" in {variable.path for variable in whole.weights}
+
+
+def test_every_copy_answers_alike_also_with_absent_modalities(whole, directory):
+    inputs = examples(whole)
+    for name, limit in (
+        ("float32", 1e-5),
+        ("float16", 5e-3),
+        ("int8", 0.01),
+        ("int4", 0.01),
+        ("int8_static", 0.03),
+    ):
+        source = "float32" if name.startswith("float") else name
+        expected = load_runner(directory / "keras" / f"{source}.keras").predict(inputs)
+        given = load_runner(directory / f"{name}.tflite").predict(inputs)
+        np.testing.assert_allclose(given, expected, atol=limit, err_msg=name)
+        # A number that lies between two steps may be rounded to either, and then to others behind it.
+        assert np.mean(np.abs(given - expected)) <= (2e-3 if name == "float16" else limit / 5)
+    np.testing.assert_allclose(
+        load_runner(directory / "saved_model").predict(inputs), answer(whole, inputs), atol=1e-5
+    )
+
+
+def test_what_stands_in_an_absent_input_changes_nothing_on_the_phone(whole, directory):
+    inputs = examples(whole)
+    other = {name: x.copy() for name, x in inputs.items()}
+    other["text"][8:16] = 1
+    other["image"][12:] = np.nan
+    for name in ("float32", "int8", "int8_static"):
+        runner = load_runner(directory / f"{name}.tflite")
+        np.testing.assert_allclose(runner.predict(other), runner.predict(inputs), atol=1e-6)
+
+
+def test_the_files_take_what_the_design_says(directory):
+    runner = load_runner(directory / "int8_static.tflite")
+    assert runner.inputs == {
+        "image": ((8, 8, 3), "float32"),
+        "text": ((5,), "int32"),
+        "audio": ((320,), "float32"),
+        "action": ((3, 2), "float32"),
+        "present": ((4,), "float32"),
+    }
+    assert runner.operators["FULLY_CONNECTED"] > 20 and not any("FLEX" in name for name in runner.operators)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["inputs"]["text"] == {"shape": [5], "dtype": "int32"}
+    assert (directory / "text.vocabulary.txt").read_text().splitlines()[2:] == list(WORDS.words)
+    ranges = manifest["ranges"]["int8_static"]
+    assert "block_0.attention.key.output" in ranges and "text.encoder_0.mlp.expand.input" in ranges
+    assert not any(name.startswith("prediction") for name in ranges)
+
+
+def test_products_are_int8_in_int8_static(directory):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(directory / "int8_static.tflite"))
+    types = {d["index"]: d["dtype"] for d in interpreter.get_tensor_details()}
+    kinds = {"BATCH_MATMUL": [], "FULLY_CONNECTED": []}
+    for op in interpreter._get_ops_details():
+        if op["op_name"] in kinds:
+            kinds[op["op_name"]].append(types[op["outputs"][0]] == np.int8)
+    # Float are the products of the visual sentence's queries, and those whose ranges are taken at run time.
+    assert sum(kinds["BATCH_MATMUL"]) >= len(kinds["BATCH_MATMUL"]) - 3
+    assert sum(kinds["FULLY_CONNECTED"]) >= 0.6 * len(kinds["FULLY_CONNECTED"])
+
+
+def test_verify_compares_the_copies(whole, directory):
+    inputs = examples(whole)
+    truth = answer(whole, inputs).argmax(1)
+    report = verify(directory, (inputs, truth), seconds=0.02)
+    rows = {row["name"]: row for row in report["artifacts"]}
+    assert all(row["error"] is None for row in rows.values()), rows
+    assert rows["float32.tflite"]["top1"] == 1.0 and rows["float32.tflite"]["max_abs_diff"] < 1e-5
+    assert rows["int8_static.tflite"]["agreement"] >= 0.9
+    with pytest.raises(
+        InputError, match=r"takes image, text, audio, action, present, but the data has image:"
+    ):
+        verify(directory, ({"image": inputs["image"]}, truth))
+    with pytest.raises(InputError, match=r"'text' is \[24, 4\] for 24 labels, but .* \[N, 5\]"):
+        verify(directory, ({**inputs, "text": inputs["text"][:, :4]}, truth))
+
+
+def test_a_quantization_aware_model_trains_and_ships_what_it_trained(whole, tmp_path):
+    aware = quantize_aware(whole, "int8_static", made_inputs(whole, 64, 1))
+    inputs = whole.prepare(made_inputs(whole, 64, 3))
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in aware.trainable_variables}
+    aware.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = aware.fit(inputs, np.arange(64) % 3, epochs=6, batch_size=32, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    moved = [path for path, value in before.items() if not np.array_equal(value, _now(aware, path))]
+    assert any("decoder_0" in path for path in moved) and any("prediction" in path for path in moved)
+    export(whole, tmp_path / "dist", ["int8_static"], labels=LABELS, aware={"int8_static": aware})
+    given = examples(whole)
+    np.testing.assert_allclose(
+        load_runner(tmp_path / "dist" / "int8_static.tflite").predict(given), answer(aware, given), atol=0.03
+    )
+
+
+def _now(aware, path):
+    return keras.ops.convert_to_numpy(next(v for v in aware.trainable_variables if v.path == path))
+
+
+def test_calibration_takes_examples_in_many_forms(whole):
+    raw = made_inputs(whole, 40, 5)
+    labels = np.zeros(40, "int32")
+    split = Examples(raw, labels)
+    data = MultimodalData(split, split, ["a"], whole.modalities, "made", "0")
+    noted = [
+        quantize_aware(whole, "int8_static", given).calibration
+        for given in (raw, split, data, Calibration(data, images=40))
+    ]
+    assert noted[0]["images"] == 40 and all(one == noted[0] for one in noted)
+    assert quantize_aware(whole, "int8_static", Calibration(data, images=7)).calibration["images"] == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw.pop("text"), r"calibration needs examples of image, text, .*, not of image, audio"),
+        (
+            lambda raw: raw.update(text=raw["text"][:, :3]),
+            r"inputs 'text' must have shape \[N, 5\].*\[8, 3\]",
+        ),
+        (lambda raw: raw["audio"].fill(np.nan), r"inputs 'audio' contain NaN or infinity"),
+        (lambda raw: raw.update(image=raw["image"] / 255), r"run from .* pixels run over 0..255"),
+        (
+            lambda raw: raw.update(action=raw["action"][:4]),
+            r"must have shape \[N.*not \[4, 3, 2\]|N > 0, not \[8",
+        ),
+    ],
+)
+def test_calibration_that_does_not_fit(whole, change, message):
+    raw = made_inputs(whole, 8)
+    change(raw)
+    with pytest.raises(InputError, match=message):
+        quantize_aware(whole, "int8_static", raw)
+
+
+def test_what_a_multimodal_model_cannot_take(whole):
+    with pytest.raises(InputError, match="int8_full takes a ViT of images alone, not a MultimodalViT"):
+        quantize_aware(whole, "int8_full")
+    with pytest.raises(InputError, match=r"not a MultimodalViT without a head \(classes=None\)"):
+        fold(model(classes=None))
+    with pytest.raises(InputError, match="a multimodal model takes examples as"):
+        quantize_aware(whole, "int8_static", np.zeros((4, 8, 8, 3)))

@@ -28,8 +28,8 @@ def run(name, out, console):
         console: a rich console for progress.
 
     Returns:
-        {"scenario", "parameters", "seconds" of training, "milliseconds" an example, "scores": {inputs: {group:
-        share right}}}; what `pretraining.run` gives for that scenario.
+        {"scenario", "parameters", "seconds" of training, "milliseconds" an example, "scores": see `scores`};
+        what `pretraining.run` gives for that scenario.
     """
     import keras
 
@@ -56,7 +56,7 @@ def run(name, out, console):
 
 
 def scores(model, examples, ours):
-    """{"image + text": {"all": share right, group: ...}, "image": ...} of each set of modalities that is there.
+    """{"image + text": {"all": share right, group: ...}, "image": ...} of each set of modalities.
 
     A scenario adds rows of its own by a function `controls(examples)` that gives {name: other examples}.
     """
@@ -66,8 +66,8 @@ def scores(model, examples, ours):
     for some in sets[:8]:
         inputs = {name: examples.inputs[name] for name in some}
         table[" + ".join(some)] = _by_group(answers(model, inputs, len(examples)), examples)
-    controls = getattr(ours, "controls", dict)
-    for name, others in (controls(examples) if controls is not dict else {}).items():
+    controls = ours.controls(examples) if hasattr(ours, "controls") else {}
+    for name, others in controls.items():
         table[name] = _by_group(answers(model, others.inputs, len(others)), others)
     return table
 

@@ -12,8 +12,8 @@ Anchor: a Relation Network answers 94% of the relational questions, CNN + MLP 63
 A model that learns from the questions alone stays near that 63% for long, since one answer of a few bits
 says little about the distances that it follows from. The vision module can go to school first: `pretrained`
 shows it fresh scenes and asks, of all six objects at once, all questions, which object is the closest and
-which the furthest, and where each is. In 6 CPU minutes it answers 99.8% and 95% of all questions by itself. What
-is missing is the way from there to a trunk that reads the question: so far 77% and 69%.
+which the furthest, and where each is. After 6 CPU minutes it answers 99.8% and 95% of all questions by
+itself. What is missing is the way from there to a trunk that reads the question: so far 77% and 69%.
 """
 
 import numpy as np

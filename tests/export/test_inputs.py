@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_vit import ViT
 from keras_vit.errors import InputError
 from keras_vit.export.calibration import METHODS, Calibration, checked_calibration, observed_range
 from keras_vit.export.inputs import calibration_images, labelled_images
@@ -14,6 +15,7 @@ from keras_vit.training import load_data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (300, 4, 6, 3), dtype=np.uint8)
 LABELS = np.arange(300) % 3
+MODEL = ViT("Nano/2", image_size=(4, 6), classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +85,12 @@ def test_a_calibration_says_itself_how_many_by_which_seed():
 )
 def test_calibration_pictures_that_are_none_are_refused(images, message):
     with pytest.raises(InputError, match=message):
-        checked_calibration(images, (4, 6), "mean")
+        checked_calibration({"image": images}, MODEL, "mean")
 
 
 def test_what_is_noted_about_calibration_pictures():
-    images, note = checked_calibration(IMAGES[:7], (4, 6), "minmax")
-    np.testing.assert_array_equal(images, IMAGES[:7])
+    images, note = checked_calibration({"image": IMAGES[:7]}, MODEL, "minmax")
+    np.testing.assert_array_equal(images["image"], IMAGES[:7])
     assert note == {
         "images": 7,
         "sha256": hashlib.sha256(IMAGES[:7].tobytes()).hexdigest(),

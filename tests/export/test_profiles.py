@@ -130,8 +130,8 @@ def test_block_quantizer_by_hand():
 
 def test_int8_full_is_int8_throughout_and_uint8_at_both_ends(tmp_path):
     runner = as_file(quantize_aware(random_vit(), "int8_full", pictures(32, seed=1)), tmp_path / "m.tflite")
-    assert runner._input["dtype"] == runner._output["dtype"] == np.uint8
-    assert runner._input["quantization"] == (1.0, 0), "pixels go in as they are"
+    assert runner._places["image"]["dtype"] == runner._output["dtype"] == np.uint8
+    assert runner._places["image"]["quantization"] == (1.0, 0), "pixels go in as they are"
     assert runner._output["quantization"] == (1 / 256, 0)
     types = {str(d["dtype"]) for d in runner._interpreter.get_tensor_details() if len(d["shape"])}
     assert "<class 'numpy.float32'>" not in types

@@ -224,6 +224,6 @@ def test_a_wrong_name_is_told_the_nearest():
         features(model, images, ["patch_drop"])
     with pytest.raises(InputError, match=r"not computed.*patches\.projection\.input"):
         features(small(stem="conv"), images, "patches.projection")
-    with pytest.raises(InputError, match="expected a ViT or a model around one, not Dense"):
+    with pytest.raises(InputError, match="expected a ViT, a MultimodalViT or a model around one, not Dense"):
         features(keras.layers.Dense(2), images, ["kernel"])
     assert features(model, images, []) == {}

@@ -189,7 +189,7 @@ def test_explain_refuses_what_is_no_keras_model(run, tmp_path):
         ("missing", "there is no"),
         ("model.tflite", "a TFLite file"),
         ("model.keras", "no Keras file"),
-        ("other.keras", "expected a ViT or a model around one, not Sequential"),
+        ("other.keras", "expected a ViT, a MultimodalViT or a model around one, not Sequential"),
         ("saved", "a SavedModel"),
         ("saved/1", "a SavedModel"),
         ("dist", "an export"),

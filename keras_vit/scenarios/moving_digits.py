@@ -28,7 +28,7 @@ TRAIN, TEST = 6000, 1500
 
 MODEL = {"width": 64, "depth": 4, "heads": 4, "mlp_width": 128, "dropout": 0.1}
 TRAINING = {
-    "epochs": 8,
+    "epochs": 10,
     "batch_size": 64,
     "learning_rate": 1e-3,
     "warmup_epochs": 1,

@@ -3,8 +3,8 @@
     keras-vit demo --scenario digits-audio
 
 2 CPU minutes; of 2,000 held-out examples (1 seed) 98.3% from both, 88.8% from pictures by a model of pictures
-alone and 84.0% from sounds by one of sounds alone. The first of these is near its limit of 90%: another seed may
-touch it. Anchors: a matched filter that knows the code hears 83.9%, an SVM sees about 89%.
+alone and 84.0% from sounds by one of sounds alone. The limit for each alone is 90%, which pictures may touch
+with another seed. Anchors: a matched filter that knows the code hears 83.9%, an SVM sees about 89%.
 
 The picture is a handwritten 8 x 8 digit with a blot on it and noise. The sound is the key of a telephone: two
 tones at once, one for the row and one for the column of the keypad (ITU-T Q.23), in noise louder than they

@@ -6,7 +6,7 @@ One object of 6 colours and 3 shapes in a picture of low contrast and much noise
 its shape. The class is both. A model that is trained with modality dropout is tested with 0, 30, 70 and 100%
 of the texts missing, beside a model that never saw a text.
 
-Anchor: at most 1 point below the model that never saw a text, 90.7% after 2 CPU minutes. Missed (1 seed): with
+Anchor: at most 1 point below a model that never saw a text, 90.7% after 2 CPU minutes. Missed (1 seed): with
 0, 30, 70 and 100% of the texts missing 94.7, 93.2, 90.7 and 89.3%, the last 1.3 points below it.
 """
 

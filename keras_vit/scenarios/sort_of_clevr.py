@@ -9,12 +9,12 @@ closest to it, of the one furthest from it; how many have its shape). Every answ
 Anchor: a Relation Network answers 94% of the relational questions, CNN + MLP 63%, both 97% of the others
 (Santoro et al. 2017). Not reached yet, see below.
 
-One answer of a few bits says little about the distances that it follows from, so the vision module can go to
-school before it hears a question: `pretrained` shows it fresh scenes and asks, of all six objects at once, all
-questions, which object is the closest and which the furthest, and where each is. A prototype of it, after 6
-CPU minutes of an unfinished run, answered 99.8% of the plain questions and, from one check to the next, 88 to
-95% of the relational ones; `pretrained` itself was not measured. The way from there to a trunk that reads the
-question is missing: one attempt, since taken out, was stopped early at 77% and 69%.
+One answer of a few bits says little about the distances that it follows from, so the vision module can go
+to school before it hears a question: `pretrained` shows it fresh scenes and asks, of all six objects at
+once, all questions, which object is the closest and which the furthest, and where each is. A prototype of
+it, after 6 CPU minutes of an unfinished run, answered 99.8% of the plain questions and, from one check to
+the next, 88 to 95% of the relational ones; `pretrained` itself was not measured. The way from there to a
+trunk that reads the question is missing: one attempt, since taken out, was stopped early at 77% and 69%.
 """
 
 import numpy as np

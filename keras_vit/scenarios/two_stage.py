@@ -11,8 +11,8 @@ First the vision module learns what is in each cell (`pretrained`) and is frozen
 to predict its features (cosine), and the whole to classify from both, from the picture alone and from the
 words alone.
 
-Anchors: the right picture among 100 by cosine 80%; a bag of words 34%. Not reached: in a short run (2,000 steps
-of school, 4 epochs, 1 seed) 42% of the pictures are found, and the words alone give 33%, no more than
+Anchors: the right picture among 100 by cosine 80%; a bag of words 34%. Not reached: in a short run (2,000
+steps of school, 4 epochs, 1 seed) 42% of the pictures are found, and the words alone give 33%, no more than
 the bag.
 """
 

@@ -99,6 +99,11 @@ class Switchboard:
 
     def __init__(self, aware, data, count=SAMPLE, seed=0):
         self.aware = aware
+        if not hasattr(aware, "image_size"):
+            raise InputError(
+                "what each part loses can be measured for models of images alone, not for a multimodal one: "
+                "name the parts to keep in float, with protect or --protect."
+            )
         images, labels = _checked_sample(labelled_images(data, aware.image_size), aware)
         chosen = sample(len(images), count, seed)
         self._images, self._labels = images[chosen], np.asarray(labels)[chosen]

@@ -466,8 +466,8 @@ def predict(
 @app.command()
 def explain(
     model: Annotated[Path, typer.Argument(help="A RUN folder or its model.keras.")],
+    out: Annotated[Path, typer.Option(help="The picture to write, e.g. why.png.")],
     picture: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help="A picture file.")] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write, e.g. why.png.")] = Path("why.png"),
     image: Annotated[Path | None, typer.Option(help="A picture file, beside other modalities.")] = None,
     text: Text = None,
     audio: Audio = None,
@@ -695,6 +695,10 @@ def _train_multimodal(data, out, idle, shape, model, **training):
         if any(value is not None for value in shape.values()):
             raise InputError(f"the scenario {data} has its own model: leave out {', '.join(SHAPE_OPTIONS)}.")
         ours = scenario(data)
+        if hasattr(ours, "run"):
+            raise InputError(
+                f"{data} trains more than one model: `keras-vit demo --scenario {data}` does it all."
+            )
         variant = {**ours.MODEL, **{key: value for key, value in model.items() if value is not None}}
         training = {**ours.TRAINING, **{key: value for key, value in training.items() if value is not None}}
     loaded = _load_multimodal(data, Options(shape["image_size"], patch_size, sentence=shape["sentence"]))

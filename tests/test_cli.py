@@ -570,3 +570,16 @@ def test_bad_input_for_import_start_and_explain(trained, imported, folder, tmp_p
     check_error(capsys, r"there is no picture", "explain", trained / "run", tmp_path / "no.png", *picture_)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.png").exists()
+
+
+def test_explain_needs_a_place_for_its_picture(trained, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "explain", trained / "run", folder / "dark" / "turned.jpg")
+    assert code == 2 and "--out" in "".join(err) and not list(tmp_path.iterdir())
+
+
+def test_a_scenario_of_more_than_one_model_is_for_the_demo(tmp_path, capsys):
+    check_error(
+        capsys, "`keras-vit demo --scenario pretraining`", "train", "pretraining", "--out", tmp_path / "run"
+    )
+    assert not (tmp_path / "run").exists()

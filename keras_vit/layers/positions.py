@@ -131,7 +131,7 @@ class LearnedPositions(Positions):
     `quantize` is the hook of `Linear`, here for "table" where it is added as it is.
     """
 
-    def __init__(self, grid=None, prefix=0, **kwargs):
+    def __init__(self, grid, prefix=0, **kwargs):
         super().__init__(grid, prefix, **kwargs)
         self.quantize = untouched
 

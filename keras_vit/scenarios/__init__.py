@@ -1,7 +1,8 @@
 """Small worlds that show what the multimodal models can do; each makes its own data.
 
 A scenario is a module with `make(seed)` (a `MultimodalData`), `MODEL` (arguments of `MultimodalViT`) and
-`TRAINING` (fields of a `MultimodalRecipe`). Its name stands for a data set wherever a command takes one.
+`TRAINING` (fields of a `MultimodalRecipe`). Its name stands for a data set wherever a command takes one. One
+that trains more than one model has a `run(out, console)` of its own, and is for `keras-vit demo` alone.
 """
 
 import importlib

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import keras_vit
 from keras_vit.errors import Interrupted
-from keras_vit.models import freeze, is_decayed, learning_rate_scales
+from keras_vit.models import ViT, freeze, is_decayed, learning_rate_scales
 from keras_vit.training.callbacks import Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.optimizer import LayerwiseAdamW
@@ -58,8 +58,8 @@ def train(data, out, recipe, console=None, start=None):
             classes=len(data.labels),
             dtype=recipe.precision,
         )
-    if recipe.freeze:
-        freeze(model, recipe.freeze)
+    if isinstance(model, ViT):
+        freeze(model, recipe.freeze)  # 0 thaws a start that came frozen
     history = fit(
         model, data, out, recipe, console, title="train", keep="best" if recipe.early_stop else "last"
     )

@@ -13,6 +13,7 @@ from keras_vit.export import export, fold, load_runner, quantize_aware, verify
 from keras_vit.export.calibration import Calibration
 from keras_vit.export.graph import from_raw
 from keras_vit.export.probe import made_inputs
+from keras_vit.export.sensitivity import choose_protected
 from keras_vit.modalities import Action, Audio, Image, Text, Vocabulary
 from keras_vit.training.examples import Examples, MultimodalData
 
@@ -216,3 +217,10 @@ def test_what_a_multimodal_model_cannot_take(whole):
         fold(model(classes=None))
     with pytest.raises(InputError, match="a multimodal model takes examples as"):
         quantize_aware(whole, "int8_static", np.zeros((4, 8, 8, 3)))
+
+
+def test_the_search_for_parts_to_protect_is_for_images_alone(whole):
+    raw = made_inputs(whole, 8)
+    data = (raw, np.zeros(8, "int32"))
+    with pytest.raises(InputError, match="models of images alone, not for a multimodal one: name the parts"):
+        choose_protected(whole, "int8_static", raw, data, max_drop=0.5)

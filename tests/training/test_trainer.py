@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from keras_vit import ViT
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.training import ImageData, recipe, train
 from keras_vit.training.data import Split
@@ -191,3 +192,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path, monk
     bad = dataclasses.replace(quick(), learning_rate=1e30)
     with pytest.raises(InputError, match=r"loss is not finite in epoch [12]: .*lower --learning-rate"):
         train(data(), tmp_path / "run", bad, silent())
+
+
+def test_a_start_that_came_frozen_is_thawed(tmp_path):
+    start = ViT("Nano/2", image_size=8, classes=2, pooling="mean", dropout=0.1)
+    start.trainable = False
+    before = keras.ops.convert_to_numpy(start.blocks[0].mlp.expand.kernel)
+    train(data(), tmp_path / "run", quick(epochs=1), silent(), start=start)
+    after = keras.models.load_model(tmp_path / "run" / "model.keras").blocks[0].mlp.expand.kernel
+    assert not np.array_equal(keras.ops.convert_to_numpy(after), before)

@@ -90,12 +90,7 @@ def _fold_multimodal(model, names):
     twin.set_weights(model.get_weights())
     weights = {name: _array(v) for name, v in variables_by_name(twin).items()}
     folded = (*model.folded, *(name for name in names if REWRITES[name](weights, twin)))
-    config = {**model.get_config(), "folded": folded, "dtype": "float32"}
-    for _, modality in config["modalities"]:
-        modality["config"]["dtype"] = None  # the model's
-        if "folded" in modality["config"]:
-            modality["config"]["folded"] = folded
-    return _filled(MultimodalViT.from_config(config), weights)
+    return _filled(model.recast(folded=folded), weights)
 
 
 def _filled(model, weights):
@@ -143,10 +138,7 @@ def in_float32(model):
         return model
     if isinstance(model, ViT):
         return model.rebuilt(dtype="float32")
-    config = {**model.get_config(), "dtype": "float32"}
-    for _, modality in config["modalities"]:
-        modality["config"]["dtype"] = None  # the model's
-    twin = MultimodalViT.from_config(config)
+    twin = model.recast()
     twin.set_weights(model.get_weights())
     return twin
 

@@ -119,7 +119,7 @@ def _of_matmuls(name, layer, model, profile):
         return {}
     patches, first = _of_input(name, model)
     convolves = isinstance(layer, Convolution) or (patches and _stem(name, model) == "overlapping")
-    if convolves and not (static and (first or not several or not patches)):
+    if convolves and (not static or (several and patches)):
         return {}
     kernel = _kernel(name, layer, profile, patches)
     if isinstance(layer, Convolution) and not first:
@@ -127,7 +127,7 @@ def _of_matmuls(name, layer, model, profile):
         return {"kernel": kernel, "output": "range"}
     # Where a constant is added to an output, the converter adds the bias to that: it never is a tensor.
     into_constant = several and (name.endswith(".projection") or FROM_CONSTANT.search(name))
-    if not static or name.startswith(LAST) or (into_constant and not convolves):
+    if not static or name.startswith(LAST) or into_constant:
         return {"input": "token", "kernel": kernel}
     kind = "range"
     if patches or first:

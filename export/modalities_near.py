@@ -29,16 +29,14 @@ def modalities_of(runner):
     model = getattr(model, "model", model)  # inside of a quantization-aware one
     if model is not None:
         return model.modalities
-    import keras
-
-    import keras_vit.modalities  # noqa: F401, registers the classes
+    from keras_vit.modalities import deserialized
 
     folder = runner.path.resolve()
     for place in list(folder.parents)[:3]:
         if (place / "manifest.json").is_file():
             noted = json.loads((place / "manifest.json").read_text(encoding="utf-8")).get("modalities")
             if noted:
-                return {name: keras.saving.deserialize_keras_object(entry) for name, entry in noted}
+                return deserialized(noted)
     raise InputError(
         f"{runner.path} takes several modalities, and no manifest.json is near that says how to read them: "
         "leave it in its export directory."

@@ -336,7 +336,6 @@ def evaluate(
     skip_bad: SkipBad = False,
 ):
     """Run every copy of the model on the same held-out images; write report.json and report.html."""
-    from keras_vit.export.report import pictures_of
     from keras_vit.export.verify import read_manifest, verify
 
     manifest = read_manifest(directory)
@@ -354,7 +353,7 @@ def evaluate(
         )
     with _task("evaluating") as progress:
         report = verify(directory, loaded.test, limit=limit, seconds=seconds, progress=progress)
-    from keras_vit.export.report import table, write_report
+    from keras_vit.export.report import pictures_of, table, write_report
 
     write_report(report, directory, pictures_of(loaded.test))
     _wide_console().print(table(report))
@@ -423,7 +422,7 @@ def predict(
         raise InputError("nothing is given: name a picture, or --image, --text, --audio, --video, --action.")
     from keras_vit.export.runners import load_runner
 
-    if model.exists() and (model.suffix != ".tflite" or given):
+    if model.exists() and model.suffix != ".tflite":
         _import_tensorflow()
     with _without_chatter():
         runner = load_runner(model)
@@ -662,13 +661,11 @@ def _load_multimodal(data, options=None, modalities=None):
     return loaded
 
 
-def _modalities(serialized):
+def _modalities(pairs):
     """{name: modality} of what a manifest or a recipe notes."""
-    import keras
+    from keras_vit.modalities import deserialized
 
-    import keras_vit.modalities  # noqa: F401, registers the classes
-
-    return {name: keras.saving.deserialize_keras_object(modality) for name, modality in serialized}
+    return deserialized(pairs)
 
 
 def _train_multimodal(data, out, idle, shape, model, **training):
@@ -689,8 +686,8 @@ def _train_multimodal(data, out, idle, shape, model, **training):
     from keras_vit.training.recipes import multimodal_recipe, trunk
     from keras_vit.training.trainer import train
 
+    model = {key: value for key, value in model.items() if value is not None}
     variant, patch_size = trunk(shape["variant"])
-    variant |= {key: value for key, value in model.items() if value is not None}
     if data in SCENARIOS:
         if any(value is not None for value in shape.values()):
             raise InputError(f"the scenario {data} has its own model: leave out {', '.join(SHAPE_OPTIONS)}.")
@@ -699,10 +696,10 @@ def _train_multimodal(data, out, idle, shape, model, **training):
             raise InputError(
                 f"{data} trains more than one model: `keras-vit demo --scenario {data}` does it all."
             )
-        variant = {**ours.MODEL, **{key: value for key, value in model.items() if value is not None}}
+        variant = ours.MODEL
         training = {**ours.TRAINING, **{key: value for key, value in training.items() if value is not None}}
     loaded = _load_multimodal(data, Options(shape["image_size"], patch_size, sentence=shape["sentence"]))
-    chosen = multimodal_recipe(loaded, variant=variant, **training)
+    chosen = multimodal_recipe(loaded, variant={**variant, **model}, **training)
     history = train(loaded, out, chosen, _console())
     _say(f"{out}: held-out top-1 {history[-1]['val_accuracy']:.4f} after {len(history)} epochs")
 

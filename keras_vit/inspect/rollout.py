@@ -71,8 +71,8 @@ def _map_names(vit):
 
 def mixing(attention):
     """[B, heads, N, N] -> [B, N, N] with rows of sum 1; ReLU attention need not have it by itself."""
-    mixing = attention.astype("float64").mean(axis=1) + np.eye(attention.shape[-1])
-    return mixing / mixing.sum(axis=-1, keepdims=True)
+    mixed = attention.astype("float64").mean(axis=1) + np.eye(attention.shape[-1])
+    return mixed / mixed.sum(axis=-1, keepdims=True)
 
 
 def _merging(merger, normalised, real):

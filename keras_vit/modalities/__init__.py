@@ -2,7 +2,7 @@
 
 from keras_vit.modalities.action import Action
 from keras_vit.modalities.audio import Audio
-from keras_vit.modalities.base import Modality
+from keras_vit.modalities.base import Modality, deserialized
 from keras_vit.modalities.captions import CaptionDecoder, caption_targets
 from keras_vit.modalities.image import Image
 from keras_vit.modalities.logmel import LogMel
@@ -24,6 +24,7 @@ __all__ = [
     "VisualPrediction",
     "Vocabulary",
     "caption_targets",
+    "deserialized",
     "load_audio",
     "prepare_audio",
     "visual_prediction_loss",

@@ -195,6 +195,17 @@ class Modality(ExplicitMask, keras.layers.Layer):
         return inputs
 
 
+def deserialized(pairs):
+    """{name: modality, not built} of [[name, what `keras.saving.serialize_keras_object` gave]].
+
+    Without its build_config, a modality is built by the model, and its variables are named from that down.
+    """
+    return {
+        name: keras.saving.deserialize_keras_object({**modality, "build_config": None})
+        for name, modality in pairs
+    }
+
+
 def in_words(number, thing):
     """ "1 text", "3 texts"."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

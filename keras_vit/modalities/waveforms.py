@@ -27,7 +27,7 @@ def load_audio(source, sample_rate, rate=None):
     """
     integer("sample_rate", sample_rate, 1)
     if isinstance(source, str | os.PathLike):
-        source, rate = _read(source)
+        source, rate = read_wav(source)
     elif rate is None:
         rate = sample_rate
     integer("rate", rate, 1)
@@ -58,7 +58,8 @@ def fitted(waveform, samples):
     return np.pad(waveform, (0, samples - len(waveform)))
 
 
-def _read(path):
+def read_wav(path):
+    """(array [n] or [n, channels] as it is stored, samples per second) of a .wav file. Raises InputError."""
     from scipy.io import wavfile
 
     try:

@@ -18,7 +18,7 @@ from keras_vit.errors import InputError, one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
 from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
-from keras_vit.modalities import Modality, Text, VisualPrediction, visual_prediction_loss
+from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
 from keras_vit.modalities.image import Image
 
 FUSIONS = ("single_stream", "bottleneck")
@@ -226,6 +226,18 @@ class MultimodalViT(keras.Model):
         allowed = (queries == keys) | (queries == 0) | ((queries == 1) & (keys > 0)) | (keys == 1)
         return x, ops.logical_and(ops.expand_dims(seen, 1), ops.convert_to_tensor(allowed[None]))
 
+    def recast(self, **changes):
+        """A new model of this one's config with some arguments changed, of fresh weights, in float32.
+
+        What a modality has of `folded` and of a dtype follows the model.
+        """
+        config = {**self.get_config(), "dtype": "float32", **changes}
+        for _, modality in config["modalities"]:
+            modality["config"]["dtype"] = None
+            if "folded" in modality["config"]:
+                modality["config"]["folded"] = config["folded"]
+        return type(self).from_config(config)
+
     def signature(self):
         """{name: {"shape", "dtype"}} of what an exported file takes: each raw input, and "present"."""
         inputs = {name: modality.signature() for name, modality in self.modalities.items()}
@@ -318,11 +330,7 @@ class MultimodalViT(keras.Model):
         config = dict(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
-        # Without its build_config a modality is built here, and its variables are named from the model down.
-        config["modalities"] = {
-            key: keras.saving.deserialize_keras_object({**modality, "build_config": None})
-            for key, modality in config["modalities"]
-        }
+        config["modalities"] = deserialized(config["modalities"])
         return cls(**config)
 
 

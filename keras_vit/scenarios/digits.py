@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_vit.config import integer
-from keras_vit.training.examples import Examples, MultimodalData
+from keras_vit.training.examples import MultimodalData
 from keras_vit.training.layout import digest
 
 HELD_OUT = 3  # one digit of so many is for testing only
@@ -51,6 +51,3 @@ def assembled(train, test, labels, modalities, source):
             parts += [name, np.ascontiguousarray(values).tobytes()]
         parts.append(examples.labels.tobytes())
     return MultimodalData(train, test, list(labels), modalities, source, digest(parts))
-
-
-__all__ = ["Examples", "assembled", "drawn", "grey", "handwritten"]

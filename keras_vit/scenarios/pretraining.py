@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_vit.scenarios.digits import Examples, assembled, drawn, grey, handwritten
+from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
+from keras_vit.training.examples import Examples
 
 SIZE = 32  # pixels: the side of a canvas
 SIDES = (18, 26)  # pixels: that of a digit, at least and at most

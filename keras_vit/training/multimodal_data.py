@@ -15,7 +15,6 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -243,16 +242,9 @@ def _read_text(folder, cell, options):
 
 
 def _read_audio(folder, cell, options):
-    from scipy.io import wavfile
+    from keras_vit.modalities.waveforms import read_wav
 
-    path = _file(folder, cell, "audio")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of tags, which are no sound
-            rate, wave = wavfile.read(path)
-    except Exception as error:  # SciPy raises many kinds on damaged files
-        raise InputError(f"{str(path)!r} is no .wav file that can be read: {error}") from error
-    return wave, int(rate)
+    return read_wav(_file(folder, cell, "audio"))
 
 
 def _read_video(folder, cell, options):

@@ -6,6 +6,7 @@ import json
 from keras_vit.config import ViTConfig
 from keras_vit.errors import InputError, one_of
 
+SMALL_TRUNK = {"width": 128, "depth": 4, "heads": 4}  # of a MultimodalViT
 AUGMENTATIONS = ("none", "affine", "light")
 
 
@@ -104,7 +105,7 @@ class MultimodalRecipe(Recipe):
             mirrored picture would make "left of" wrong.)
     """
 
-    variant: dict = dataclasses.field(default_factory=lambda: {"width": 128, "depth": 4, "heads": 4})
+    variant: dict = dataclasses.field(default_factory=lambda: dict(SMALL_TRUNK))
     modalities: list = dataclasses.field(default_factory=list)
     augment: str = "none"
     epochs: int = 20
@@ -205,8 +206,7 @@ def recipe(name=None, image_size=None, **overrides):
 def trunk(variant):
     """(arguments of `MultimodalViT`, patch size or None) of a variant such as "Ti/16"; None: a small one."""
     if variant is None:
-        return {"width": 128, "depth": 4, "heads": 4}, None
+        return dict(SMALL_TRUNK), None
     config = ViTConfig.of(variant)
-    return {key: getattr(config, key) for key in ("width", "depth", "heads", "mlp_width")}, config.patch_size[
-        0
-    ]
+    shape = {key: getattr(config, key) for key in ("width", "depth", "heads", "mlp_width")}
+    return shape, config.patch_size[0]

@@ -29,6 +29,8 @@ LAST = ("head", "pool.")
 # in the file, and no operator.
 CONSTANT = re.compile(r"\.decoder_0\.(attention($|\.)|cross_attention\.query$)")
 FROM_CONSTANT = re.compile(r"\.decoder_0\.cross_attention(\.output)?$")
+# Whose outputs enter the products of attention.
+ATTENDED = ("attention.query", "attention.key", "attention.value")
 # The values of a config that int8_full takes; each has a fixed list of tensors with int8 kernels.
 FULL = {
     "stem": ("linear", "compact"),
@@ -103,15 +105,17 @@ def kinds_of(model, profile, protect=()):
 
 def _of_matmuls(name, layer, model, profile):
     """Role -> kind for one layer, of the profiles that leave everything but products float."""
-    static = profile.activations == "static"
+    static, mixed = profile.activations == "static", profile.activations == "mixed"
     several = isinstance(model, MultimodalViT)
     turned = not several and (model.config.position == "rotary2d" or model.config.qk_norm)
     if CONSTANT.search(name):
         return {}
     if isinstance(layer, Attention):
-        if not static or name.startswith(LAST):
+        if not (static or mixed) or name.startswith(LAST):
             return {}
         roles = {"scores": "range", "probabilities": "range"}
+        if mixed:
+            roles["context"] = "range"  # in "static" that is the range of the next projection's input
         if FROM_CONSTANT.search(name):
             del roles["scores"]  # a product with what is a constant in the file stays float
         return {**roles, "queries": "range", "keys": "symmetric_range"} if turned else roles
@@ -128,7 +132,11 @@ def _of_matmuls(name, layer, model, profile):
     # Where a constant is added to an output, the converter adds the bias to that: it never is a tensor.
     into_constant = several and (name.endswith(".projection") or FROM_CONSTANT.search(name))
     if not static or name.startswith(LAST) or into_constant:
-        return {"input": "token", "kernel": kernel}
+        roles = {"input": "token", "kernel": kernel}
+        enters = ("attention.value",) if turned else ATTENDED
+        if mixed and name.endswith(enters) and not name.startswith(LAST):
+            roles["output"] = _output(name, turned)
+        return roles
     kind = "range"
     if patches or first:
         kind = "image" if several or convolves else "pixels"

@@ -12,6 +12,7 @@ class Profile:
     Attributes:
         name: what people type.
         activations: "float"; "token" (int8, the range of each token taken while running);
+            "mixed" (so are the inputs of projections; attention's products are int8 with trained ranges);
             "static" (int8 around the matmuls, one trained range for each tensor); "full" (all of them).
         weights: kind of the kernels: "weight" (int8), "weight4" (int4) or "weight4_block", see
             `export.quantizers`; None for float ones.
@@ -29,7 +30,7 @@ class Profile:
 
     @property
     def has_trained_ranges(self):
-        return self.activations in ("static", "full")
+        return self.activations in ("mixed", "static", "full")
 
 
 PROFILES = {
@@ -38,6 +39,7 @@ PROFILES = {
         Profile("float32", "float", None, "the reference"),
         Profile("float16", "float", None, "half the size: GPUs"),
         Profile("int8", "token", "weight", "weights int8, activations per token at run time: phone CPUs"),
+        Profile("int8_mixed", "mixed", "weight", "int8 per token, attention int8: the fastest on some CPUs"),
         Profile("int4", "token", "weight4", "weights int4 per channel: the smallest"),
         Profile("int4_block", "token", "weight4_block", "weights int4 in blocks of 32: small and truer"),
         Profile("int8_static", "static", "weight", "matmuls int8 with trained ranges: the fastest on CPUs"),

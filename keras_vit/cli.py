@@ -501,10 +501,13 @@ def demo(
     if scenario is not None:
         one_of("scenario", scenario, SCENARIOS)
         _import_tensorflow()
-        from keras_vit.scenarios.running import run, table
+        from keras_vit.scenarios.running import notes, run, table
 
         folder = out or Path("runs") / scenario
-        _wide_console().print(table(run(scenario, folder, _console())))
+        found = run(scenario, folder, _console())
+        _wide_console().print(table(found))
+        for line in notes(found):
+            print(line)
         _say(f"{folder / 'scores.json'}; {folder / 'run'} is a RUN like any other: quantize, export, explain")
         return
     out = out or Path("runs/demo")

@@ -33,7 +33,8 @@ class Attention(ExplicitMask, keras.layers.Layer):
     - "relu": relu(score) / number of keys seen (Wortsman et al. 2023, arXiv:2309.08586).
 
     A query that may see no key gets zeros. `quantize` is the hook of `Linear`, here for the roles
-    "queries" and "keys" (as they enter Q K^T), "scores" (Q K^T) and "probabilities" (the weights).
+    "queries" and "keys" (as they enter Q K^T), "scores" (Q K^T), "probabilities" (the weights) and "context"
+    (their product with V).
 
     Args:
         heads: number of heads; must divide D.
@@ -141,7 +142,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
             scores = self.quantize("scores", ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
             weights = self._weights(ops.cast(scores, "float32"), visible, bias, training)
             dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
-            context = ops.matmul(self.quantize("probabilities", dropped), v)
+            context = self.quantize("context", ops.matmul(self.quantize("probabilities", dropped), v))
             context = ops.transpose(context, (0, 2, 1, 3))
         output = self.output_projection(ops.reshape(context, (-1, m, width)))
         if visible is not None:

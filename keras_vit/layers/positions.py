@@ -126,20 +126,26 @@ def _sum_of_axes(rows, columns):
 class LearnedPositions(Positions):
     """Adds one learned vector to each token (Dosovitskiy et al. 2020, equation 1).
 
-    One weight, `table` [1, prefix + rows * columns, D], from normal(0, 0.02). At another grid the
+    One weight, `table` [1, prefix + rows * columns, D], from normal(0, `stddev`). At another grid the
     table is resized in the graph, antialiased bicubic, in float32; its first `prefix` rows stay.
     `quantize` is the hook of `Linear`, here for "table" where it is added as it is.
+
+    Args:
+        grid, prefix: see `Positions`.
+        stddev: of the initial vectors: 0.02 for patches, as in every ViT. As large as the tokens where their
+            order tells examples apart, as in texts: from 0.02 it is learned late or never.
     """
 
-    def __init__(self, grid, prefix=0, **kwargs):
+    def __init__(self, grid, prefix=0, stddev=0.02, **kwargs):
         super().__init__(grid, prefix, **kwargs)
+        self.stddev = positive("stddev", stddev)
         self.quantize = untouched
 
     def build(self, tokens_shape, sizes_shape=None):
         super().build(tokens_shape)
         self.table = self.add_weight(
             shape=(1, self.prefix + self.grid[0] * self.grid[1], self.width),
-            initializer=keras.initializers.RandomNormal(stddev=0.02),
+            initializer=keras.initializers.RandomNormal(stddev=self.stddev),
             name="table",
             autocast=False,  # a table that is resized is resized in float32
         )
@@ -164,6 +170,9 @@ class LearnedPositions(Positions):
     def _with_prefix(self, table):
         kept = ops.cast(self.table, "float32")[:, : self.prefix]
         return ops.concatenate([kept + ops.zeros_like(table[:, :1]), table], axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "stddev": self.stddev}
 
     def resized(self, new_grid):
         return [resize_positions(self.table, self.grid, grid_of(new_grid), self.prefix)]

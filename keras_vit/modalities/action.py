@@ -58,7 +58,7 @@ class Action(Modality):
                 self.width, kernel_initializer="lecun_normal", name="projection", **shared
             )
             self.projection.build((None, None, self.features))
-        self.positions = LearnedPositions(self.steps, name="positions", **shared)
+        self.positions = LearnedPositions(self.steps, stddev=1.0, name="positions", **shared)
         self.positions.build((None, self.steps, self.width))
 
     def tokenize(self, track):

@@ -51,7 +51,7 @@ class CaptionDecoder(ExplicitMask, keras.layers.Layer):
         self.start = self.add_weight(
             shape=(1, 1, self.width), initializer=keras.initializers.RandomNormal(stddev=1.0), name="start"
         )
-        self.positions = LearnedPositions(self.length, name="positions", **shared)
+        self.positions = LearnedPositions(self.length, stddev=1.0, name="positions", **shared)
         self.memory_norm = LayerNorm(name="memory_norm", **shared)
         self.blocks = [
             DecoderBlock(**block_options(self), name=f"block_{i}", **shared) for i in range(self.depth)

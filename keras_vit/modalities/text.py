@@ -84,7 +84,7 @@ class Text(Modality):
         words = (None, self.length, self.width)
         # As large as the tokens of other modalities: PyTorch's choice for embeddings, too.
         self.table = table_of_words(self, self.size, self.width)
-        self.positions = LearnedPositions(self.length, name="positions", **shared)
+        self.positions = LearnedPositions(self.length, stddev=1.0, name="positions", **shared)
         self.positions.build(words)
         self.encoder, self.decoder = encoder_for(self, self.length), None
         if self.sentence:

@@ -1,8 +1,15 @@
 """Small worlds that show what the multimodal models can do; each makes its own data.
 
 A scenario is a module with `make(seed)` (a `MultimodalData`), `MODEL` (arguments of `MultimodalViT`) and
-`TRAINING` (fields of a `MultimodalRecipe`). Its name stands for a data set wherever a command takes one. One
-that trains more than one model has a `run(out, console)` of its own, and is for `keras-vit demo` alone.
+`TRAINING` (fields of a `MultimodalRecipe`). Its name stands for a data set wherever a command takes one. It
+may also have
+
+- `teach(model)`: a training of parts of the fresh model, such as its vision module, in place;
+- `ALONE`: names of modalities for which a further model is trained that never sees the others;
+- `controls(examples)`: {name: other `Examples`} to score the model on;
+- `more(model, data, scores, out)`: {name: number} of further figures; it may leave a picture in `out`.
+
+One that is all different has a `run(out, console)` of its own, and is for `keras-vit demo` alone.
 """
 
 import importlib

@@ -2,7 +2,8 @@
 
     keras-vit demo --scenario digits-audio --out runs/digits-audio
 
-OUT/run        the trained model, a RUN like any other: quantize, export, evaluate, predict, explain
+OUT/run          the trained model, a RUN like any other: quantize, export, evaluate, predict, explain
+    IMAGE-alone  that of a model which never saw the other modalities
     scores.json
 """
 
@@ -13,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_vit.config import PRESENT
-from keras_vit.files import write_json
+from keras_vit.files import atomic_write, write_json
 from keras_vit.scenarios import scenario
 from keras_vit.training.recipes import multimodal_recipe
 from keras_vit.training.trainer import train
@@ -28,31 +28,60 @@ def run(name, out, console):
         console: a rich console for progress.
 
     Returns:
-        {"scenario", "parameters", "seconds" of training, "milliseconds" an example, "scores": see `scores`};
-        what `pretraining.run` gives for that scenario.
+        {"scenario", "parameters", "seconds" of this training, "milliseconds" an example, "scores": see
+        `scores`, "more": further figures of this scenario}; what `pretraining.run` gives for that scenario.
     """
-    import keras
-
     ours, out = scenario(name), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     if hasattr(ours, "run"):
         rows = ours.run(out, console)
         write_json(out / "scores.json", rows)
         return rows
-    data = ours.make()
-    recipe = multimodal_recipe(data, variant=ours.MODEL, **ours.TRAINING)
-    start = time.perf_counter()
-    train(data, out / "run", recipe, console)
-    seconds = time.perf_counter() - start
-    model = keras.models.load_model(out / "run" / "model.keras", compile=False)
+    data, begun = ours.make(), time.perf_counter()
+    model = _trained(ours, data, out / "run", console)
+    seconds, rows = time.perf_counter() - begun, scores(model, data.test, ours)
+    for alone in getattr(ours, "ALONE", ()):
+        part = data.only([alone])
+        single = _trained(ours, part, out / f"{alone}-alone", console)
+        given = answers(single, part.test.inputs, len(part.test))
+        rows[f"{alone}, a model of its own"] = _by_group(given, part.test)
     found = {
         "scenario": name,
         "parameters": model.count_params(),
         "seconds": seconds,
         "milliseconds": _milliseconds(model, data.test),
-        "scores": scores(model, data.test, ours),
+        "scores": rows,
+        "more": ours.more(model, data, rows, out) if hasattr(ours, "more") else {},
     }
     write_json(out / "scores.json", found)
     return json.loads((out / "scores.json").read_text())
+
+
+def _trained(ours, data, folder, console):
+    """The model of a scenario, trained in a RUN folder on the modalities of `data`."""
+    import keras
+
+    variant, training, start = dict(ours.MODEL), dict(ours.TRAINING), None
+    if len(data.modalities) == 1:
+        variant.pop("visual_weight", None)  # nothing to predict
+        training.pop("freeze", None)
+    recipe = multimodal_recipe(data, variant=variant, **training)
+    if hasattr(ours, "teach") and len(data.modalities) > 1:
+        start = _taught(ours, recipe.build(len(data.labels)), folder.with_name("start.keras"), console)
+    train(data, folder, recipe, console, start=start)
+    return keras.models.load_model(folder / "model.keras", compile=False)
+
+
+def _taught(ours, model, path, console):
+    """The model before its training, parts of which have had their own; kept in a file."""
+    import keras
+
+    if not path.exists():
+        console.print("first, parts of the model learn alone", highlight=False)
+        ours.teach(model)
+        with atomic_write(path) as temporary:
+            model.save(temporary)
+    return keras.models.load_model(path, compile=False)
 
 
 def scores(model, examples, ours):
@@ -77,7 +106,7 @@ def answers(model, inputs, count, batch_size=256):
     found = []
     for start in range(0, count, batch_size):
         rows = np.arange(start, min(start + batch_size, count))
-        batch = {name: np.asarray(x[rows]) for name, x in inputs.items() if name != PRESENT}
+        batch = {name: np.asarray(x[rows]) for name, x in inputs.items()}
         found.append(np.argmax(model(model.prepare(batch), training=False), axis=-1))
     return np.concatenate(found)
 
@@ -94,7 +123,7 @@ def _milliseconds(model, examples):
     times = []
     for _ in range(12):
         start = time.perf_counter()
-        np.asarray(model(batch, training=False))
+        model.predict_on_batch(batch)
         times.append((time.perf_counter() - start) * 1e3)
     return float(np.median(times[2:]))
 
@@ -114,8 +143,15 @@ def table(found):
     out = Table("given", *groups)
     for name, row in found["scores"].items():
         out.add_row(name, *(f"{row[group]:.1%}" if group in row else "" for group in groups))
-    out.caption = (
-        f"{found['parameters']:,} parameters, {found['milliseconds']:.1f} ms an example in Keras, "
-        f"{found['seconds']:.0f} s of training"
-    )
     return out
+
+
+def notes(found):
+    """The lines below that table."""
+    if isinstance(found, list):
+        return []
+    return [
+        *(f"{name}: {share:.1%}" for name, share in found["more"].items()),
+        f"{found['parameters']:,} parameters, {found['milliseconds']:.1f} ms an example in Keras, "
+        f"{found['seconds']:.0f} s of training",
+    ]

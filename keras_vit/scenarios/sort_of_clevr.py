@@ -63,16 +63,25 @@ TRAIN_SCENES, TEST_SCENES = 8000, 500
 QUESTIONS = 20  # about each scene
 
 TEXT = {"length": LENGTH, "sentence": 1, "depth": 1, "mlp_width": 256}
-IMAGE = {"patch_size": 15, "stem": "overlapping", "depth": 4, "heads": 4, "mlp_width": 256}
-PRETRAINING = {
-    "steps": 4000,
+IMAGE = {
+    "patch_size": 15,
+    "stem": "overlapping",
+    "position": "sincos2d",  # as large as the patches: learned ones start at 0.02 and take far longer
+    "depth": 4,
+    "heads": 4,
+    "mlp_width": 256,
+}
+SCHOOL = {
+    "steps": 3000,
     "batch_size": 64,
+    "questions": 24,  # about each scene
     "learning_rate": 1e-3,
     "warmup_steps": 300,
     "weight_decay": 0.02,
 }
 MODEL = {"width": 128, "depth": 2, "heads": 4, "mlp_width": 256, "modality_dropout": 0.1}
 TRAINING = {
+    "freeze": ["image"],
     "epochs": 1,
     "batch_size": 64,
     "learning_rate": 5e-4,
@@ -161,7 +170,7 @@ def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
         test=parts[1],
         labels=list(LABELS),
         modalities={"image": Image(SIZE, **IMAGE), "text": Text(vocabulary, **TEXT)},
-        source=f"sort-of-clevr, seed {seed}",
+        source="sort-of-clevr",
         fingerprint=fingerprint(
             *(array for part in parts for array in (part.inputs["image"].values, part.inputs["text"].rows))
         ),
@@ -194,70 +203,94 @@ def _examples(rng, count, ids, meaning):
     )
 
 
-def pretrained(modalities, seed=0, callbacks=(), steps=None):
-    """The same modalities, with a vision module that has been to school (see the top of this file).
+def teach(model, seed=0, callbacks=(), steps=None):
+    """Send a fresh model of `MODEL` to school (see the top of this file), in place.
 
-    It has the width of `MODEL`. The scenes are fresh in every step, and none of `make`.
+    What goes there: its vision module, its text module and the first block of its trunk. The scenes are fresh
+    in every step, and none of `make`.
 
     Args:
-        modalities: those of `make`.
+        model: a `MultimodalViT` with the modalities of `make`.
         callbacks: of Keras' `fit`; the school is one epoch.
-        steps: None for those of `PRETRAINING`.
+        steps: None for those of `SCHOOL`.
     """
     import keras
 
-    from keras_vit.layers import DecoderBlock, LayerNorm, Linear
-
-    width, heads, steps = MODEL["width"], MODEL["heads"], steps or PRETRAINING["steps"]
-    image = modalities["image"].with_width(width, heads=heads)
-    pixels = keras.Input((SIZE, SIZE, 3), name="pixels")
-    # What examines the tokens: one question for each colour, which looks at them once.
-    colours = keras.Input((OBJECTS,), dtype="int32", name="colours")
-    asked = keras.layers.Embedding(OBJECTS, width, keras.initializers.RandomNormal(stddev=1.0))(colours)
-    tokens = LayerNorm()(image(pixels)[0])
-    seen = LayerNorm()(DecoderBlock(heads, 2 * width)(asked, tokens))
-    outputs = {
-        "answers": keras.layers.Reshape((OBJECTS, len(KINDS), len(LABELS)))(
-            Linear(len(KINDS) * len(LABELS))(seen)
-        ),
-        "extremes": keras.layers.Reshape((OBJECTS, 2, OBJECTS))(Linear(2 * OBJECTS)(seen)),
-        "centres": Linear(2)(seen),
-    }
-    school = keras.Model({"pixels": pixels, "colours": colours}, outputs)
+    steps, (texts, meaning) = steps or SCHOOL["steps"], questions()
+    school = _school(model, model.modalities["text"].encode(texts))
+    warmup = min(SCHOOL["warmup_steps"], steps - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup, warmup_target=SCHOOL["learning_rate"], warmup_steps=warmup
+    )
     exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     school.compile(
-        _optimizer(PRETRAINING, steps),
-        loss={"answers": exact, "extremes": exact, "centres": "mean_squared_error"},
-        loss_weights={"answers": 1.0, "extremes": 0.5, "centres": 1.0},
+        keras.optimizers.AdamW(
+            schedule, weight_decay=SCHOOL["weight_decay"], beta_2=0.98, global_clipnorm=1.0
+        ),
+        loss={"answer": exact, "extremes": exact, "centre": "mean_squared_error"},
+        loss_weights={"answer": 1.0, "extremes": 0.5, "centre": 1.0},
     )
-    school.fit(_lessons(image, seed), steps_per_epoch=steps, callbacks=list(callbacks), verbose=0)
-    return {**modalities, "image": image}
+    school.fit(
+        _lessons(model, meaning, seed),
+        steps_per_epoch=steps,
+        callbacks=list(callbacks),
+        shuffle=False,
+        verbose=0,
+    )
 
 
-def _lessons(image, seed):
-    """Batches of fresh scenes and all that there is to know about them, without end."""
-    rng, batch = np.random.default_rng([seed, 2]), PRETRAINING["batch_size"]
-    colours = np.tile(np.arange(OBJECTS, dtype=np.int32), (batch, 1))
+def _school(model, texts):
+    """Parts of `model` as a Keras model: pictures, and which of `texts` are asked -> all there is to tell."""
+    import keras
+    from keras import ops
+
+    from keras_vit.layers import LayerNorm, Linear
+    from keras_vit.layers.masks import as_bias
+
+    image, text, block = model.modalities["image"], model.modalities["text"], model.blocks[0]
+    patches, tokens = image.tokens, image.tokens + SCHOOL["questions"]
+    # Many questions at once, each of which sees the picture and itself alone; the picture sees itself.
+    bias = as_bias(((np.arange(tokens) < patches) | np.eye(tokens, dtype=bool))[None])
+
+    class Pairs(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.text, self.block, self.norm = text, block, LayerNorm()
+
+        def build(self, seen_shape, chosen_shape):
+            self.norm.build(seen_shape)
+
+        def call(self, seen, chosen):
+            asked = ops.take(self.text(texts)[0][:, 0], chosen, axis=0)
+            x = self.block(ops.concatenate([seen, asked], axis=1), bias=bias)
+            return self.norm(x[:, patches:])
+
+    pixels = keras.Input((SIZE, SIZE, 3), name="pixels")
+    chosen = keras.Input((SCHOOL["questions"],), dtype="int32", name="chosen")
+    read = Pairs()(image(pixels)[0], chosen)
+    outputs = {
+        "answer": Linear(len(LABELS))(read),
+        # Of the object that is asked about, whatever is asked of it.
+        "extremes": keras.layers.Reshape((-1, 2, OBJECTS))(Linear(2 * OBJECTS)(read)),
+        "centre": Linear(2)(read),
+    }
+    return keras.Model({"pixels": pixels, "chosen": chosen}, outputs)
+
+
+def _lessons(model, meaning, seed):
+    """Batches of fresh scenes, some questions about each, and all that there is to know, without end."""
+    rng, batch, asked = np.random.default_rng([seed, 2]), SCHOOL["batch_size"], SCHOOL["questions"]
+    scene = np.arange(batch)[:, None]
     while True:
         world = scenes(rng, batch)
+        chosen = rng.integers(len(meaning), size=(batch, asked)).astype(np.int32)
+        kind, colour, _ = np.moveaxis(meaning[chosen], 2, 0)
+        pixels = model.modalities["image"].prepare(draw(world, SIZE, RADIUS))
         yield (
-            {"pixels": image.prepare(draw(world, SIZE, RADIUS)), "colours": colours},
+            {"pixels": pixels, "chosen": chosen},
             {
-                "answers": answers(world).swapaxes(1, 2),
-                "extremes": extremes(world).swapaxes(1, 2),
-                "centres": (world.centres / (SIZE // 2) - 1).astype(np.float32),
+                "answer": answers(world)[scene, kind, colour],
+                "extremes": extremes(world).swapaxes(1, 2)[scene, colour],
+                "centre": (world.centres[scene, colour] / (SIZE // 2) - 1).astype(np.float32),
             },
         )
-
-
-def _optimizer(settings, steps):
-    """AdamW under a warm-up and a cosine to zero."""
-    import keras
-
-    warmup = min(settings["warmup_steps"], steps - 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=settings["learning_rate"], warmup_steps=warmup
-    )
-    return keras.optimizers.AdamW(
-        schedule, weight_decay=settings["weight_decay"], beta_2=0.98, global_clipnorm=1.0
-    )

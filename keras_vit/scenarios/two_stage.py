@@ -7,7 +7,7 @@ any order. The class is the colour of the uppermost object. Who knows only which
 it: the three colours are all there, so a bag of words is right in a third of the cases. Which colour
 belongs to which place takes the order of the words.
 
-First the vision module learns what is in each cell (`pretrained`) and is frozen. Then the text module learns
+First the vision module learns what is in each cell (`teach`) and is frozen. Then the text module learns
 to predict its features (cosine), and the whole to classify from both, from the picture alone and from the
 words alone.
 
@@ -29,17 +29,17 @@ PHRASINGS = ("a {colour} {shape} at the {place}", "at the {place} a {colour} {sh
 LABELS = list(COLOURS)  # of the uppermost object
 LENGTH = 21  # words; every caption has as many
 TRAIN_SCENES, TEST_SCENES = 20000, 2000
+CHOICE = 100  # pictures among which the words find theirs
 
 IMAGE = {"patch_size": 12, "depth": 2, "heads": 4, "mlp_width": 192}
 TEXT = {"length": LENGTH, "sentence": 4, "depth": 2, "heads": 4, "mlp_width": 192}
-PRETRAINING = {
+SCHOOL = {
     "steps": 4000,
     "batch_size": 64,
     "learning_rate": 2e-3,
     "warmup_steps": 100,
     "weight_decay": 0.02,
 }
-FROZEN = ("image",)  # after `pretrained`: the features to predict stand still
 MODEL = {
     "width": 96,
     "depth": 2,
@@ -49,6 +49,7 @@ MODEL = {
     "visual_weight": 10.0,
 }
 TRAINING = {
+    "freeze": ["image"],  # after `teach`: the features to predict stand still
     "epochs": 6,
     "batch_size": 64,
     "learning_rate": 1e-3,
@@ -124,9 +125,44 @@ def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
             "image": Image(SIZE, **IMAGE),
             "text": Text(vocabulary, **TEXT),
         },
-        source=f"two-stage, seed {seed}",
+        source="two-stage",
         fingerprint=fingerprint(*(array for part in (train, test) for array in part.inputs.values())),
     )
+
+
+def more(model, data, scores, out):
+    """How often the words find their picture, and what a bag of words knows of the class."""
+    return {
+        f"right picture of {CHOICE}": retrieval(model, data.test),
+        "bag of words": bag_of_words(data),
+    }
+
+
+def retrieval(model, examples):
+    """How often, of `CHOICE` pictures, that of the text has the features that are most like those predicted.
+
+    Like: by cosine. Each text has the pictures of its own hundred to choose from.
+    """
+    found = []
+    for start in range(0, len(examples) - CHOICE + 1, CHOICE):
+        few = model.prepare(examples.take(slice(start, start + CHOICE)))
+        seen, told = model.visual_features(few["image"]), model.predicted_features(few["text"])
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in map(np.asarray, (told, seen))]
+        found.append((unit[0] @ unit[1].T).argmax(axis=1) == np.arange(CHOICE))
+    return float(np.mean(found))
+
+
+def bag_of_words(data):
+    """Accuracy of a logistic regression on how often each word is in the text."""
+    from sklearn.linear_model import LogisticRegression
+
+    words = len(data.modalities["text"].vocabulary)
+    counts = [
+        np.stack([np.bincount(ids, minlength=words) for ids in part.inputs["text"]])
+        for part in (data.train, data.test)
+    ]
+    model = LogisticRegression(max_iter=500).fit(counts[0], data.train.labels)
+    return float(model.score(counts[1], data.test.labels))
 
 
 def contents(scenes):
@@ -138,44 +174,44 @@ def contents(scenes):
     return cells
 
 
-def pretrained(modalities, seed=0, callbacks=(), steps=None):
-    """The same modalities, with a vision module whose features tell what is in each cell.
+def teach(model, seed=0, callbacks=(), steps=None):
+    """Train the vision module of a fresh model, in place, so that its features tell what is in each cell.
 
-    It has the width of `MODEL`. The scenes are fresh in every step, and none of `make`.
+    The scenes are fresh in every step, and none of `make`.
 
     Args:
-        modalities: those of `make`.
+        model: a `MultimodalViT` with the modalities of `make`.
         callbacks: of Keras' `fit`; all is one epoch.
-        steps: None for those of `PRETRAINING`.
+        steps: None for those of `SCHOOL`.
     """
     import keras
 
     from keras_vit.layers import Linear
-    from keras_vit.layers.pooling import Pooling
 
-    steps = steps or PRETRAINING["steps"]
-    image = modalities["image"].with_width(MODEL["width"], heads=MODEL["heads"])
+    steps = steps or SCHOOL["steps"]
+    image = model.modalities["image"]
     pixels = keras.Input((SIZE, SIZE, 3), name="pixels")
-    feature = Pooling("mean")(image(pixels)[0])  # `MultimodalViT.visual_features`
+    feature = model.mean(image(pixels)[0])  # `MultimodalViT.visual_features`
     kinds = 1 + len(COLOURS) * len(SHAPES)
     cells = keras.layers.Reshape((CELLS * CELLS, kinds))(Linear(CELLS * CELLS * kinds)(feature))
     school = keras.Model(pixels, cells)
-    warmup = min(PRETRAINING["warmup_steps"], steps - 1)
+    warmup = min(SCHOOL["warmup_steps"], steps - 1)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=PRETRAINING["learning_rate"], warmup_steps=warmup
+        0.0, steps - warmup, warmup_target=SCHOOL["learning_rate"], warmup_steps=warmup
     )
     school.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=PRETRAINING["weight_decay"], global_clipnorm=1.0),
+        keras.optimizers.AdamW(schedule, weight_decay=SCHOOL["weight_decay"], global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    school.fit(_lessons(image, seed), steps_per_epoch=steps, callbacks=list(callbacks), verbose=0)
-    return {**modalities, "image": image}
+    school.fit(
+        _lessons(image, seed), steps_per_epoch=steps, callbacks=list(callbacks), shuffle=False, verbose=0
+    )
 
 
 def _lessons(image, seed):
     """Batches of fresh pictures and the contents of their cells, without end."""
     rng = np.random.default_rng([seed, 2])
     while True:
-        world = scenes(rng, PRETRAINING["batch_size"])
+        world = scenes(rng, SCHOOL["batch_size"])
         yield image.prepare(draw(world, SIZE, RADIUS)), contents(world)

@@ -76,3 +76,12 @@ class MultimodalData:
     modalities: dict
     source: str
     fingerprint: str
+
+    def only(self, names):
+        """The same data with fewer modalities."""
+        return dataclasses.replace(
+            self,
+            train=self.train.only(names),
+            test=self.test.only(names),
+            modalities={name: self.modalities[name] for name in names},
+        )

@@ -69,7 +69,6 @@ class Recipe:
             ("label_smoothing", 0, 0.999),
             ("early_stop", 0, None),
             ("layer_decay", 1e-3, 1),
-            ("freeze", 0, None),
         ):
             value = getattr(self, field)
             if value < low or (high is not None and value > high):
@@ -79,6 +78,8 @@ class Recipe:
 
     def check_model(self):
         """Raise an InputError where the model cannot be built."""
+        if self.freeze < 0:
+            raise InputError(f"freeze must be at least 0, not {self.freeze!r}.")
         self.model_config().grid(self.image_size)
 
     def model_config(self):
@@ -101,12 +102,15 @@ class MultimodalRecipe(Recipe):
     Attributes:
         variant: arguments of `MultimodalViT` except modalities and classes.
         modalities: [[name, modality as `keras.saving.serialize_keras_object` gives it]], in their order.
-        image_size, pooling, layer_decay, freeze, augment: have no meaning here, and stay as they are. (A
+        image_size, pooling, layer_decay, augment: have no meaning here, and stay as they are. (A
             mirrored picture would make "left of" wrong.)
+        freeze: names of modalities whose weights stay as they start, such as a vision module that was trained
+            before.
     """
 
     variant: dict = dataclasses.field(default_factory=lambda: dict(SMALL_TRUNK))
     modalities: list = dataclasses.field(default_factory=list)
+    freeze: list = dataclasses.field(default_factory=list)
     augment: str = "none"
     epochs: int = 20
     batch_size: int = 128
@@ -115,7 +119,7 @@ class MultimodalRecipe(Recipe):
     label_smoothing: float = 0.0
 
     def check_model(self):
-        fixed = {"pooling": "cls", "layer_decay": 1.0, "freeze": 0, "augment": "none"}
+        fixed = {"pooling": "cls", "layer_decay": 1.0, "augment": "none"}
         for field, value in fixed.items():
             if getattr(self, field) != value:
                 raise InputError(
@@ -127,6 +131,11 @@ class MultimodalRecipe(Recipe):
                     f"{key} of a multimodal model come from the data: leave them out of variant."
                 )
         object.__setattr__(self, "modalities", json.loads(json.dumps(self.modalities)))
+        if self.freeze and not isinstance(self.freeze, list | tuple):
+            raise InputError(f"freeze must be a list of modalities, not {self.freeze!r}.")
+        object.__setattr__(self, "freeze", list(self.freeze or ()))
+        for name in self.freeze:
+            one_of("modality to freeze", name, [key for key, _ in self.modalities])
 
     def build(self, classes):
         from keras_vit.models import MultimodalViT
@@ -147,6 +156,8 @@ def multimodal_recipe(data, **overrides):
     modalities = [
         [name, keras.saving.serialize_keras_object(modality)] for name, modality in data.modalities.items()
     ]
+    for name, modality in modalities:
+        modality["config"]["name"] = name  # not the one that Keras counts up with each new layer
     overrides = {key: value for key, value in overrides.items() if value is not None}
     for key in overrides:
         one_of("recipe field", key, [f.name for f in dataclasses.fields(MultimodalRecipe)])

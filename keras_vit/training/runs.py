@@ -72,8 +72,14 @@ def open_run(out, config):
     changed = [key for key, value in config["recipe"].items() if before[key] != value]
     if changed:
         key = changed[0]
+        old, new = (repr(value[key]) for value in (before, config["recipe"]))
+        long = max(len(old), len(new)) > 200  # whole modalities, say
         raise InputError(
-            f"{out} was trained with {key} {before[key]!r}, now it is {config['recipe'][key]!r}"
+            (
+                f"{out} was trained with other {key}"
+                if long
+                else f"{out} was trained with {key} {old}, now it is {new}"
+            )
             + (f" (and {len(changed) - 1} more differ)" if len(changed) > 1 else "")
             + ": use the same options to continue, or another --out."
         )

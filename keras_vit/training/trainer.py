@@ -13,7 +13,7 @@ from rich.console import Console
 
 import keras_vit
 from keras_vit.errors import Interrupted
-from keras_vit.models import ViT, freeze, is_decayed, learning_rate_scales
+from keras_vit.models import MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
 from keras_vit.training.callbacks import Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.optimizer import LayerwiseAdamW
@@ -29,8 +29,9 @@ def train(data, out, recipe, console=None, start=None):
         out: the RUN folder; made when missing.
         recipe: a `Recipe`; or for `MultimodalData` a `MultimodalRecipe`.
         console: a rich console for progress.
-        start: a `ViT` to fine-tune instead of fresh weights: its parts that do not fit, such as the head for
-            other classes, are fresh or resized (see `ViT.rebuilt`). `recipe.variant` must be its config.
+        start: a model to fine-tune instead of fresh weights. A `ViT`: its parts that do not fit, such as
+            the head for other classes, are fresh or resized (see `ViT.rebuilt`), and `recipe.variant` must
+            be its config. Or a `MultimodalViT` such as the recipe builds.
 
     Returns:
         list of the epochs' metrics.
@@ -49,8 +50,10 @@ def train(data, out, recipe, console=None, start=None):
     }
     open_run(out, config)
     keras.utils.set_random_seed(recipe.seed)
-    if start is None:
+    if start is None or isinstance(start, MultimodalViT):
         model = recipe.build(len(data.labels))
+        if start is not None:
+            model.set_weights(start.get_weights())
     else:
         model = start.reset_classifier(None).rebuilt(
             config=recipe.model_config(),
@@ -60,6 +63,9 @@ def train(data, out, recipe, console=None, start=None):
         )
     if isinstance(model, ViT):
         freeze(model, recipe.freeze)  # 0 thaws a start that came frozen
+    else:
+        for name, modality in model.modalities.items():
+            modality.trainable = name not in recipe.freeze
     history = fit(
         model, data, out, recipe, console, title="train", keep="best" if recipe.early_stop else "last"
     )

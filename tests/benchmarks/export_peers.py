@@ -78,6 +78,11 @@ CLAIMS = (
     Claim("ours int8_static", ("openvino int8",), 1.5),
     Claim("ours int8", ("stock int8",), 1.15),
     Claim("ours int8", ("keras-hub int8",)),
+    Claim("ours int8_mixed", ("ours float32",)),
+    Claim("ours int8_mixed", ("ours int8_static",)),
+    Claim("ours int8_mixed", ("stock int8",)),
+    Claim("ours int8_mixed", ONNX_INT8),
+    Claim("ours int8_mixed", ("openvino int8",)),
     Claim("ours int8_full", ("stock int8_full",), 2.5),
     Claim("phone int8_static", ("openvino int8",), 2.2),
 )

@@ -41,7 +41,7 @@ def whole():
 @pytest.fixture(scope="module")
 def directory(whole, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "dist"
-    profiles = ["float32", "float16", "int8", "int4", "int8_static"]
+    profiles = ["float32", "float16", "int8", "int8_mixed", "int4", "int8_static"]
     export(whole, folder, profiles, made_inputs(whole, 64, 1), labels=LABELS)
     return folder
 
@@ -82,6 +82,7 @@ def test_every_copy_answers_alike_also_with_absent_modalities(whole, directory):
         ("float32", 1e-5),
         ("float16", 5e-3),
         ("int8", 0.01),
+        ("int8_mixed", 0.03),
         ("int4", 0.01),
         ("int8_static", 0.03),
     ):

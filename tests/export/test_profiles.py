@@ -61,7 +61,7 @@ PARTS = {
     "normed": {"qk_norm": True, "distilled": True, "layer_scale": 0.5, "mlp": "gelu_tanh"},
     "chosen": {"attention": "hard", "top_k": 4, "position": "sincos2d", "patch_mask": True},
 }
-CASES = [(part, profile) for part in PARTS for profile in ("int8", "int8_static")]
+CASES = [(part, profile) for part in PARTS for profile in ("int8", "int8_mixed", "int8_static")]
 CASES += [("normed", "int4"), ("overlapping", "int4_block")]
 CASES += [("plain", "int8_full"), ("averaged", "int8_full")]
 PARTS |= {
@@ -102,6 +102,44 @@ def test_int4_kernels_are_in_the_file_to_the_last_bit(profile, tmp_path):
     images = pictures(40, seed=2)
     expected = np.asarray(tf.nn.softmax(aware(normalise(images))))
     assert np.abs(runner.predict(images) - expected).mean() < 2e-3
+
+
+def test_mixed_has_the_projections_of_int8_and_the_attention_of_int8_static(tmp_path):
+    aware = quantize_aware(random_vit(), "int8_mixed", pictures(64, seed=1))
+    kinds = Counter(key.rsplit(".", 1)[1] + " " + kind for key, kind in aware.kinds.items())
+    assert kinds == {
+        "input token": 14,
+        "kernel weight": 14,
+        "output range": 2,  # queries
+        "output symmetric_range": 4,  # keys and values
+        "scores range": 2,
+        "probabilities range": 2,
+        "context range": 2,
+    }
+    path = tmp_path / "model.tflite"
+    as_file(aware, path)
+    ops, types = types_of(path)
+    attention = [op for op in ops if op.kind == "BATCH_MATMUL"]
+    assert len(attention) == 4
+    assert {types[t] for op in attention for t in (*op.inputs, *op.outputs)} == {"INT8"}
+    projections = [op for op in ops if op.kind == "FULLY_CONNECTED"]
+    assert len(projections) == 14
+    for op in projections:
+        assert [types[op.inputs[0]], types[op.inputs[1]], types[op.outputs[0]]] == [
+            "FLOAT32",
+            "INT8",
+            "FLOAT32",
+        ]
+
+
+def types_of(path):
+    """(operators, the type of each tensor) of a .tflite."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    file = flatbuffer_utils.read_model_from_bytearray(bytearray(path.read_bytes()))
+    return read(path.read_bytes())[0], [
+        flatbuffer_utils.type_to_name(tensor.type) for tensor in file.subgraphs[0].tensors
+    ]
 
 
 def test_int4_keeps_patches_and_head_at_eight_bits():

@@ -1,13 +1,18 @@
 """The table of a scenario: what each set of modalities gets right, against labels that are known."""
 
+import inspect
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
+from rich.console import Console
 
-from keras_vit.scenarios import SCENARIOS, scenario
-from keras_vit.scenarios.running import scores, table
+from keras_vit.errors import InputError
+from keras_vit.scenarios import SCENARIOS, running, scenario, two_stage
+from keras_vit.scenarios.running import notes, scores, table
 from keras_vit.training.examples import Examples
+from keras_vit.training.recipes import multimodal_recipe
 
 
 class Reader:
@@ -39,8 +44,62 @@ def test_scores_are_shares_of_right_answers():
         "text": {"all": 0.5, "first": 1.0},
         "turned": {"all": 0.5},
     }
-    shown = table({"scores": found, "parameters": 1000, "milliseconds": 1.25, "seconds": 3.0})
-    assert shown.row_count == 4 and "1,000 parameters, 1.2 ms" in shown.caption
+    costs = {"parameters": 1000, "milliseconds": 1.25, "seconds": 3.0}
+    everything = {"scores": found, "more": {"bag of words": 0.345}, **costs}
+    assert table(everything).row_count == 4
+    assert notes(everything) == [
+        "bag of words: 34.5%",
+        "1,000 parameters, 1.2 ms an example in Keras, 3 s of training",
+    ]
+
+
+def small_world(**changes):
+    """A scenario of a few pictures and texts; its vision module is taught to give ones."""
+
+    def make():
+        return two_stage.make(seed=0, train_scenes=64, test_scenes=20)
+
+    def teach(model):
+        image = model.modalities["image"]
+        image.set_weights([np.full(weight.shape, 0.01) for weight in image.get_weights()])
+
+    MODEL = {"width": 16, "depth": 1, "heads": 2, "visual_weight": 1.0, "modality_dropout": 0.5}
+    TRAINING = {"epochs": 1, "batch_size": 32, "freeze": ["image"]}
+    world = {"make": make, "teach": teach, "MODEL": MODEL, "TRAINING": TRAINING}
+    return SimpleNamespace(**{**world, "ALONE": ("text",), **changes})
+
+
+def test_a_run_goes_from_a_taught_module_to_scores(monkeypatch, tmp_path):
+    world = small_world(more=lambda model, data, scores, out: {"classes": len(data.labels)})
+    monkeypatch.setattr(running, "scenario", lambda name: world)
+    found = running.run("small", tmp_path, Console(quiet=True))
+    assert list(found["scores"]) == ["image + text", "image", "text", "text, a model of its own"]
+    assert found["more"] == {"classes": 6} and found["parameters"] > 1000 and found["milliseconds"] > 0
+    trained = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
+    # Frozen, it is what it was taught; the text module is not what it was.
+    for weight in trained.modalities["image"].get_weights():
+        np.testing.assert_array_equal(weight, np.full(weight.shape, 0.01, "float32"))
+    start = keras.models.load_model(tmp_path / "start.keras", compile=False)
+    assert not np.allclose(start.modalities["text"].table, trained.modalities["text"].table)
+    single = keras.models.load_model(tmp_path / "text-alone" / "model.keras", compile=False)
+    assert list(single.modalities) == ["text"]
+    # A second call finds all done, and the vision module need not learn again.
+    monkeypatch.setattr(world, "teach", None)
+    assert running.run("small", tmp_path, Console(quiet=True))["scores"] == found["scores"]
+
+
+def test_a_recipe_refuses_to_freeze_what_is_not_there():
+    data = small_world().make()
+    with pytest.raises(InputError, match=r"modality to freeze.*imaeg"):
+        multimodal_recipe(data, freeze=["imaeg"])
+    with pytest.raises(InputError, match="list of modalities, not 2"):
+        multimodal_recipe(data, freeze=2)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_is_its_own_source(name):
+    # The commands on its RUN make its data again by that name.
+    assert f'"{name}"' in inspect.getsource(scenario(name).make)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

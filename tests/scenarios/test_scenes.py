@@ -223,6 +223,36 @@ def test_the_order_of_the_words_does_not_tell_the_answer():
     np.testing.assert_allclose(np.bincount(two_stage.answers(scenes)) / 3000, 1 / 6, atol=0.03)
 
 
+class Features:
+    """A model whose features of text n are those of picture `order[n]`."""
+
+    def __init__(self, order):
+        self.order = order
+
+    def prepare(self, inputs):
+        return inputs
+
+    def visual_features(self, images):
+        return np.random.default_rng(0).normal(size=(len(images), 8))
+
+    def predicted_features(self, texts):
+        return 7 * self.visual_features(texts)[self.order]
+
+
+def test_retrieval_is_how_many_texts_find_their_picture(data):
+    # Two hundreds, and some more that fill no hundred.
+    examples = two_stage.make(seed=1, train_scenes=20, test_scenes=230).test
+    assert two_stage.retrieval(Features(np.arange(100)), examples) == 1.0
+    swapped = np.arange(100)
+    swapped[:20] = np.roll(swapped[:20], 1)
+    assert two_stage.retrieval(Features(swapped), examples) == pytest.approx(0.8)
+
+
+def test_a_bag_of_words_knows_a_third():
+    world = two_stage.make(seed=2, train_scenes=1500, test_scenes=600)
+    assert 0.25 < two_stage.bag_of_words(world) < 0.42
+
+
 # Missing text
 
 
@@ -251,6 +281,29 @@ def test_the_noisy_picture_still_shows_its_object():
         # The darker a channel of the colour, the darker that channel on average.
         assert (np.diff(inside[np.argsort(rgb)]) > -6).all()
         assert inside[np.argmin(rgb)] < pictures[:, :2].mean() - 15
+
+
+def test_the_controls_hide_the_texts_of_so_many(data):
+    examples = data[missing_text].test
+    found = missing_text.controls(examples)
+    hidden = []
+    for (name, others), share in zip(found.items(), (0.3, 0.7, 1.0), strict=True):
+        present = others.inputs["present"]
+        assert name.startswith(f"{share:.0%}") and present.dtype == np.float32
+        np.testing.assert_array_equal(present[:, 0], 1)
+        assert (present[:, 1] == 0).sum() == round(share * len(examples))
+        np.testing.assert_array_equal(others.inputs["image"], examples.inputs["image"])
+        hidden.append(present[:, 1] == 0)
+    assert (hidden[0] <= hidden[1]).all()  # who misses more misses these too
+
+
+def test_the_plot_of_missing_texts_tells_the_worst_case(data, tmp_path):
+    scores = {"image + text": {"all": 0.95}, "image, a model of its own": {"all": 0.9}}
+    for share, right in zip(missing_text.SHARES, (0.93, 0.91, 0.895), strict=True):
+        scores[f"{share:.0%} of the texts missing"] = {"all": right}
+    found = missing_text.more(None, data[missing_text], scores, tmp_path)
+    assert list(found.values()) == pytest.approx([-0.005])
+    assert (tmp_path / "missing.png").stat().st_size > 5000
 
 
 # All

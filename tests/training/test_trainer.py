@@ -92,6 +92,15 @@ class StopIn(keras.callbacks.Callback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture
+def ctrl_c_counts():
+    """A shell that starts the tests in the background may have told them to ignore Ctrl-C."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+@pytest.mark.usefixtures("ctrl_c_counts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_where_an_unbroken_one_ends(unbroken, tmp_path, monkeypatch, number):
     fit = keras.Model.fit

@@ -2,17 +2,19 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from keras_vit.config import PRESETS, VARIANTS
-from keras_vit.errors import InputError, Interrupted, one_of
+from keras_vit.errors import InputError, Interrupted, Notice, one_of
 from keras_vit.scenarios import SCENARIOS
 
 app = typer.Typer(
@@ -538,6 +540,7 @@ def demo(
 
 def main():
     """Run the command line: 0 success, 1 failure, 2 bad input or no room, 130 interrupted."""
+    warnings.showwarning = functools.partial(_note, warnings.showwarning)
     try:
         app()
     except InputError as error:
@@ -552,6 +555,14 @@ def main():
             raise
         line = (str(error).strip().splitlines() or [""])[0]
         sys.exit(_fail(f"{type(error).__name__}: {line} (KERAS_VIT_TRACEBACK=1 shows where)", 1))
+
+
+def _note(usual, message, category, *where, **more):
+    """Show a `Notice` as a line, other warnings as usual."""
+    if issubclass(category, Notice):
+        print(f"note: {message}", file=sys.stderr)
+    else:
+        usual(message, category, *where, **more)
 
 
 def _fail(message, code):

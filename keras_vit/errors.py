@@ -1,4 +1,4 @@
-"""The exception for a user's mistake, and the wording that all of them share; and the one for Ctrl-C."""
+"""What is said to a user: the exception for a mistake and its wording, a warning, the one for Ctrl-C."""
 
 import difflib
 
@@ -9,6 +9,10 @@ class InputError(ValueError):
     The message is one line: what was given, what was expected, and the way out. The command
     line prints it without a traceback and exits with code 2.
     """
+
+
+class Notice(UserWarning):
+    """Something the user gave was used in part only. The command line prints it as a note."""
 
 
 class Interrupted(Exception):

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_vit.config import integer, number
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
 from keras_vit.layers.linear import Linear
 from keras_vit.layers.positions import LearnedPositions
 from keras_vit.modalities.base import Modality, in_words
@@ -107,6 +107,7 @@ class Action(Modality):
             warnings.warn(
                 f"{in_words(len(long), 'track')} cut to {self.steps} steps, which is what {self._title} "
                 f"takes: the longest has {max(long)}.",
+                Notice,
                 stacklevel=2,
             )
         padded = self.blank(len(tracks))

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_vit.config import integer, pair
+from keras_vit.errors import Notice
 from keras_vit.layers.spectrogram import SpectrogramPatches
 from keras_vit.modalities.base import in_words
 from keras_vit.modalities.grid import GridModality
@@ -92,6 +93,7 @@ class Audio(GridModality):
             warnings.warn(
                 f"{in_words(len(long), 'sound')} cut to {self.samples / self.sample_rate:g} s, which is what "
                 f"{self._title} takes: the longest has {max(long) / self.sample_rate:g} s.",
+                Notice,
                 stacklevel=2,
             )
         return super().encode(np.stack([fitted(waveform, self.samples) for waveform in waveforms]))

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from keras_vit.config import integer
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
 from keras_vit.files import atomic_write
 
 PADDING, UNKNOWN = 0, 1
@@ -96,12 +96,17 @@ class Vocabulary:
             warnings.warn(
                 f"{sum(cut)} {'word' if sum(cut) == 1 else 'words'} cut from {len(cut)} of {len(rows)} "
                 f"texts: the model takes {length} words, and the longest text has {length + max(cut)}.",
+                Notice,
                 stacklevel=3,
             )
         ids = np.zeros((len(rows), length), "int32")
         for row, words in zip(ids, rows, strict=True):
             row[: len(words)] = words[:length]
         return ids
+
+    def unknown(self, text):
+        """The words of a text that are not in the vocabulary, each once, in their order."""
+        return [word for word in dict.fromkeys(split(text)) if word not in self._ids]
 
     def decode(self, ids):
         """The text of ids [T], or a list of texts for ids [B, T]. Padding is left out, unknown is "[UNK]"."""

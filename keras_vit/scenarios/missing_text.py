@@ -21,7 +21,7 @@ from keras_vit.training.examples import Examples, MultimodalData
 
 SIZE, RADIUS = 32, 5
 CONTRAST = (0.25, 1.0)  # of the object against the background
-NOISE = 70.0  # standard deviation of each pixel's noise, in steps of 0..255
+NOISE = 60.0  # standard deviation of each pixel's noise, in steps of 0..255
 LABELS = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 # A caption says the colour or the shape, never both.
 PHRASINGS = {
@@ -152,7 +152,7 @@ def _title(share):
 ALONE = ("image",)
 MODEL = {"width": 96, "depth": 3, "heads": 4, "mlp_width": 192, "modality_dropout": 0.4}
 TRAINING = {
-    "epochs": 8,
+    "epochs": 10,
     "batch_size": 64,
     "learning_rate": 1e-3,
     "warmup_epochs": 0.5,

@@ -74,17 +74,17 @@ IMAGE = {
 SCHOOL = {
     "steps": 3000,
     "batch_size": 64,
-    "questions": 24,  # about each scene
+    "questions": 48,  # about each scene
     "learning_rate": 1e-3,
     "warmup_steps": 300,
     "weight_decay": 0.02,
 }
 MODEL = {"width": 128, "depth": 2, "heads": 4, "mlp_width": 256, "modality_dropout": 0.1}
 TRAINING = {
-    "freeze": ["image"],
+    "freeze": ["image", "text", "block_0"],  # fresh parts behind them would spoil what they know
     "epochs": 1,
     "batch_size": 64,
-    "learning_rate": 5e-4,
+    "learning_rate": 1e-3,
     "warmup_epochs": 0.1,
     "weight_decay": 0.02,
     "label_smoothing": 0.0,

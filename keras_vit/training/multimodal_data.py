@@ -15,6 +15,7 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image as Pillow
 from PIL import ImageSequence
 
 from keras_vit.config import PRESENT
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
 from keras_vit.training.examples import Examples, MultimodalData
 from keras_vit.training.images import FORMATS, decode, fit
 from keras_vit.training.layout import choose, natural
@@ -188,8 +189,12 @@ def one_example(modalities, given):
         modalities: {name: `Modality`} of a model.
         given: {name: path, or the words of a text}, as in a cell of a table.
 
+    Warns:
+        of words that the vocabulary does not have, and of a text that has no words.
+
     Raises:
-        InputError: a name that the model does not have, a file that cannot be read.
+        InputError: a name that the model does not have, a file that cannot be read; nothing but a text that
+            has no words.
     """
     for name in given:
         if name not in modalities:
@@ -201,8 +206,24 @@ def one_example(modalities, given):
         name: READERS[name](Path(), str(given[name]), Options()) if name in given else None
         for name in modalities
     }
+    if raw.get("text") is not None:
+        _look_at_words(raw["text"], modalities["text"].vocabulary, alone=len(given) == 1)
     inputs = {name: encoded(name, [raw[name]], modality) for name, modality in modalities.items()}
     return {**inputs, PRESENT: np.array([[raw[name] is not None for name in modalities]], "float32")}
+
+
+def _look_at_words(text, vocabulary, alone):
+    from keras_vit.modalities.vocabulary import split
+
+    if not split(text):
+        if alone:
+            raise InputError(f"the text {text!r} has no words, and nothing else is given.")
+        warnings.warn(f"the text {text!r} has no words: it counts as absent.", Notice, stacklevel=3)
+    unknown = [] if vocabulary is None else vocabulary.unknown(text)
+    if unknown:
+        some = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        which = "no word of the text is" if len(unknown) == len(set(split(text))) else "some words are not"
+        warnings.warn(f"{which} in the model's vocabulary: {some}.", Notice, stacklevel=3)
 
 
 def _with_image_size(folder, cells, options, modalities):

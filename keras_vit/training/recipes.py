@@ -104,8 +104,8 @@ class MultimodalRecipe(Recipe):
         modalities: [[name, modality as `keras.saving.serialize_keras_object` gives it]], in their order.
         image_size, pooling, layer_decay, augment: have no meaning here, and stay as they are. (A
             mirrored picture would make "left of" wrong.)
-        freeze: names of modalities whose weights stay as they start, such as a vision module that was trained
-            before.
+        freeze: names of modalities, or of blocks such as "block_0", whose weights stay as they start, such as
+            a vision module that was trained before.
     """
 
     variant: dict = dataclasses.field(default_factory=lambda: dict(SMALL_TRUNK))
@@ -132,10 +132,11 @@ class MultimodalRecipe(Recipe):
                 )
         object.__setattr__(self, "modalities", json.loads(json.dumps(self.modalities)))
         if self.freeze and not isinstance(self.freeze, list | tuple):
-            raise InputError(f"freeze must be a list of modalities, not {self.freeze!r}.")
+            raise InputError(f"freeze must be a list of modalities and blocks, not {self.freeze!r}.")
         object.__setattr__(self, "freeze", list(self.freeze or ()))
+        blocks = [f"block_{i}" for i in range(self.variant.get("depth", 0))]
         for name in self.freeze:
-            one_of("modality to freeze", name, [key for key, _ in self.modalities])
+            one_of("part to freeze", name, [*(key for key, _ in self.modalities), *blocks])
 
     def build(self, classes):
         from keras_vit.models import MultimodalViT

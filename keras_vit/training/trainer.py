@@ -64,8 +64,8 @@ def train(data, out, recipe, console=None, start=None):
     if isinstance(model, ViT):
         freeze(model, recipe.freeze)  # 0 thaws a start that came frozen
     else:
-        for name, modality in model.modalities.items():
-            modality.trainable = name not in recipe.freeze
+        for part in (*model.modalities.values(), *model.blocks):
+            part.trainable = part.name not in recipe.freeze
     history = fit(
         model, data, out, recipe, console, title="train", keep="best" if recipe.early_stop else "last"
     )

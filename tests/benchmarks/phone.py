@@ -41,7 +41,6 @@ def accuracy(data, folder, variant, seed, epochs):
             epochs=epochs,
             learning_rate=2e-3,
             warmup_epochs=1,
-            precision="mixed_bfloat16",
             seed=seed,
         ),
     )
@@ -58,7 +57,7 @@ def main():
     )
     parser.add_argument("data", help="a folder or .zip of 32 x 32 pictures")
     parser.add_argument("--out", type=Path, default=Path("runs/phone"))
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--without", default="", help="parts to leave out: registers, relu, merge")
     options = parser.parse_args()

@@ -90,9 +90,9 @@ def test_a_run_goes_from_a_taught_module_to_scores(monkeypatch, tmp_path):
 
 def test_a_recipe_refuses_to_freeze_what_is_not_there():
     data = small_world().make()
-    with pytest.raises(InputError, match=r"modality to freeze.*imaeg"):
+    with pytest.raises(InputError, match=r"part to freeze.*imaeg.*block_0"):
         multimodal_recipe(data, freeze=["imaeg"])
-    with pytest.raises(InputError, match="list of modalities, not 2"):
+    with pytest.raises(InputError, match="list of modalities and blocks, not 2"):
         multimodal_recipe(data, freeze=2)
 
 

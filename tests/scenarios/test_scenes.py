@@ -3,6 +3,7 @@
 import functools
 import re
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from keras_vit.errors import InputError
 from keras_vit.scenarios import missing_text, sort_of_clevr, two_stage
 from keras_vit.scenarios.scenes import COLOURS, SHAPES, Scenes, draw, outline, scatter
+from keras_vit.training.recipes import multimodal_recipe
 
 WORLDS = (sort_of_clevr, two_stage, missing_text)
 
@@ -221,6 +223,41 @@ def test_the_order_of_the_words_does_not_tell_the_answer():
     place = (scenes.colours == two_stage.answers(scenes)[:, None]).argmax(1)
     np.testing.assert_allclose(np.bincount(place) / 3000, 1 / 3, atol=0.03)
     np.testing.assert_allclose(np.bincount(two_stage.answers(scenes)) / 3000, 1 / 6, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("world", "taught"),
+    [(two_stage, {"image"}), (sort_of_clevr, {"image", "text", "block_0"})],
+)
+def test_parts_go_to_school_and_the_others_wait(data, world, taught):
+    model = multimodal_recipe(data[world], variant=world.MODEL).build(len(data[world].labels))
+    parts = {part.name: part for part in (*model.modalities.values(), *model.blocks, model.norm, model.head)}
+    before = {name: part.get_weights() for name, part in parts.items()}
+    world.teach(model, steps=2)
+    for name, part in parts.items():
+        same = [np.array_equal(*pair) for pair in zip(before[name], part.get_weights(), strict=True)]
+        assert not all(same) if name in taught else all(same), name
+    assert taught >= set(world.TRAINING["freeze"])
+
+
+def test_lessons_ask_what_they_answer(data):
+    """A lesson of Sort-of-CLEVR, each answer computed again from what the picture shows."""
+    world, (texts, meaning) = data[sort_of_clevr], sort_of_clevr.questions()
+    model = SimpleNamespace(modalities={"image": SimpleNamespace(prepare=lambda pixels: pixels)})
+    inputs, told = next(sort_of_clevr._lessons(model, meaning, seed=5))
+    for n in range(3):
+        objects = seen(inputs["pixels"][n])
+        for q, text in enumerate(inputs["chosen"][n]):
+            kind, colour = asked(texts[text].lower())
+            row, column, shape = objects[colour]
+            np.testing.assert_allclose(told["centre"][n, q], (np.array([row, column]) - 37) / 37, atol=1e-6)
+            answer = world.labels[told["answer"][n, q]]
+            if kind == "shape":
+                assert answer == shape
+            elif kind == "count":
+                assert int(answer) == sum(other[2] == shape for other in objects.values())
+            elif kind == "left":
+                assert answer == ("yes" if column < 37 else "no")
 
 
 class Features:

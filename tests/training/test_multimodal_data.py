@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
 from keras_vit.training.multimodal_data import Options, is_multimodal, load_examples, one_example
 
 
@@ -104,6 +104,19 @@ def test_one_example_says_what_is_absent(folder):
     assert given["present"].tolist() == [[1, 1, 0]] and int(given["image"][0, 0, 0, 0]) == 30
     with pytest.raises(InputError, match="takes image, text, audio, not video"):
         one_example(modalities, {"video": "a.npy"})
+
+
+def test_words_that_say_nothing_are_named(folder):
+    modalities = load_examples(folder).modalities
+    with pytest.warns(Notice, match=r"some words are not in the model's vocabulary: 'zzz', '🙂'\.$"):
+        one_example(modalities, {"text": "a zzz 🙂 cat zzz"})
+    with pytest.warns(Notice, match="no word of the text is in the model's vocabulary: 'שלום'"):
+        given = one_example(modalities, {"text": "שלום"})
+    assert given["text"][0, 0] == 1 and not given["text"][0, 1:].any()
+    with pytest.warns(Notice, match="'  ' has no words: it counts as absent"):
+        one_example(modalities, {"image": folder / "3.png", "text": "  "})
+    with pytest.raises(InputError, match="has no words, and nothing else is given"):
+        one_example(modalities, {"text": ", !"})
 
 
 @pytest.mark.parametrize(

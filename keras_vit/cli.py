@@ -119,14 +119,19 @@ def train(
     sentence: Annotated[
         int | None, typer.Option(help="Make a visual sentence of so many tokens of each text.")
     ] = None,
+    strategy: Annotated[
+        str, typer.Option(help="auto, none, mirrored (GPUs of this machine) or multiworker.")
+    ] = "auto",
     skip_bad: SkipBad = False,
 ):
     """Train a Vision Transformer on your pictures, or on several modalities."""
     size = _image_size(image_size)
+    devices = _devices(strategy)
     if _is_multimodal(data):
         _train_multimodal(
             data,
             out,
+            devices,
             {
                 "--start": start,
                 "--recipe": recipe,
@@ -191,8 +196,21 @@ def train(
     _import_tensorflow()
     from keras_vit.training.trainer import train
 
-    history = train(loaded, out, chosen, _console(), start=started)
+    history = train(loaded, out, chosen, _console(), start=started, strategy=devices)
     _say(f"{out}: held-out top-1 {history[-1]['val_accuracy']:.4f} after {len(history)} epochs")
+
+
+@app.command()
+def launch(
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND...", help="What each of them runs: train ...")
+    ],
+    workers: Annotated[int, typer.Option(min=1, help="How many processes.")] = 2,
+):
+    """Train in several worker processes on this machine, to try out what many machines will do."""
+    from keras_vit.training.launching import launch
+
+    sys.exit(launch(command, workers))
 
 
 @app.command()
@@ -682,10 +700,20 @@ def _modalities(pairs):
     return deserialized(pairs)
 
 
-def _train_multimodal(data, out, idle, shape, model, **training):
+def _devices(strategy):
+    """The `tf.distribute.Strategy` called `strategy`, or None."""
+    _import_tensorflow()
+    from keras_vit.training import strategies
+
+    with _without_chatter():
+        return strategies.strategy(strategy)
+
+
+def _train_multimodal(data, out, devices, idle, shape, model, **training):
     """`train` for several modalities.
 
     Args:
+        devices: a `tf.distribute.Strategy`, or None.
         idle: {option: value} of those that have no meaning here.
         shape: what --image-size, --variant and --sentence say.
         model: arguments of `MultimodalViT`.
@@ -714,7 +742,7 @@ def _train_multimodal(data, out, idle, shape, model, **training):
         training = {**ours.TRAINING, **{key: value for key, value in training.items() if value is not None}}
     loaded = _load_multimodal(data, Options(shape["image_size"], patch_size, sentence=shape["sentence"]))
     chosen = multimodal_recipe(loaded, variant={**variant, **model}, **training)
-    history = train(loaded, out, chosen, _console())
+    history = train(loaded, out, chosen, _console(), strategy=devices)
     _say(f"{out}: held-out top-1 {history[-1]['val_accuracy']:.4f} after {len(history)} epochs")
 
 

@@ -4,7 +4,8 @@ A scenario is a module with `make(seed)` (a `MultimodalData`), `MODEL` (argument
 `TRAINING` (fields of a `MultimodalRecipe`). Its name stands for a data set wherever a command takes one. It
 may also have
 
-- `teach(model)`: a training of parts of the fresh model, such as its vision module, in place;
+- `teach(model, callbacks)`: a training of parts of the fresh model, such as its vision module, in place, of
+  `SCHOOL["steps"]` steps;
 - `ALONE`: names of modalities for which a further model is trained that never sees the others;
 - `controls(examples)`: {name: other `Examples`} to score the model on;
 - `more(model, data, scores, out)`: {name: number} of further figures; it may leave a picture in `out`.

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_vit.files import atomic_write, write_json
 from keras_vit.scenarios import scenario
+from keras_vit.training.callbacks import ProgressBar
 from keras_vit.training.recipes import multimodal_recipe
 from keras_vit.training.trainer import train
 
@@ -49,7 +50,7 @@ def run(name, out, console):
         "scenario": name,
         "parameters": model.count_params(),
         "seconds": seconds,
-        "milliseconds": _milliseconds(model, data.test),
+        "milliseconds": milliseconds(model, model.prepare(data.test.take(np.arange(1)))),
         "scores": rows,
         "more": ours.more(model, data, rows, out) if hasattr(ours, "more") else {},
     }
@@ -77,8 +78,11 @@ def _taught(ours, model, path, console):
     import keras
 
     if not path.exists():
-        console.print("first, parts of the model learn alone", highlight=False)
-        ours.teach(model)
+        progress = ProgressBar(console, "teach", 1, ours.SCHOOL["steps"], 0)
+        try:
+            ours.teach(model, callbacks=[progress])
+        finally:
+            progress.close()
         with atomic_write(path) as temporary:
             model.save(temporary)
     return keras.models.load_model(path, compile=False)
@@ -117,9 +121,8 @@ def _by_group(given, examples):
     return {name: float(right[mask].mean()) for name, mask in groups.items() if mask.any()}
 
 
-def _milliseconds(model, examples):
-    """The median time of one example in Keras."""
-    batch = model.prepare(examples.take(np.arange(1)))
+def milliseconds(model, batch):
+    """The median time of a batch in Keras."""
     times = []
     for _ in range(12):
         start = time.perf_counter()

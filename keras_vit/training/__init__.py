@@ -7,6 +7,7 @@ _HOME = {
     "load_data": "keras_vit.training.data",
     "Recipe": "keras_vit.training.recipes",
     "recipe": "keras_vit.training.recipes",
+    "strategy": "keras_vit.training.strategies",
     "train": "keras_vit.training.trainer",
 }
 __all__ = [*_HOME]

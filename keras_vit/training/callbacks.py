@@ -17,6 +17,17 @@ from safetensors.numpy import save
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write, write_json
 
+
+@keras.saving.register_keras_serializable("keras_vit")
+class CountedAccuracy(keras.metrics.CategoricalAccuracy):
+    """The share of right answers among the examples whose weight is not 0, each counting once."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if sample_weight is not None:
+            sample_weight = keras.ops.cast(keras.ops.greater(sample_weight, 0), "float32")
+        return super().update_state(y_true, y_pred, sample_weight)
+
+
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")  # of each epoch, in history.json
 
 
@@ -75,10 +86,12 @@ class Keeper(keras.callbacks.Callback):
         folder: where `model.keras`, `history.json` and `state.safetensors` go.
         keep: "last" or "best" (highest held-out accuracy) epoch in `model.keras`.
         patience: stop after that many epochs without a better held-out accuracy; 0 never stops.
+        writes: whether this process writes them; of several workers one does.
     """
 
-    def __init__(self, folder, keep, patience=0):
+    def __init__(self, folder, keep, patience=0, writes=True):
         super().__init__()
+        self.writes = writes
         self.folder, self.keep, self.patience = folder, keep, patience
         self.history = []
         self._copy = None
@@ -122,6 +135,8 @@ class Keeper(keras.callbacks.Callback):
         return done and self.is_enough(epochs)
 
     def finish(self):
+        if not self.writes:
+            return
         write_json(self.folder / "history.json", self.history)
         self.state_path.unlink(missing_ok=True)
 
@@ -154,6 +169,12 @@ class Keeper(keras.callbacks.Callback):
                 "lower --learning-rate, a longer --warmup-epochs or --precision float32."
             )
         self.history.append({"epoch": epoch + 1, **row})
+        if self.writes:
+            self._write()
+        if self.patience and self.waited >= self.patience:
+            self.model.stop_training = True
+
+    def _write(self):
         if self.best_epoch == len(self.history) - 1:
             self._save_model()
         with atomic_write(self.state_path) as temporary:
@@ -163,8 +184,6 @@ class Keeper(keras.callbacks.Callback):
             # As bytes first: a full disk is then an OSError, and no error of the library's own.
             temporary.write_bytes(save(tensors, metadata={"history": json.dumps(self.history)}))
         write_json(self.folder / "history.json", self.history)
-        if self.patience and self.waited >= self.patience:
-            self.model.stop_training = True
 
     def _save_model(self):
         # A copy that was never compiled: the optimizer's state would triple the file.

@@ -1,11 +1,30 @@
-"""`LayerwiseAdamW`: AdamW whose learning rate is scaled variable by variable."""
+"""AdamW as our recipes use it: right on several replicas, and with learning rates layer by layer."""
 
 import keras
+import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class LayerwiseAdamW(keras.optimizers.AdamW):
-    """AdamW (Loshchilov and Hutter 2019) with a factor on the learning rate of each variable.
+class SummedAdamW(keras.optimizers.AdamW):
+    """AdamW (Loshchilov and Hutter 2019) that clips the sum of all replicas' gradients.
+
+    Keras clips each replica's own gradient and then sums them, so that the result would depend on the number
+    of replicas. On one device it is `keras.optimizers.AdamW`.
+    """
+
+    def _clip_gradients(self, gradients):
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+        return super()._clip_gradients(gradients)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars  # they have been, above
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class LayerwiseAdamW(SummedAdamW):
+    """`SummedAdamW` with a factor on the learning rate of each variable.
 
     The factor applies to the step and to the decoupled weight decay alike.
 

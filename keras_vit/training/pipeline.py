@@ -16,8 +16,13 @@ def steps_per_epoch(split, batch_size):
     return math.ceil(len(split) / batch_size)
 
 
-def training_batches(split, model, recipe, first_epoch, last_epoch):
-    """Batches (what `model` takes, one-hot labels [B, classes]) of epochs [first, last)."""
+def training_batches(split, model, recipe, first_epoch, last_epoch, even=False):
+    """Batches (what `model` takes, one-hot labels [B, classes]) of epochs [first, last).
+
+    With `even` all batches are equally large, as several replicas need them, and a third part has a weight
+    for each example. The last batch of an epoch is filled up with examples of weight 0, and the others in it
+    weigh more, so that the mean over the batch is the mean over the real ones.
+    """
     count, size, seed = len(split), recipe.batch_size, recipe.seed
     steps = steps_per_epoch(split, size)
     augment = policy(recipe.augment, recipe.image_size)
@@ -33,20 +38,38 @@ def training_batches(split, model, recipe, first_epoch, last_epoch):
         inputs, labels = _gather(split, indices)
         if recipe.augment != "none":
             inputs = augment(tf.cast(inputs, tf.float32), tf.stack([seed + 1, tf.cast(step, tf.int32)]))
-        return model.prepare(inputs), tf.one_hot(labels, model.classes)
+        batch = model.prepare(inputs), tf.one_hot(labels, model.classes)
+        real = tf.shape(indices)[0]
+        return _filled_up(batch, real, size, size / real) if even else batch
 
     epochs = tf.data.Dataset.range(first_epoch, last_epoch)
     return epochs.flat_map(epoch_batches).map(load, num_parallel_calls=2).prefetch(2)
 
 
-def evaluation_batches(split, model, batch_size=256):
+def evaluation_batches(split, model, batch_size=256, even=False):
     """The same for evaluation: in order, unchanged but for the normalisation."""
+    count = steps_per_epoch(split, batch_size) * batch_size
 
     def load(indices):
         inputs, labels = _gather(split, indices)
-        return model.prepare(inputs), tf.one_hot(labels, model.classes)
+        batch = model.prepare(inputs), tf.one_hot(labels, model.classes)
+        # Keras takes the mean over all batches, by their sizes with what fills the last one up.
+        return _filled_up(batch, tf.shape(indices)[0], batch_size, count / len(split)) if even else batch
 
     return tf.data.Dataset.range(len(split)).batch(batch_size).map(load, num_parallel_calls=2).prefetch(2)
+
+
+def _filled_up(batch, real, size, weight):
+    """`batch` with copies of its last example up to `size`, and weights [size]: `weight`, then 0."""
+    rows = tf.minimum(tf.range(size), real - 1)
+    weights = tf.where(tf.range(size) < real, tf.cast(weight, tf.float32), 0.0)
+
+    def fill(x):
+        filled = tf.gather(x, rows)
+        filled.set_shape([size, *x.shape[1:]])
+        return filled
+
+    return *tf.nest.map_structure(fill, batch), weights
 
 
 def _gather(split, indices):

@@ -4,6 +4,7 @@ A RUN holds model.keras, labels.txt, config.json, history.json, curves.png, and 
 finished state.safetensors. The same call on the same folder continues where it stopped.
 """
 
+import contextlib
 import signal
 import threading
 from pathlib import Path
@@ -14,14 +15,15 @@ from rich.console import Console
 import keras_vit
 from keras_vit.errors import Interrupted
 from keras_vit.models import MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
-from keras_vit.training.callbacks import Keeper, ProgressBar
+from keras_vit.training.callbacks import CountedAccuracy, Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
-from keras_vit.training.optimizer import LayerwiseAdamW
+from keras_vit.training.optimizer import LayerwiseAdamW, SummedAdamW
 from keras_vit.training.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from keras_vit.training.runs import open_run
+from keras_vit.training.strategies import check_batch_size, is_chief
 
 
-def train(data, out, recipe, console=None, start=None):
+def train(data, out, recipe, console=None, start=None, strategy=None):
     """Train a `ViT` or a `MultimodalViT` on `data` into the folder `out`, or continue there.
 
     Args:
@@ -32,6 +34,8 @@ def train(data, out, recipe, console=None, start=None):
         start: a model to fine-tune instead of fresh weights. A `ViT`: its parts that do not fit, such as
             the head for other classes, are fresh or resized (see `ViT.rebuilt`), and `recipe.variant` must
             be its config. Or a `MultimodalViT` such as the recipe builds.
+        strategy: what `training.strategy` gave, for several devices or workers; None for one. The weights
+            become those of one device but for rounding, and for what is random in the model.
 
     Returns:
         list of the epochs' metrics.
@@ -48,8 +52,22 @@ def train(data, out, recipe, console=None, start=None):
         "data": {"source": str(data.source), "fingerprint": data.fingerprint},
         "recipe": recipe.to_dict(),
     }
-    open_run(out, config)
+    check_batch_size(recipe.batch_size, strategy)
+    if is_chief(strategy):
+        open_run(out, config)
+    else:
+        console = Console(quiet=True)
     keras.utils.set_random_seed(recipe.seed)
+    with _scope(strategy):
+        model = _built(data, recipe, start)
+    keep = "best" if recipe.early_stop else "last"
+    history = fit(model, data, out, recipe, console, title="train", keep=keep, strategy=strategy)
+    if is_chief(strategy):
+        draw_curves(history, out / "curves.png")
+    return history
+
+
+def _built(data, recipe, start):
     if start is None or isinstance(start, MultimodalViT):
         model = recipe.build(len(data.labels))
         if start is not None:
@@ -66,26 +84,24 @@ def train(data, out, recipe, console=None, start=None):
     else:
         for part in (*model.modalities.values(), *model.blocks):
             part.trainable = part.name not in recipe.freeze
-    history = fit(
-        model, data, out, recipe, console, title="train", keep="best" if recipe.early_stop else "last"
-    )
-    draw_curves(history, out / "curves.png")
-    return history
+    return model
 
 
-def fit(model, data, folder, recipe, console, title, keep):
+def fit(model, data, folder, recipe, console, title, keep, strategy=None):
     """Run the recipe's epochs on `model` with progress, continuing from `folder`'s state if there is one.
 
     Returns:
         list of the epochs' metrics.
     """
-    keeper = Keeper(folder, keep=keep, patience=recipe.early_stop)
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    keeper = Keeper(folder, keep=keep, patience=recipe.early_stop, writes=is_chief(strategy))
     keeper.restore_history()
     if keeper.finished(recipe.epochs):
         console.print(f"{folder} is finished: {len(keeper.history)} epochs", highlight=False)
         return keeper.history
     steps = steps_per_epoch(data.train, recipe.batch_size)
-    compile_for(model, recipe, steps)
+    with _scope(strategy):  # and no further: the first worker saves alone, and makes variables for that
+        compile_for(model, recipe, steps)
     first = keeper.restore(model)
     if first:
         console.print(f"continuing after epoch {first} of {recipe.epochs} in {folder}", highlight=False)
@@ -94,11 +110,11 @@ def fit(model, data, folder, recipe, console, title, keep):
         with _stoppable():
             if not keeper.is_enough(recipe.epochs):
                 model.fit(
-                    training_batches(data.train, model, recipe, first, recipe.epochs),
+                    training_batches(data.train, model, recipe, first, recipe.epochs, even=replicas > 1),
                     steps_per_epoch=steps,
                     initial_epoch=first,
                     epochs=recipe.epochs,
-                    validation_data=evaluation_batches(data.test, model),
+                    validation_data=evaluation_batches(data.test, model, even=replicas > 1),
                     callbacks=[progress, keeper],
                     shuffle=False,  # the pipeline did it
                     verbose=0,
@@ -115,6 +131,10 @@ def fit(model, data, folder, recipe, console, title, keep):
     return keeper.history
 
 
+def _scope(strategy):
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
 def compile_for(model, recipe, steps):
     """Compile `model` with the recipe's loss, optimizer and schedule."""
     total = recipe.epochs * steps
@@ -129,7 +149,7 @@ def compile_for(model, recipe, steps):
         schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, decay_steps=total)
     options = {"weight_decay": recipe.weight_decay, "global_clipnorm": 1.0}
     if recipe.layer_decay == 1.0:
-        optimizer = keras.optimizers.AdamW(schedule, **options)
+        optimizer = SummedAdamW(schedule, **options)
     else:
         optimizer = LayerwiseAdamW(
             schedule, scales=learning_rate_scales(model, recipe.layer_decay), **options
@@ -140,7 +160,7 @@ def compile_for(model, recipe, steps):
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        weighted_metrics=[CountedAccuracy(name="accuracy")],
     )
     optimizer.build(model.trainable_variables)
 

@@ -26,10 +26,18 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 FLOAT = 0.75
-LOST = {"int8": 0.1, "int4": 0.7, "int4_block": 0.7, "int8_static": 0.3, "int8_full": 1.0}  # points
-AGREEMENT = {"int8": 0.999, "int4": 0.999, "int4_block": 0.999, "int8_static": 0.995}
+# Points.
+LOST = {"int8": 0.1, "int4": 0.7, "int4_block": 0.7, "int8_mixed": 0.3, "int8_static": 0.3, "int8_full": 1.0}
+AGREEMENT = {"int8": 0.999, "int4": 0.999, "int4_block": 0.999, "int8_mixed": 0.995, "int8_static": 0.995}
 DIFFERENCE = 1e-3
-EPOCHS = {"int8": 1, "int4": 2, "int4_block": 1, "int8_static": 1, "int8_full": 1}  # at most 3
+EPOCHS = {  # at most 3
+    "int8": 1,
+    "int4": 2,
+    "int4_block": 1,
+    "int8_mixed": 1,
+    "int8_static": 1,
+    "int8_full": 1,
+}
 
 
 def train(run, data):
@@ -77,6 +85,8 @@ def show(before, after):
     )
     print("{:<13}{:>7}{:>21}{:>15}{:>9}{:>7}{:>11}{:>7}{:>11}".format(*head))
     for profile, epochs in EPOCHS.items():
+        if f"{profile}.tflite" not in after:
+            continue
         row = after[f"{profile}.tflite"]
         lost = [100 * (top1 - rows[f"{profile}.tflite"]["top1"]) for rows in (before, after)]
         asked = profile in AGREEMENT

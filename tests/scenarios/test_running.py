@@ -59,13 +59,13 @@ def small_world(**changes):
     def make():
         return two_stage.make(seed=0, train_scenes=64, test_scenes=20)
 
-    def teach(model):
+    def teach(model, callbacks):
         image = model.modalities["image"]
         image.set_weights([np.full(weight.shape, 0.01) for weight in image.get_weights()])
 
     MODEL = {"width": 16, "depth": 1, "heads": 2, "visual_weight": 1.0, "modality_dropout": 0.5}
     TRAINING = {"epochs": 1, "batch_size": 32, "freeze": ["image"]}
-    world = {"make": make, "teach": teach, "MODEL": MODEL, "TRAINING": TRAINING}
+    world = {"make": make, "teach": teach, "SCHOOL": {"steps": 1}, "MODEL": MODEL, "TRAINING": TRAINING}
     return SimpleNamespace(**{**world, "ALONE": ("text",), **changes})
 
 

@@ -1,0 +1,72 @@
+"""What Keras 3 needs to `fit` under a `tf.distribute` strategy of several replicas. All of it is here.
+
+`install()` patches these, each until Keras does it itself (tried with the Keras that `constraints.txt` pins):
+
+1. `TensorFlowTrainer._maybe_symbolic_build` reduces a whole structure of per-replica batches at once, and
+   crashes under MultiWorkerMirroredStrategy. One replica's own batch tells the shapes as well.
+2. `reduce_per_replica` reduces the metrics of several workers over an axis that a scalar does not have.
+3. `SeedGenerator.next` draws the same numbers on every replica: dropout, stochastic depth and random masks
+   would leave out the same in each.
+
+`SummedAdamW` (in `optimizer.py`) is the fourth: Keras clips each replica's gradient before it sums them.
+`tests/training/test_replicas.py` runs all of them in real worker processes.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+from keras.src.backend.tensorflow import trainer as keras_trainer
+
+
+def install():
+    """Patch Keras, once."""
+    if hasattr(keras_trainer, "keras_vit_replicas"):
+        return
+    keras_trainer.keras_vit_replicas = True
+    trainer = keras_trainer.TensorFlowTrainer
+    trainer._maybe_symbolic_build = _symbolic_build(trainer._maybe_symbolic_build)
+    keras_trainer.reduce_per_replica = _reduce(keras_trainer.reduce_per_replica)
+    keras.random.SeedGenerator.next = _next_seed(keras.random.SeedGenerator.next)
+
+
+def _symbolic_build(usual):
+    @functools.wraps(usual)
+    def build(self, iterator=None, data_batch=None):
+        if self._distribute_strategy is None or iterator is None:
+            return usual(self, iterator=iterator, data_batch=data_batch)
+        strategy = self.distribute_strategy
+        for _, _, batches in iterator:
+            batch = tf.nest.map_structure(
+                lambda x: strategy.experimental_local_results(x)[0],
+                next(batches),
+                expand_composites=False,
+            )
+            return usual(self, data_batch=batch)
+
+    return build
+
+
+def _reduce(usual):
+    @functools.wraps(usual)
+    def reduce(values, strategy, reduction):
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if not several or reduction not in ("auto", "mean"):
+            return usual(values, strategy, reduction)
+        return tf.nest.map_structure(lambda x: strategy.reduce("MEAN", x, axis=None), values)
+
+    return reduce
+
+
+def _next_seed(usual):
+    @functools.wraps(usual)
+    def next_seed(self, ordered=True):
+        seed = usual(self, ordered)
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return seed
+        # Seeds of one replica count up in the second number; those of the others lie far from it.
+        shift = tf.cast(context.replica_id_in_sync_group, seed.dtype) * 7919
+        return seed + tf.stack([shift, tf.zeros_like(shift)])
+
+    return next_seed

@@ -28,6 +28,7 @@ BLOT = 3  # pixels: its side
 GRAIN = 0.2  # of the picture: standard deviation of the noise, where ink is 1
 TRAIN, TEST = 12000, 2000
 
+ALONE = ("image", "audio")
 MODEL = {"width": 64, "depth": 4, "heads": 4, "mlp_width": 128, "modality_dropout": 0.2, "dropout": 0.1}
 TRAINING = {
     "epochs": 12,

@@ -1,5 +1,6 @@
 """What a RUN folder is: made once, and only continued with the same data and recipe. No TensorFlow."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -24,6 +25,33 @@ def read_run(folder):
         raise InputError(
             f"{path} is not valid JSON ({error}): restore it, or train into another --out."
         ) from None
+
+
+@contextlib.contextmanager
+def held(folder):
+    """Keep a folder for this process while the block runs, or until the process ends in whatever way.
+
+    Raises:
+        InputError: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = Path(folder) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another process is training into {folder}: wait until it has ended, or use another --out."
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def check_same_data(config, data, folder):
@@ -52,7 +80,8 @@ def open_run(out, config):
     if out.is_file():
         raise InputError(f"{out} is a file: --out takes a folder.")
     if not (out / "config.json").exists():
-        others = [p.name for p in out.iterdir() if not p.name.startswith(".writing-")] if out.exists() else []
+        ours = (".writing-", ".lock")
+        others = [p.name for p in out.iterdir() if not p.name.startswith(ours)] if out.exists() else []
         if others:
             raise InputError(f"{out} is not empty and no run (it holds {others[0]!r}): use another --out.")
         write_json(out / "config.json", config)  # the first file, since it makes the folder ours

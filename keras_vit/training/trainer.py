@@ -19,7 +19,7 @@ from keras_vit.training.callbacks import CountedAccuracy, Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.optimizer import LayerwiseAdamW, SummedAdamW
 from keras_vit.training.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from keras_vit.training.runs import open_run
+from keras_vit.training.runs import held, open_run
 from keras_vit.training.strategies import check_batch_size, is_chief
 
 
@@ -41,7 +41,7 @@ def train(data, out, recipe, console=None, start=None, strategy=None):
         list of the epochs' metrics.
 
     Raises:
-        InputError: `out` belongs to another data set or recipe, or is no run.
+        InputError: `out` belongs to another data set or recipe, is no run, or another process trains there.
         Interrupted: Ctrl-C or SIGTERM; everything up to the last full epoch is saved.
     """
     out, console = Path(out), console or Console(stderr=True)
@@ -107,7 +107,7 @@ def fit(model, data, folder, recipe, console, title, keep, strategy=None):
         console.print(f"continuing after epoch {first} of {recipe.epochs} in {folder}", highlight=False)
     progress = ProgressBar(console, title, recipe.epochs, steps, first)
     try:
-        with _stoppable():
+        with held(folder) if keeper.writes else contextlib.nullcontext(), _stoppable():
             if not keeper.is_enough(recipe.epochs):
                 model.fit(
                     training_batches(data.train, model, recipe, first, recipe.epochs, even=replicas > 1),

@@ -18,6 +18,7 @@ from keras_vit import ViT
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.training import ImageData, recipe, train
 from keras_vit.training.data import Split
+from keras_vit.training.runs import held
 
 QUICK = {"epochs": 4, "batch_size": 16, "dropout": 0.1, "warmup_epochs": 1}
 
@@ -118,6 +119,31 @@ def test_an_interrupted_run_ends_where_an_unbroken_one_ends(unbroken, tmp_path, 
     for a, b in zip(weights(unbroken), weights(tmp_path / "run"), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+HOLDER = """
+import sys, time
+from keras_vit.training.runs import held
+with held(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_runs_on_one_folder_refuse_each_other(tmp_path):
+    run = tmp_path / "run"
+    other = subprocess.Popen([sys.executable, "-c", HOLDER, run], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=r"another process is training into .*run: wait"):
+            train(data(), run, quick(), silent())
+        assert not (run / "model.keras").exists()
+    finally:
+        other.kill()
+        other.wait()
+    with held(run):  # killed, it holds nothing
+        pass
+    assert not (run / ".lock").exists()
 
 
 def test_sigterm_and_kill_9_lose_at_most_the_running_epoch(tmp_path):

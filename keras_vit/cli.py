@@ -609,7 +609,9 @@ def _import_tensorflow():
             f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}: the command line needs tensorflow. Unset it."
         )
     with _without_chatter():
-        import tensorflow  # noqa: F401
+        import tensorflow
+
+    tensorflow.get_logger().setLevel("ERROR")
 
 
 @contextlib.contextmanager

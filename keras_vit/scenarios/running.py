@@ -3,7 +3,8 @@
     keras-vit demo --scenario digits-audio --out runs/digits-audio
 
 OUT/run          the trained model, a RUN like any other: quantize, export, evaluate, predict, explain
-    IMAGE-alone  that of a model which never saw the other modalities
+    NAME-alone   that of a model which never saw the other modalities
+    start.keras  the model before it, where parts of it had a training of their own
     scores.json
 """
 
@@ -68,6 +69,7 @@ def _trained(ours, data, folder, console):
         training.pop("freeze", None)
     recipe = multimodal_recipe(data, variant=variant, **training)
     if hasattr(ours, "teach") and len(data.modalities) > 1:
+        keras.utils.set_random_seed(recipe.seed)
         start = _taught(ours, recipe.build(len(data.labels)), folder.with_name("start.keras"), console)
     train(data, folder, recipe, console, start=start)
     return keras.models.load_model(folder / "model.keras", compile=False)

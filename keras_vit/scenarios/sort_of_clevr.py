@@ -12,7 +12,7 @@ questions at once, and besides which object is the closest to the one in questio
 where it is. Then they are frozen, and the rest of the model learns to answer one question at a time.
 
 Anchors: a Relation Network answers 94% of the relational questions, CNN + MLP 63%, both 97% of the others
-(Santoro et al. 2017). By the command, seed 0, 10,000 questions: 95.5% and 99.9% (all in English 97.6%, in
+(Santoro et al. 2017). By the command, one run, 10,000 questions: 95.5% and 99.9% (all in English 97.6%, in
 Chinese 97.8%); without the question 43.5% and 22.4%, without the picture 43.7% and 50.8%. 1,463,306
 parameters, 17 CPU minutes.
 """

@@ -528,7 +528,8 @@ def demo(
         _wide_console().print(table(found))
         for line in notes(found):
             print(line)
-        _say(f"{folder / 'scores.json'}; {folder / 'run'} is a RUN like any other: quantize, export, explain")
+        also = f"; {folder / 'run'} is a RUN like any other: quantize, export, explain"
+        _say(f"{folder / 'scores.json'}{also if (folder / 'run').exists() else ''}")
         return
     out = out or Path("runs/demo")
     run, directory, sample = out / "run", out / "export", out / "sample.png"

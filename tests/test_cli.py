@@ -256,7 +256,7 @@ def test_a_run_of_another_dataset_is_refused(trained, folder, tmp_path, capsys):
 
 def test_bad_input_for_the_other_commands(trained, folder, tmp_path, capsys):
     run_, export = trained / "run", trained / "export"
-    known = "the known ones are int8, int4, int4_block, int8_static"
+    known = "the known ones are int8, int8_mixed, int4, int4_block, int8_static"
     check_error(capsys, f"unknown profile 'int9': {known}", "quantize", run_, "--profile", "int9")
     check_error(capsys, "does not exist: `keras-vit train", "quantize", tmp_path / "no", "--profile", "int8")
     check_error(capsys, "no config.json, so it is no run", "export", folder, "--out", tmp_path / "out")

@@ -25,7 +25,7 @@ NOISE = 0.1  # of the sound: standard deviation
 QUIET, LOUD = -14.0, -4.0  # dB: power of a tone over that of the noise
 LOST = 0.12  # share of the tones that do not arrive
 BLOT = 3  # pixels: its side
-GRAIN = 0.2  # of the picture: standard deviation of the noise, where ink is 1
+GRAIN = 0.24  # of the picture: standard deviation of the noise, where ink is 1
 TRAIN, TEST = 12000, 2000
 
 ALONE = ("image", "audio")

@@ -2,9 +2,10 @@
 
     keras-vit demo --scenario pretraining
 
-About 10 CPU minutes for three seeds. From the labels alone 34.4, 34.7 and 35.2%; after masked pretraining
-47.1, 41.2 and 40.5%: 5.3 to 12.7 points more, 8.2 on average. Both learn from the labels by the same recipe;
-the time that pretraining takes is not given to the other.
+By the command, seeds 0, 1, 2: from the labels alone 38.0, 33.8 and 35.8%; after masked pretraining 44.8,
+42.1 and 39.4%: 6.8, 8.3 and 3.6 points more, 6.2 on average. (An earlier run on one thread: 12.7, 6.5, 5.3.)
+Both learn from the labels by the same recipe; the time that pretraining takes is not given to the other.
+141,898 parameters, 11 CPU minutes for all.
 
 Handwritten digits at any place, size, tilt and contrast on a 32 x 32 canvas, among scraps of other digits. A
 tenth of the pictures is labelled. One ViT learns from these alone; its twin, equal in everything else, has

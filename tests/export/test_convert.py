@@ -244,7 +244,8 @@ def test_the_converters_last_words_are_in_the_message(tmp_path):
     [
         (
             {"profiles": ["int9"]},
-            r"unknown profile 'int9': the known ones are float32, float16, int8, int4, int4_block, int8_st",
+            r"unknown profile 'int9': the known ones are float32, float16, int8, int8_mixed, int4, "
+            r"int4_block, int8_st",
         ),
         ({"profiles": []}, r"no profile given"),
         ({"labels": ["only one"]}, r"1 labels for a model with 2 classes"),
@@ -268,7 +269,9 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, mess
 
 def test_quantize_aware_refuses():
     with pytest.raises(
-        InputError, match=r"unknown profile 'float32': the known ones are int8, int4, int4_block, int8_static"
+        InputError,
+        match=r"unknown profile 'float32': the known ones are int8, int8_mixed, int4, int4_block, "
+        r"int8_static",
     ):
         quantize_aware(small(), "float32")
     with pytest.raises(InputError, match="already quantization-aware"):

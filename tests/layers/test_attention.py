@@ -352,6 +352,7 @@ def test_the_hook_of_quantization_is_called_and_used():
         ("keys", (B, HEADS, N, D // HEADS)),
         ("scores", (B, HEADS, M, N)),
         ("probabilities", (B, HEADS, M, N)),
+        ("context", (B, HEADS, M, D // HEADS)),
     ]
 
 

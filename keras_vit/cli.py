@@ -126,12 +126,11 @@ def train(
 ):
     """Train a Vision Transformer on your pictures, or on several modalities."""
     size = _image_size(image_size)
-    devices = _devices(strategy)
     if _is_multimodal(data):
         _train_multimodal(
             data,
             out,
-            devices,
+            strategy,
             {
                 "--start": start,
                 "--recipe": recipe,
@@ -159,9 +158,9 @@ def train(
             "--fusion, --modality-dropout and --sentence are for several modalities, and "
             f"{data} has pictures alone: see the README on a folder with train.csv and test.csv."
         )
-    started = None
+    devices, started = None, None
     if start is not None:
-        _import_tensorflow()
+        devices = _devices(strategy)  # before the model: workers must meet before TensorFlow does anything
         from keras_vit.training.imports import load_start, start_options
 
         with _without_chatter():
@@ -193,7 +192,8 @@ def train(
         seed=seed,
     )
     loaded = _load(data, size, skip_bad)
-    _import_tensorflow()
+    if started is None:
+        devices = _devices(strategy)
     from keras_vit.training.trainer import train
 
     history = train(loaded, out, chosen, _console(), start=started, strategy=devices)
@@ -712,11 +712,11 @@ def _devices(strategy):
         return strategies.strategy(strategy)
 
 
-def _train_multimodal(data, out, devices, idle, shape, model, **training):
+def _train_multimodal(data, out, strategy, idle, shape, model, **training):
     """`train` for several modalities.
 
     Args:
-        devices: a `tf.distribute.Strategy`, or None.
+        strategy: what --strategy says.
         idle: {option: value} of those that have no meaning here.
         shape: what --image-size, --variant and --sentence say.
         model: arguments of `MultimodalViT`.
@@ -725,7 +725,7 @@ def _train_multimodal(data, out, devices, idle, shape, model, **training):
     for option, value in idle.items():
         if value is not None:
             raise InputError(f"{option} is for models of images alone, and {data} has several modalities.")
-    _import_tensorflow()
+    devices = _devices(strategy)
     from keras_vit.scenarios import scenario
     from keras_vit.training.multimodal_data import Options
     from keras_vit.training.recipes import multimodal_recipe, trunk

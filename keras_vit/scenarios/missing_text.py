@@ -16,7 +16,6 @@ import dataclasses
 import numpy as np
 
 from keras_vit.config import integer
-from keras_vit.files import atomic_write
 from keras_vit.scenarios.scenes import BACKGROUND, COLOURS, SHAPES, Scenes, draw, fingerprint, scatter
 from keras_vit.training.examples import Examples, MultimodalData
 
@@ -129,21 +128,19 @@ def more(model, data, scores, out):
 
 def draw_missing(shares, ours, alone, path):
     """Accuracy over the share of texts that are missing, beside that of a model of pictures alone."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from keras_vit.inspect.pictures import save
 
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
     axis.plot([100 * share for share in shares], [100 * x for x in ours], marker="o", label="image + text")
     axis.axhline(100 * alone, color="grey", label="a model that never saw a text")
     axis.axhline(100 * alone - 1, color="grey", linestyle=":", label="1 point below it")
     axis.set(xlabel="texts that are missing, %", ylabel="held-out accuracy, %")
     axis.grid(alpha=0.3)
     axis.legend()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _title(share):

@@ -218,15 +218,11 @@ def _optimizer(model, settings, examples):
     import keras
 
     from keras_vit.models import is_decayed
+    from keras_vit.training.optimizer import warmup_cosine
 
     steps = -(-examples // settings["batch_size"])
     warmup = int(settings["warmup_epochs"] * steps)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        decay_steps=settings["epochs"] * steps - warmup,
-        warmup_target=settings["learning_rate"],
-        warmup_steps=warmup,
-    )
+    schedule = warmup_cosine(settings["learning_rate"], settings["epochs"] * steps, warmup)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings["weight_decay"], global_clipnorm=1.0)
     optimizer.exclude_from_weight_decay(
         var_list=[variable for variable in model.trainable_variables if not is_decayed(variable)]

@@ -218,12 +218,11 @@ def teach(model, seed=0, callbacks=(), steps=None):
     """
     import keras
 
+    from keras_vit.training.optimizer import warmup_cosine
+
     steps, (texts, meaning) = steps or SCHOOL["steps"], questions()
     school = _school(model, model.modalities["text"].encode(texts))
-    warmup = min(SCHOOL["warmup_steps"], steps - 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=SCHOOL["learning_rate"], warmup_steps=warmup
-    )
+    schedule = warmup_cosine(SCHOOL["learning_rate"], steps, min(SCHOOL["warmup_steps"], steps - 1))
     exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     school.compile(
         keras.optimizers.AdamW(

@@ -187,6 +187,7 @@ def teach(model, seed=0, callbacks=(), steps=None):
     import keras
 
     from keras_vit.layers import Linear
+    from keras_vit.training.optimizer import warmup_cosine
 
     steps = steps or SCHOOL["steps"]
     image = model.modalities["image"]
@@ -195,10 +196,7 @@ def teach(model, seed=0, callbacks=(), steps=None):
     kinds = 1 + len(COLOURS) * len(SHAPES)
     cells = keras.layers.Reshape((CELLS * CELLS, kinds))(Linear(CELLS * CELLS * kinds)(feature))
     school = keras.Model(pixels, cells)
-    warmup = min(SCHOOL["warmup_steps"], steps - 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=SCHOOL["learning_rate"], warmup_steps=warmup
-    )
+    schedule = warmup_cosine(SCHOOL["learning_rate"], steps, min(SCHOOL["warmup_steps"], steps - 1))
     school.compile(
         keras.optimizers.AdamW(schedule, weight_decay=SCHOOL["weight_decay"], global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

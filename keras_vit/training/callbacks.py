@@ -17,17 +17,6 @@ from safetensors.numpy import save
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write, write_json
 
-
-@keras.saving.register_keras_serializable("keras_vit")
-class CountedAccuracy(keras.metrics.CategoricalAccuracy):
-    """The share of right answers among the examples whose weight is not 0, each counting once."""
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        if sample_weight is not None:
-            sample_weight = keras.ops.cast(keras.ops.greater(sample_weight, 0), "float32")
-        return super().update_state(y_true, y_pred, sample_weight)
-
-
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")  # of each epoch, in history.json
 
 

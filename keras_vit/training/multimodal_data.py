@@ -215,14 +215,15 @@ def one_example(modalities, given):
 def _look_at_words(text, vocabulary, alone):
     from keras_vit.modalities.vocabulary import split
 
-    if not split(text):
+    words = split(text)
+    if not words:
         if alone:
             raise InputError(f"the text {text!r} has no words, and nothing else is given.")
         warnings.warn(f"the text {text!r} has no words: it counts as absent.", Notice, stacklevel=3)
     unknown = [] if vocabulary is None else vocabulary.unknown(text)
     if unknown:
         some = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        which = "no word of the text is" if len(unknown) == len(set(split(text))) else "some words are not"
+        which = "no word of the text is" if len(unknown) == len(set(words)) else "some words are not"
         warnings.warn(f"{which} in the model's vocabulary: {some}.", Notice, stacklevel=3)
 
 

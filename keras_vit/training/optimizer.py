@@ -1,7 +1,16 @@
-"""AdamW as our recipes use it: right on several replicas, and with learning rates layer by layer."""
+"""The schedule of our recipes, and AdamW: right on several replicas, and with rates layer by layer."""
 
 import keras
 import tensorflow as tf
+
+
+def warmup_cosine(peak, steps, warmup):
+    """A learning rate that rises linearly to `peak` in `warmup` of `steps`, and falls as a cosine to zero."""
+    if warmup == 0:
+        return keras.optimizers.schedules.CosineDecay(peak, decay_steps=steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps=steps - warmup, warmup_target=peak, warmup_steps=warmup
+    )
 
 
 @keras.saving.register_keras_serializable("keras_vit")

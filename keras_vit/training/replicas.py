@@ -37,11 +37,7 @@ def _symbolic_build(usual):
             return usual(self, iterator=iterator, data_batch=data_batch)
         strategy = self.distribute_strategy
         for _, _, batches in iterator:
-            batch = tf.nest.map_structure(
-                lambda x: strategy.experimental_local_results(x)[0],
-                next(batches),
-                expand_composites=False,
-            )
+            batch = tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], next(batches))
             return usual(self, data_batch=batch)
 
     return build

@@ -15,9 +15,10 @@ from rich.console import Console
 import keras_vit
 from keras_vit.errors import Interrupted
 from keras_vit.models import MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
-from keras_vit.training.callbacks import CountedAccuracy, Keeper, ProgressBar
+from keras_vit.training.callbacks import Keeper, ProgressBar
 from keras_vit.training.curves import draw_curves
-from keras_vit.training.optimizer import LayerwiseAdamW, SummedAdamW
+from keras_vit.training.metrics import CountedAccuracy
+from keras_vit.training.optimizer import LayerwiseAdamW, SummedAdamW, warmup_cosine
 from keras_vit.training.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from keras_vit.training.runs import held, open_run
 from keras_vit.training.strategies import check_batch_size, is_chief
@@ -139,14 +140,7 @@ def compile_for(model, recipe, steps):
     """Compile `model` with the recipe's loss, optimizer and schedule."""
     total = recipe.epochs * steps
     warmup = min(int(recipe.warmup_epochs * steps), total - 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=recipe.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=total - warmup,
-    )
-    if warmup == 0:
-        schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, decay_steps=total)
+    schedule = warmup_cosine(recipe.learning_rate, total, warmup)
     options = {"weight_decay": recipe.weight_decay, "global_clipnorm": 1.0}
     if recipe.layer_decay == 1.0:
         optimizer = SummedAdamW(schedule, **options)

@@ -58,9 +58,8 @@ class Timed:
         self.runner = Interpreter(model_content=content, num_threads=1)
         self.runner.allocate_tensors()
         place = self.runner.get_input_details()[0]
-        values = np.random.default_rng(1).normal(size=place["shape"]) * (
-            40 if place["dtype"] == np.int8 else 1
-        )
+        scale = 40 if place["dtype"] == np.int8 else 1
+        values = np.random.default_rng(1).normal(0, scale, place["shape"])
         self.runner.set_tensor(place["index"], values.astype(place["dtype"]))
         self.times = []
 

@@ -24,6 +24,11 @@ stock full int8; phone is 1.92x OpenVINO's plain Ti/16. Sizes: int8 5.98 MB, int
 are missed here. They come from an earlier measurement with float32 at 14.3 ms, where this machine takes 24:
 ratios between runtimes vary with the processor.
 
+On an Intel Xeon with AVX512-VNNI, otherwise idle, int8_static at 8.7 ms: 2.25x float32, 5.7x stock full int8,
+7.9x keras-hub's, 1.80x ONNX Runtime, 1.19x OpenVINO; int8_mixed at 8.0: 2.47x float32, 1.17x stock dynamic,
+1.96x ONNX Runtime, 1.29x OpenVINO; int8_full 4.2x stock; phone 2.13x OpenVINO, as int8_mixed 2.32x. What
+int8 can gain there at all: fully_connected.py.
+
 "unsteady" means that the machine was busy: the three ways to take the ratio disagree; then believe the one
 by CPU time. A peer that cannot be installed, and a profile that does not exist yet, become rows that say so.
 """

@@ -1,0 +1,1 @@
+"""The commands of `keras-vit`, one file each. Importing them imports neither Keras nor TensorFlow."""

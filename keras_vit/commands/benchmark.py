@@ -1,0 +1,39 @@
+"""`keras-vit benchmark`: latency, memory and size of models, side by side."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_vit.commands.terminal import task
+
+
+def benchmark(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="A .tflite of any tool, a .keras, .onnx or OpenVINO .xml file, a SavedModel folder, "
+            "or a folder made by `keras-vit export` for all in it.",
+        ),
+    ],
+    threads: Annotated[str, typer.Option(help="Numbers of CPU threads, separated by commas.")] = "1,2",
+    seconds: Annotated[float, typer.Option(help="How long to time each file at each of them.")] = 3.0,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Also the time per kind of operator of each .tflite.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+):
+    """Latency, memory and size of models, side by side; the first is what the others are compared with."""
+    from keras_vit.export.benchmark import benchmark, pages
+
+    with task("measuring") as progress:
+        report = benchmark(files, threads, seconds, operators, progress)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(*pages(report), sep="\n")

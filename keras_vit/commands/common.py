@@ -1,0 +1,108 @@
+"""What several commands share: their arguments, and loading the data that these name."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_vit.commands.terminal import import_tensorflow, say, task, without_chatter
+from keras_vit.errors import InputError
+from keras_vit.scenarios import SCENARIOS
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="A folder or .zip of class folders; a folder with train.csv and test.csv for several "
+        "modalities; 'digits', 'cifar10' or a scenario."
+    ),
+]
+Run = Annotated[Path, typer.Argument(help="A folder made by `keras-vit train`.")]
+SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, and count them.")]
+
+
+def split_names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_image_size(text):
+    """ "224" or "64x96" to (height, width)."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise InputError(
+            f"--image-size is a number of pixels such as 224 or 64x96 (height x width), not {text!r}."
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+def find_devices(strategy):
+    """The `tf.distribute.Strategy` called `strategy`, or None."""
+    import_tensorflow()
+    from keras_vit.training import strategies
+
+    with without_chatter():
+        return strategies.strategy(strategy)
+
+
+def is_multimodal(data):
+    from keras_vit.training.multimodal_data import is_multimodal
+
+    return data in SCENARIOS or is_multimodal(data)
+
+
+def load_images(data, size, skip_bad):
+    from keras_vit.training.data import load_data
+
+    with task("reading pictures") as progress:
+        loaded = load_data(data, size, skip_bad=skip_bad, progress=progress)
+    if loaded.skipped:
+        say(f"{len(loaded.skipped)} bad pictures left out: {', '.join(loaded.skipped[:5])}")
+    say(f"{data}: {len(loaded.train)} to train, {len(loaded.test)} held out, {len(loaded.labels)} classes")
+    return loaded
+
+
+def load_multimodal(data, options=None, modalities=None):
+    from keras_vit.scenarios import scenario
+    from keras_vit.training.multimodal_data import load_examples
+
+    with without_chatter():
+        loaded = scenario(data).make() if data in SCENARIOS else load_examples(data, options, modalities)
+    say(
+        f"{data}: {', '.join(loaded.modalities)}; {len(loaded.train)} to train, {len(loaded.test)} held out, "
+        f"{len(loaded.labels)} classes"
+    )
+    return loaded
+
+
+def restored_modalities(pairs):
+    """{name: modality} of what a manifest or a recipe notes."""
+    from keras_vit.modalities import deserialized
+
+    return deserialized(pairs)
+
+
+def load_data_of_run(run, data, skip_bad):
+    """Load what a run was trained on."""
+    from keras_vit.training.runs import read_run
+    from keras_vit.training.sources import BUILT_IN
+
+    config = read_run(run)
+    if "modalities" in config["recipe"]:
+        return _multimodal_data_of_run(run, config, data)
+    if (run / "state.safetensors").exists():
+        say(f"note: {run} is not finished; this goes on from its last full epoch")
+    source = config["data"]["source"]
+    if data is None and source is None:
+        raise InputError(f"{run} was imported and has no data of its own: say --data PATH.")
+    if data is None and source not in BUILT_IN and not Path(source).exists():
+        raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
+    return load_images(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)
+
+
+def _multimodal_data_of_run(run, config, data):
+    source = data or config["data"]["source"]
+    if source not in SCENARIOS and not Path(source).exists():
+        raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
+    import_tensorflow()
+    return load_multimodal(source, modalities=restored_modalities(config["recipe"]["modalities"]))

@@ -1,0 +1,53 @@
+"""`keras-vit evaluate`: every copy of a model on the same held-out examples."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_vit.commands.common import (
+    Data,
+    SkipBad,
+    is_multimodal,
+    load_images,
+    load_multimodal,
+    restored_modalities,
+)
+from keras_vit.commands.terminal import import_tensorflow, task, wide_console
+from keras_vit.errors import InputError
+
+
+def evaluate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder made by `keras-vit export`.")],
+    data: Data,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use that many of the held-out images.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long to time each artifact.")] = 1.0,
+    skip_bad: SkipBad = False,
+):
+    """Run every copy of the model on the same held-out images; write report.json and report.html."""
+    from keras_vit.export.verify import read_manifest, verify
+
+    manifest = read_manifest(directory)
+    if "inputs" in manifest:
+        import_tensorflow()
+        loaded = load_multimodal(data, modalities=restored_modalities(manifest["modalities"]))
+    elif is_multimodal(data):
+        raise InputError(f"{directory} takes pictures alone, and {data} has several modalities.")
+    else:
+        loaded = load_images(data, tuple(manifest["image_size"]), skip_bad)
+    if list(loaded.labels) != list(manifest["labels"]):
+        raise InputError(
+            f"{data} has the classes {', '.join(loaded.labels[:5])} ({len(loaded.labels)}), the model "
+            f"{', '.join(manifest['labels'][:5])} ({len(manifest['labels'])}): give data that has those."
+        )
+    with task("evaluating") as progress:
+        report = verify(directory, loaded.test, limit=limit, seconds=seconds, progress=progress)
+    from keras_vit.export.report import pictures_of, table, write_report
+
+    write_report(report, directory, pictures_of(loaded.test))
+    wide_console().print(table(report))
+    print(directory / "report.html")
+    refused = [row for row in report["artifacts"] if row["refused"]]
+    if refused:
+        names = ", ".join(row["name"] for row in refused)
+        raise InputError(f"refused {names} of {directory}: {refused[0]['error']}")

@@ -1,0 +1,106 @@
+"""`keras-vit export`: a RUN becomes .tflite files and a SavedModel."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_vit.commands.common import Run, SkipBad, load_data_of_run, split_names
+from keras_vit.commands.terminal import import_tensorflow, say, task, wide_console
+from keras_vit.errors import InputError
+
+
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="The export directory; appears whole or not at all.")],
+    profiles: Annotated[str, typer.Option(help="Separated by commas.")] = "float32,int8,int8_static",
+    data: Annotated[
+        str | None, typer.Option(help="The run's data, if it has moved (for calibration).")
+    ] = None,
+    post_training: Annotated[
+        bool, typer.Option("--post-training", help="Quantize the float model, also where one was fine-tuned.")
+    ] = False,
+    calibrate: Annotated[int, typer.Option(help="Training pictures from which ranges are set.")] = 256,
+    calibration_method: Annotated[str, typer.Option(help="mean, minmax or percentile.")] = "mean",
+    seed: Annotated[int, typer.Option(help="Which pictures, for ranges and --max-drop.")] = 0,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Keep in float what it takes to lose at most that many points of top-1."),
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Held-out pictures on which --max-drop is measured.")] = 512,
+    protect: Annotated[
+        str | None, typer.Option(help="Parts to keep in float, e.g. block_0.mlp,block_11.mlp or head.")
+    ] = None,
+    serve: Annotated[str, typer.Option(help="The profile that the SavedModel computes.")] = "float32",
+    version: Annotated[int, typer.Option(help="Of the SavedModel, for TF Serving.")] = 1,
+    skip_bad: SkipBad = False,
+):
+    """Write .tflite files and a SavedModel; profiles that were not fine-tuned are calibrated."""
+    from keras_vit.export.layout import check_ours
+    from keras_vit.export.profiles import profile_named
+    from keras_vit.training.runs import read_run
+
+    names = split_names(profiles)
+    chosen = [profile_named(name) for name in names]
+    if max_drop is not None and protect is not None:
+        raise InputError("--protect names the parts, --max-drop finds them: give one of the two.")
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise InputError(f"--max-drop is a number of points of top-1, from 0 to 100, not {max_drop:g}.")
+    config = read_run(run)
+    check_ours(out)
+    from keras_vit.export.calibration import Calibration, checked_integer
+
+    calibration = Calibration(None, calibrate, seed, calibration_method)  # before anything slow
+    checked_integer("--sample", sample, least=1)
+    import_tensorflow()
+    from keras_vit.export.directory import export
+    from keras_vit.export.finetune import about_run, load_aware, load_model
+
+    model, aware = load_model(run), {} if post_training else load_aware(run)
+    aware = {name: model for name, model in aware.items() if name in names}
+    calibrated = [profile for profile in chosen if profile.quantized and profile.name not in aware]
+    if not calibrated and (max_drop is not None or protect is not None):
+        option = "--max-drop" if protect is None else "--protect"
+        raise InputError(
+            f"{option} is for profiles that are quantized without training, and none of {', '.join(names)} "
+            "is: --post-training makes them so."
+        )
+    loaded = None
+    if max_drop is not None or any(profile.has_trained_ranges for profile in calibrated):
+        loaded = load_data_of_run(run, data, skip_bad)
+        calibration = Calibration(loaded, calibrate, seed, calibration_method)
+    protected = {profile.name: split_names(protect or "") for profile in calibrated}
+    if max_drop is not None:
+        for name in protected:
+            protected[name] = _protected(model, name, calibration, loaded, max_drop, sample, seed)
+    export(
+        model,
+        out,
+        names,
+        calibration if loaded else None,
+        config["labels"],
+        aware,
+        protected,
+        source=about_run(run, config, aware),
+        served=serve,
+        version=version,
+        status=say,
+    )
+    files = ", ".join(
+        f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in sorted(out.glob("*.tflite"))
+    )
+    say(f"{out}: {files}, saved_model/{version}")
+
+
+def _protected(model, profile, calibration, data, max_drop, sample, seed):
+    """The parts of `profile` to keep in float; says what each brings."""
+    from keras_vit.export.sensitivity import choose_protected, sentences, table
+
+    with task(f"{profile}: what each part loses") as progress:
+        choice = choose_protected(
+            model, profile, calibration, data, max_drop, sample, seed, progress=progress
+        )
+    wide_console().print(table(choice))
+    for line in sentences(choice):
+        say(line)
+    return choice.protect

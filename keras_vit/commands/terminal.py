@@ -1,0 +1,77 @@
+"""What the commands say, and how TensorFlow is imported without a word of its own."""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+from keras_vit.errors import InputError
+
+
+def say(line):
+    sys.stderr.write(f"{line}\n")  # in one piece, since threads say things too
+    sys.stderr.flush()
+
+
+def console():
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def wide_console():
+    """Standard output, wide enough for every column of a table also where it is a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+@contextlib.contextmanager
+def task(title):
+    """A progress bar; yields a function of (done, total) or (note, done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(title), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console(), transient=True) as bar:
+        task = bar.add_task("", total=None, note="")
+
+        def update(*arguments):
+            *note, done, total = arguments
+            bar.update(task, completed=done, total=total, note=" ".join(note))
+
+        yield update
+
+
+def import_tensorflow():
+    """Import Keras and TensorFlow without the lines that TensorFlow writes on the way."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        raise InputError(
+            f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}: the command line needs tensorflow. Unset it."
+        )
+    with without_chatter():
+        import tensorflow
+
+    tensorflow.get_logger().setLevel("ERROR")
+
+
+@contextlib.contextmanager
+def without_chatter():
+    """Keep back what TensorFlow and LiteRT write to standard error, unless the block fails.
+
+    They write before they have read any setting, and below Python: only the descriptor catches it.
+    """
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except InputError:
+            raise
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

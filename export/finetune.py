@@ -18,6 +18,7 @@ from keras_vit.export.manifest import digest
 from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write, write_json
+from keras_vit.models import MaskedViT
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.recipes import recipe_from
@@ -64,6 +65,9 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
         freeze=0,
         early_stop=0,
         precision="float32",
+        ema=0.0,
+        distill="none",
+        distillation_token=False,
     )
     keras.utils.set_random_seed(recipe.seed)
     aware = post_training(model, profile.name, Calibration(data))
@@ -165,7 +169,13 @@ def _json(path):
 
 def load_model(run):
     """The float `ViT` or `MultimodalViT` of the RUN folder `run`."""
-    return _load(Path(run) / "model.keras", f"`keras-vit train ... --out {run}` was interrupted early")
+    model = _load(Path(run) / "model.keras", f"`keras-vit train ... --out {run}` was interrupted early")
+    if isinstance(model, MaskedViT):
+        raise InputError(
+            f"{run} was pretrained without labels, and knows no classes yet: `keras-vit train DATA --start "
+            f"{run} --out ANOTHER` teaches it some."
+        )
+    return model
 
 
 def load_aware(run):

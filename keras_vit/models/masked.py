@@ -102,6 +102,12 @@ class MaskedViT(keras.Model):
             raise InputError(f"decoder_width must be a multiple of 4, not {width}.")
         return width
 
+    classes = None  # it knows none; `training.pipeline` asks
+
+    def prepare(self, images):
+        """Pixels [B, H, W, 3] in 0..255, normalised as the encoder takes them."""
+        return self.encoder.prepare(images)
+
     # What makes it a model of images.
 
     def grid(self, inputs):

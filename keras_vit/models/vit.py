@@ -79,6 +79,9 @@ class ViT(keras.Model):
         self.preprocessing = checked_preprocessing(preprocessing or None, channels=3)
         self.quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
         self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
+        self.each_head = (
+            False  # True: in training, a distilled model gives both heads' logits [B, 2, classes]
+        )
 
         # Tokens stand in this order: [CLS], the distillation token, registers, patches.
         self.class_tokens = (config.pooling == "cls") + config.distilled
@@ -197,7 +200,7 @@ class ViT(keras.Model):
             # Only [CLS] leaves the last block, so only its row is computed: exact, and less work.
             last = i == len(self.blocks) - 1 and self.class_tokens and not self.every_token
             x = block(x, mask=mask, rows=self.class_tokens if last else None, training=training, **geometry)
-        return self._answer(self.norm(x), mask)
+        return self._answer(self.norm(x), mask, training)
 
     def _images_and_mask(self, inputs):
         """(images, boolean mask [B, N] or None), after a look at their shapes."""
@@ -249,13 +252,14 @@ class ViT(keras.Model):
         patches = self.merger(x[:, self.prefix :], mask=None if mask is None else mask[:, self.prefix :])
         return ops.concatenate([x[:, : self.prefix], patches], axis=1) if self.prefix else patches
 
-    def _answer(self, x, mask):
+    def _answer(self, x, mask, training):
         """Logits, or features without a head. DeiT's two class tokens are averaged (section 3.2 there)."""
         pooled = self.pool(x, mask=mask)
         if self.config.distilled:
             second = self.pool(x[:, 1:])
             if self.head is not None:
-                return (self.head(pooled) + self.head_distillation(second)) / 2
+                both = self.head(pooled), self.head_distillation(second)
+                return ops.stack(both, axis=1) if self.each_head and training else (both[0] + both[1]) / 2
             return (pooled + second) / 2
         return pooled if self.head is None else self.head(pooled)
 

@@ -4,15 +4,21 @@ from keras_vit.files import atomic_write
 
 
 def draw_curves(history, path):
-    """Draw a list of epochs (dicts with loss, accuracy, val_loss, val_accuracy) into a PNG."""
+    """Draw a list of epochs (dicts with loss, accuracy, val_loss, val_accuracy) into a PNG.
+
+    Without labels there is no accuracy, and the loss alone is drawn.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     epochs = [row["epoch"] for row in history]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+    names = [name for name in ("loss", "accuracy") if f"val_{name}" in history[-1]]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False
+    )
+    for axis, name in zip(axes[0], names, strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "held out")):
             axis.plot(
                 epochs, [row.get(key) for row in history], label=label, marker="." if len(epochs) < 30 else ""
@@ -20,8 +26,8 @@ def draw_curves(history, path):
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
         axis.legend()
-    best = max(row["val_accuracy"] for row in history)
-    axes[1].set_title(f"held out: last {history[-1]['val_accuracy']:.4f}, best {best:.4f}")
+        best = (min if name == "loss" else max)(row[f"val_{name}"] for row in history)
+        axis.set_title(f"held out: last {history[-1][f'val_{name}']:.4f}, best {best:.4f}")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)

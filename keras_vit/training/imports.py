@@ -8,7 +8,7 @@ import keras
 import keras_vit
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_directory, write_json
-from keras_vit.models import ViT
+from keras_vit.models import MaskedViT, ViT
 from keras_vit.training.recipes import recipe
 from keras_vit.training.runs import read_run
 from keras_vit.weights import load_model
@@ -71,8 +71,11 @@ def import_run(path, out, classes=None, labels=None, image_size=None, heads=None
     return model, checkpoint.format
 
 
-def load_start(path):
-    """The `ViT` that fine-tuning starts from: of a RUN folder, a model.keras or a checkpoint."""
+def load_start(path, option="--start"):
+    """The `ViT` that fine-tuning starts from: of a RUN folder, a model.keras or a checkpoint.
+
+    Of a pretraining RUN, it is the encoder. `option` is what errors call it.
+    """
     path = Path(path)
     if (path / "model.keras").is_file():
         read_run(path)
@@ -80,13 +83,15 @@ def load_start(path):
     if path.suffix != ".keras":
         return load_model(path)[0]
     if not path.is_file():
-        raise InputError(f"{path} does not exist: --start takes a RUN, a model.keras or a checkpoint.")
+        raise InputError(f"{path} does not exist: {option} takes a RUN, a model.keras or a checkpoint.")
     try:
         model = keras.models.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
+    if isinstance(model, MaskedViT):
+        model = model.encoder
     if not isinstance(model, ViT):
-        raise InputError(f"{path} holds a {type(model).__name__}, not a ViT: --start takes the float model.")
+        raise InputError(f"{path} holds a {type(model).__name__}, not a ViT: {option} takes the float model.")
     return model
 
 

@@ -1,4 +1,4 @@
-"""The schedule of our recipes, and AdamW: right on several replicas, and with rates layer by layer."""
+"""The schedule of our recipes, and AdamW: right on several replicas, with averages, and rates by layer."""
 
 import keras
 import tensorflow as tf
@@ -18,8 +18,34 @@ class SummedAdamW(keras.optimizers.AdamW):
     """AdamW (Loshchilov and Hutter 2019) that clips the sum of all replicas' gradients.
 
     Keras clips each replica's own gradient and then sums them, so that the result would depend on the number
-    of replicas. On one device it is `keras.optimizers.AdamW`.
+    of replicas. On one device it is `keras.optimizers.AdamW`, but for `use_ema`: the average (see
+    `averaging.py`) starts at the first weights, warms up, works on several replicas, and never takes the
+    weights' place.
     """
+
+    def build(self, variables):
+        super().build(variables)
+        if self.use_ema:
+            for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+                average.assign(variable)
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        done = tf.cast(self.iterations, tf.float32)
+        momentum = tf.minimum(self.ema_momentum, (1 + done) / (10 + done))
+
+        def update(average, value, momentum):
+            momentum = tf.cast(momentum, average.dtype)
+            average.assign(momentum * average + (1 - momentum) * value)
+
+        def update_all(strategy, momentum):
+            pairs = zip(trainable_variables, self._model_variables_moving_average, strict=True)
+            for variable, average in pairs:
+                strategy.extended.update(average.value, update, args=(variable.value, momentum), group=False)
+
+        tf.__internal__.distribute.interim.maybe_merge_call(update_all, self._distribution_strategy, momentum)
+
+    def finalize_variable_values(self, var_list):
+        """Nothing, where Keras would end `fit` with the averages as weights: a state may be saved then."""
 
     def _clip_gradients(self, gradients):
         context = tf.distribute.get_replica_context()

@@ -7,7 +7,8 @@ from keras_vit.config import ViTConfig
 from keras_vit.errors import InputError, one_of
 
 SMALL_TRUNK = {"width": 128, "depth": 4, "heads": 4}  # of a MultimodalViT
-AUGMENTATIONS = ("none", "affine", "light")
+DISTILLATIONS = ("none", "hard", "soft")
+AUGMENTATIONS = ("none", "affine", "light", "crop", "strong")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,19 @@ class Recipe:
         dropout: rate in the model.
         layer_decay: factor on the learning rate from each block to the one before it; 1 for none.
         freeze: keep the patches and that many first blocks as they are.
-        augment: "none", "affine" (turn, stretch, shear, move) or "light" (random crop, mirror).
+        augment: "none", "affine" (turn, stretch, shear, move), "light" (random crop, mirror), "crop" (pad and
+            crop, mirror) or "strong" (that, RandAugment, erasing, MixUp or CutMix).
         precision: "float32" or "mixed_bfloat16".
         early_stop: stop after that many epochs without a better held-out accuracy, and keep the
             best epoch; 0 trains to the end and keeps the last.
+        ema: evaluate and save the moving average of the weights, of this momentum (see
+            `training.averaging`), e.g. 0.999; 0 for none.
+        accumulate: compute a batch's gradient in so many parts, one after the other, for less memory; the
+            result is the same.
+        distill: learn from a teacher too (see `training.distillation`): "none", "hard" or "soft".
+        distill_weight: the teacher's share of the loss.
+        temperature: of both models' answers, for "soft".
+        distillation_token: give the model a second [CLS] and head that learn from the teacher.
         seed: of initial weights, order, augmentation and dropout.
     """
 
@@ -49,6 +59,12 @@ class Recipe:
     augment: str = "light"
     precision: str = "float32"
     early_stop: int = 0
+    ema: float = 0.0
+    accumulate: int = 1
+    distill: str = "none"
+    distill_weight: float = 0.5
+    temperature: float = 3.0
+    distillation_token: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -60,6 +76,7 @@ class Recipe:
         one_of("augmentation", self.augment, AUGMENTATIONS)
         one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
         one_of("pooling", self.pooling, ("cls", "mean", "attention"))
+        one_of("kind of distillation", self.distill, DISTILLATIONS)
         for field, low, high in (
             ("epochs", 1, None),
             ("batch_size", 1, None),
@@ -69,21 +86,33 @@ class Recipe:
             ("label_smoothing", 0, 0.999),
             ("early_stop", 0, None),
             ("layer_decay", 1e-3, 1),
+            ("ema", 0, 0.999999),
+            ("accumulate", 1, None),
+            ("distill_weight", 0, 1),
+            ("temperature", 1e-3, None),
         ):
             value = getattr(self, field)
             if value < low or (high is not None and value > high):
                 limit = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
                 raise InputError(f"{field} must be {limit}, not {value!r}.")
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"a batch of {self.batch_size} cannot be divided into {self.accumulate} equal parts: "
+                "accumulate must divide batch_size."
+            )
         self.check_model()
 
     def check_model(self):
         """Raise an InputError where the model cannot be built."""
         if self.freeze < 0:
             raise InputError(f"freeze must be at least 0, not {self.freeze!r}.")
+        if self.distillation_token and self.distill == "none":
+            raise InputError("a distillation token learns from a teacher: say which, and how to distill.")
         self.model_config().grid(self.image_size)
 
     def model_config(self):
-        return ViTConfig.of(self.variant, pooling=self.pooling, dropout=self.dropout)
+        token = {"distilled": True} if self.distillation_token else {}
+        return ViTConfig.of(self.variant, pooling=self.pooling, dropout=self.dropout, **token)
 
     def build(self, classes):
         """The model, with fresh weights, compiled for nothing yet."""
@@ -102,7 +131,7 @@ class MultimodalRecipe(Recipe):
     Attributes:
         variant: arguments of `MultimodalViT` except modalities and classes.
         modalities: [[name, modality as `keras.saving.serialize_keras_object` gives it]], in their order.
-        image_size, pooling, layer_decay, augment: have no meaning here, and stay as they are. (A
+        image_size, pooling, layer_decay, augment, distill: have no meaning here, and stay as they are. (A
             mirrored picture would make "left of" wrong.)
         freeze: names of modalities, or of blocks such as "block_0", whose weights stay as they start, such as
             a vision module that was trained before.
@@ -119,7 +148,13 @@ class MultimodalRecipe(Recipe):
     label_smoothing: float = 0.0
 
     def check_model(self):
-        fixed = {"pooling": "cls", "layer_decay": 1.0, "augment": "none"}
+        fixed = {
+            "pooling": "cls",
+            "layer_decay": 1.0,
+            "augment": "none",
+            "distill": "none",
+            "distillation_token": False,
+        }
         for field, value in fixed.items():
             if getattr(self, field) != value:
                 raise InputError(
@@ -145,9 +180,75 @@ class MultimodalRecipe(Recipe):
         return MultimodalViT.from_config({**options, "modalities": self.modalities})
 
 
+@dataclasses.dataclass(frozen=True)
+class PretrainingRecipe(Recipe):
+    """How to pretrain a `MaskedViT` without labels; the fields are those of `Recipe`, and these.
+
+    Attributes:
+        mode: "simmim" or "mae" (see `keras_vit.models.masked`).
+        ratio: share of the patches that is hidden.
+        normalise: predict patches without their own brightness and contrast (He et al. 2021, section 3).
+        label_smoothing, layer_decay, freeze, early_stop, distill: have no meaning without labels.
+    """
+
+    mode: str = "simmim"
+    ratio: float = 0.6
+    normalise: bool = True
+    label_smoothing: float = 0.0
+
+    def check_model(self):
+        fixed = {
+            "label_smoothing": 0.0,
+            "layer_decay": 1.0,
+            "freeze": 0,
+            "early_stop": 0,
+            "distill": "none",
+            "distillation_token": False,
+        }
+        for field, value in fixed.items():
+            if getattr(self, field) != value:
+                raise InputError(
+                    f"{field}={getattr(self, field)!r} has no meaning without labels: leave it out."
+                )
+        one_of("mode", self.mode, ("simmim", "mae"))
+        if not 0 < self.ratio < 1:
+            raise InputError(f"ratio must be between 0 and 1, e.g. 0.6, not {self.ratio!r}.")
+        super().check_model()
+
+    def build(self, classes):
+        """The `MaskedViT`, with fresh weights; no classes."""
+        from keras_vit.models import ViT
+
+        return self.around(ViT(self.model_config(), self.image_size, classes=None, dtype=self.precision))
+
+    def around(self, encoder):
+        """The `MaskedViT` around a `ViT`."""
+        from keras_vit.losses import MaskedReconstruction
+        from keras_vit.models import MaskedViT
+
+        kind = "l1" if self.mode == "simmim" else "l2"
+        return MaskedViT(encoder, self.ratio, self.mode, MaskedReconstruction(self.normalise, kind))
+
+
+def recipe_class(config):
+    """The class of the recipe that gave `config` by `to_dict`."""
+    return MultimodalRecipe if "modalities" in config else PretrainingRecipe if "mode" in config else Recipe
+
+
 def recipe_from(config):
     """The recipe that `to_dict` gave, as a run's config.json keeps it."""
-    return (MultimodalRecipe if "modalities" in config else Recipe)(**config)
+    return recipe_class(config)(**config)
+
+
+def pretraining_recipe(name=None, image_size=None, **overrides):
+    """A `PretrainingRecipe`: model and batches of `recipe(name, image_size)`, with fields replaced."""
+    base = recipe(name, image_size).to_dict()
+    for key in ("label_smoothing", "dropout", "weight_decay"):
+        del base[key]  # those are for labels, which are learned by heart sooner
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    for key in overrides:
+        one_of("recipe field", key, [f.name for f in dataclasses.fields(PretrainingRecipe)])
+    return PretrainingRecipe(**{**base, **overrides})
 
 
 def multimodal_recipe(data, **overrides):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write, write_json
-from keras_vit.training.recipes import MultimodalRecipe, Recipe
+from keras_vit.training.recipes import recipe_class
 
 
 def read_run(folder):
@@ -96,7 +96,18 @@ def open_run(out, config):
             f"{old['data']['fingerprint']}; given: {config['data']['source']}, "
             f"{config['data']['fingerprint']}): use another --out."
         )
-    defaults = (MultimodalRecipe if "modalities" in config["recipe"] else Recipe)().to_dict()
+    if recipe_class(old["recipe"]) is not recipe_class(config["recipe"]):
+        raise InputError(
+            f"{out} is a run of another kind: use another --out. (`keras-vit train DATA --start {out} --out "
+            "ANOTHER` fine-tunes what was pretrained.)"
+        )
+    taught, teacher = (run.get("teacher") or {"source": None, "weights": None} for run in (old, config))
+    if taught["weights"] != teacher["weights"]:
+        raise InputError(
+            f"{out} was trained with the teacher {taught['source']}, and {teacher['source']} has other "
+            "weights: give the same teacher, or another --out."
+        )
+    defaults = recipe_class(config["recipe"])().to_dict()
     before = {**defaults, **old["recipe"]}  # an older version may not have had every field
     changed = [key for key, value in config["recipe"].items() if before[key] != value]
     if changed:

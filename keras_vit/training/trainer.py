@@ -13,28 +13,36 @@ import keras
 from rich.console import Console
 
 import keras_vit
-from keras_vit.errors import Interrupted
-from keras_vit.models import MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
-from keras_vit.training.callbacks import Keeper, ProgressBar
+from keras_vit.errors import InputError, Interrupted
+from keras_vit.models import MaskedViT, MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
+from keras_vit.training.accumulation import accumulate
+from keras_vit.training.averaging import EvaluateAverages
+from keras_vit.training.callbacks import SECONDS, Keeper
 from keras_vit.training.curves import draw_curves
+from keras_vit.training.distillation import teach
 from keras_vit.training.metrics import CountedAccuracy
 from keras_vit.training.optimizer import LayerwiseAdamW, SummedAdamW, warmup_cosine
 from keras_vit.training.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from keras_vit.training.recipes import PretrainingRecipe
+from keras_vit.training.progress import reporter
 from keras_vit.training.runs import held, open_run
+from keras_vit.training.stopping import Stop
 from keras_vit.training.strategies import check_batch_size, is_chief
 
 
-def train(data, out, recipe, console=None, start=None, strategy=None):
-    """Train a `ViT` or a `MultimodalViT` on `data` into the folder `out`, or continue there.
+def train(data, out, recipe, console=None, start=None, teacher=None, strategy=None):
+    """Train a `ViT`, a `MaskedViT` or a `MultimodalViT` on `data` into the folder `out`, or continue there.
 
     Args:
         data: an `ImageData`; or a `MultimodalData`.
         out: the RUN folder; made when missing.
-        recipe: a `Recipe`; or for `MultimodalData` a `MultimodalRecipe`.
+        recipe: a `Recipe`; or a `PretrainingRecipe`, which looks at no labels; or for `MultimodalData` a
+            `MultimodalRecipe`.
         console: a rich console for progress.
         start: a model to fine-tune instead of fresh weights. A `ViT`: its parts that do not fit, such as
             the head for other classes, are fresh or resized (see `ViT.rebuilt`), and `recipe.variant` must
             be its config. Or a `MultimodalViT` such as the recipe builds.
+        teacher: the `distillation.Teacher` that a recipe with `distill` learns from.
         strategy: what `training.strategy` gave, for several devices or workers; None for one. The weights
             become those of one device but for rounding, and for what is random in the model.
 
@@ -42,7 +50,8 @@ def train(data, out, recipe, console=None, start=None, strategy=None):
         list of the epochs' metrics.
 
     Raises:
-        InputError: `out` belongs to another data set or recipe, is no run, or another process trains there.
+        InputError: `out` belongs to another data set or recipe, is no run, or another process trains there;
+            a teacher without `distill`, or the other way round.
         Interrupted: Ctrl-C or SIGTERM; everything up to the last full epoch is saved.
     """
     out, console = Path(out), console or Console(stderr=True)
@@ -54,6 +63,12 @@ def train(data, out, recipe, console=None, start=None, strategy=None):
         "recipe": recipe.to_dict(),
     }
     check_batch_size(recipe.batch_size, strategy)
+    if (teacher is None) != (recipe.distill == "none"):
+        raise InputError(
+            "distillation takes both: a teacher, and how to learn from it (distill: hard or soft)."
+        )
+    if teacher is not None:
+        config["teacher"] = teacher.to_dict()
     if is_chief(strategy):
         open_run(out, config)
     else:
@@ -61,6 +76,8 @@ def train(data, out, recipe, console=None, start=None, strategy=None):
     keras.utils.set_random_seed(recipe.seed)
     with _scope(strategy):
         model = _built(data, recipe, start)
+        if teacher is not None:
+            teach(model, teacher.model.rebuilt(), recipe.distill, recipe.distill_weight, recipe.temperature)
     keep = "best" if recipe.early_stop else "last"
     history = fit(model, data, out, recipe, console, title="train", keep=keep, strategy=strategy)
     if is_chief(strategy):
@@ -69,6 +86,11 @@ def train(data, out, recipe, console=None, start=None, strategy=None):
 
 
 def _built(data, recipe, start):
+    if isinstance(recipe, PretrainingRecipe):
+        if start is None:
+            return recipe.build(None)
+        options = {"image_size": recipe.image_size, "dtype": recipe.precision}
+        return recipe.around(start.reset_classifier(None).rebuilt(config=recipe.model_config(), **options))
     if start is None or isinstance(start, MultimodalViT):
         model = recipe.build(len(data.labels))
         if start is not None:
@@ -88,60 +110,110 @@ def _built(data, recipe, start):
     return model
 
 
-def fit(model, data, folder, recipe, console, title, keep, strategy=None):
-    """Run the recipe's epochs on `model` with progress, continuing from `folder`'s state if there is one.
+def fit(
+    model,
+    data,
+    folder,
+    recipe,
+    console,
+    title,
+    keep,
+    strategy=None,
+    progress="bar",
+    save_seconds=SECONDS,
+    callbacks=(),
+):
+    """Run the recipe's epochs on `model`, continuing from `folder`'s state if there is one.
+
+    The last arguments are those of `train`; `callbacks` are Keras' own, beside ours.
 
     Returns:
         list of the epochs' metrics.
     """
-    replicas = strategy.num_replicas_in_sync if strategy else 1
-    keeper = Keeper(folder, keep=keep, patience=recipe.early_stop, writes=is_chief(strategy))
+    leads, replicas = is_chief(strategy), strategy.num_replicas_in_sync if strategy else 1
+    steps = steps_per_epoch(data.train, recipe.batch_size)
+    stop = Stop(leads)
+    keeper = Keeper(
+        folder,
+        keep,
+        recipe.epochs,
+        steps,
+        patience=recipe.early_stop,
+        seconds=save_seconds,
+        stop=stop if leads else None,
+        writes=leads,
+        alone=strategy is None,
+    )
     keeper.restore_history()
-    if keeper.finished(recipe.epochs):
+    if keeper.finished:
         console.print(f"{folder} is finished: {len(keeper.history)} epochs", highlight=False)
         return keeper.history
-    steps = steps_per_epoch(data.train, recipe.batch_size)
     with _scope(strategy):  # and no further: the first worker saves alone, and makes variables for that
         compile_for(model, recipe, steps)
-    first = keeper.restore(model)
-    if first:
-        console.print(f"continuing after epoch {first} of {recipe.epochs} in {folder}", highlight=False)
-    progress = ProgressBar(console, title, recipe.epochs, steps, first)
+    epoch, step = keeper.restore(model)
+    if epoch or step:
+        console.print(f"continuing after {keeper.where} of {recipe.epochs} in {folder}", highlight=False)
+    shown = reporter(progress, console, title, recipe.epochs, steps, recipe.batch_size, epoch, step)
+    # An epoch that goes on in the middle is a `fit` of its own, as it has fewer steps.
+    parts = [(epoch, epoch + 1, step)] if step else []
+    parts += [(epoch + bool(step), recipe.epochs, 0)]
     try:
-        with held(folder) if keeper.writes else contextlib.nullcontext(), _stoppable():
-            if not keeper.is_enough(recipe.epochs):
+        with held(folder) if leads else contextlib.nullcontext(), stop, _lost_workers(strategy, stop, keeper):
+            for first, last, skipped in parts:
+                if first == last or keeper.is_enough:
+                    continue
                 model.fit(
-                    training_batches(data.train, model, recipe, first, recipe.epochs, even=replicas > 1),
-                    steps_per_epoch=steps,
+                    training_batches(data.train, model, recipe, first, last, replicas > 1, skipped),
+                    steps_per_epoch=steps - skipped,
                     initial_epoch=first,
-                    epochs=recipe.epochs,
+                    epochs=last,
                     validation_data=evaluation_batches(data.test, model, even=replicas > 1),
-                    callbacks=[progress, keeper],
+                    callbacks=[shown, keeper, *callbacks],
                     shuffle=False,  # the pipeline did it
                     verbose=0,
                 )
             keeper.finish()
     except KeyboardInterrupt:
-        done = len(keeper.history)
         raise Interrupted(
-            f"stopped in epoch {done + 1} of {recipe.epochs}; {done} epochs are saved in {folder}: "
-            "the same command continues."
+            f"stopped at once; {folder} has what was saved before: the same command continues.", stop.code
         ) from None
     finally:
-        progress.close()
+        if hasattr(shown, "close"):
+            shown.close()
     return keeper.history
+
+
+@contextlib.contextmanager
+def _lost_workers(strategy, stop, keeper):
+    """Say what it means when another worker goes away."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise
+        if stop.asked:
+            raise Interrupted("stopped with the other workers.", stop.code) from None
+        raise InputError(
+            f"another worker went away ({error.message.splitlines()[0][:80]}): {keeper.folder} has what was "
+            "saved before. Start all workers again, with the same command, to go on."
+        ) from None
 
 
 def _scope(strategy):
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
-def compile_for(model, recipe, steps):
-    """Compile `model` with the recipe's loss, optimizer and schedule."""
+def compile_for(model, recipe, steps, schedule=None):
+    """Compile `model` with the recipe's loss, optimizer and schedule, or with another schedule."""
     total = recipe.epochs * steps
     warmup = min(int(recipe.warmup_epochs * steps), total - 1)
-    schedule = warmup_cosine(recipe.learning_rate, total, warmup)
-    options = {"weight_decay": recipe.weight_decay, "global_clipnorm": 1.0}
+    schedule = schedule or warmup_cosine(recipe.learning_rate, total, warmup)
+    options = {
+        "weight_decay": recipe.weight_decay,
+        "global_clipnorm": 1.0,
+        "use_ema": recipe.ema > 0,
+        "ema_momentum": recipe.ema,
+    }
     if recipe.layer_decay == 1.0:
         optimizer = SummedAdamW(schedule, **options)
     else:
@@ -151,26 +223,15 @@ def compile_for(model, recipe, steps):
     # As in the recipes of ViT and DeiT: the size of a bias or a position is no sign of overfitting.
     spared = [variable for variable in model.trainable_variables if not is_decayed(variable)]
     optimizer.exclude_from_weight_decay(var_list=spared)
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-        weighted_metrics=[CountedAccuracy(name="accuracy")],
-    )
+    if isinstance(model, MaskedViT):
+        model.compile(optimizer=optimizer)  # it has its own loss
+    else:
+        model.compile(
+            optimizer=optimizer,
+            loss=keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=recipe.label_smoothing
+            ),
+            weighted_metrics=[CountedAccuracy(name="accuracy")],
+        )
     optimizer.build(model.trainable_variables)
-
-
-class _stoppable:
-    """While active, SIGTERM does what Ctrl-C does: stop between two steps."""
-
-    def __enter__(self):
-        self.old = None
-        if threading.current_thread() is threading.main_thread():
-            self.old = signal.signal(signal.SIGTERM, self._stop)
-
-    def __exit__(self, *exception):
-        if self.old is not None:
-            signal.signal(signal.SIGTERM, self.old)
-
-    @staticmethod
-    def _stop(number, frame):
-        raise KeyboardInterrupt
+    accumulate(model, recipe.accumulate)

@@ -1,0 +1,160 @@
+"""Distillation: a `ViT` that also learns from the answers of a trained one (Touvron et al. 2020, DeiT).
+
+With the logits Z_s of the student and Z_t of the teacher, the label y, and the softmax psi (arXiv:2012.12877,
+equations 1 to 3):
+
+    soft:  (1 - w) CE(psi(Z_s), y) + w tau^2 KL(psi(Z_t / tau) || psi(Z_s / tau))
+    hard:  (1 - w) CE(psi(Z_s), y) + w CE(psi(Z_s), argmax Z_t)                       w = 1/2 there
+
+(The paper writes KL the other way round; its code computes this, as Hinton et al. 2015 do.) A student with
+a distillation token has two heads: the class head learns from the label, the distillation head from the
+teacher. Else the one head gets both. In use the answer is the mean of the two heads.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_vit.errors import InputError, one_of
+from keras_vit.files import labels_near
+from keras_vit.models import ViT
+from keras_vit.training.imports import load_start
+
+KINDS = ("hard", "soft")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained `ViT` that a student learns from.
+
+    Attributes:
+        model: the `ViT`; it is never trained, and no part of the student.
+        source: where it came from.
+    """
+
+    model: ViT
+    source: str
+
+    @property
+    def digest(self):
+        """SHA-256 of its weights, whatever file they were in."""
+        digest = hashlib.sha256()
+        for variable in self.model.weights:
+            digest.update(f"{variable.path.split('/', 1)[1]}{tuple(variable.shape)}".encode())
+            digest.update(ops.convert_to_numpy(variable).tobytes())
+        return digest.hexdigest()
+
+    def to_dict(self):
+        """What a run's config.json notes."""
+        return {"source": self.source, "weights": self.digest}
+
+
+def load_teacher(path, labels):
+    """The `Teacher` at `path`, a RUN, a model.keras or a checkpoint.
+
+    Args:
+        labels: the student's class names.
+
+    Raises:
+        InputError: no such model, or it knows other classes.
+    """
+    model = load_start(path, option="--teacher")
+    if model.classes != len(labels):
+        raise InputError(
+            f"the teacher {path} has {model.classes or 'no'} classes, and the data {len(labels)}: a teacher "
+            f"must be trained on the same ones, e.g. `keras-vit train DATA --start {path} --out TEACHER`."
+        )
+    names = labels_near(path, model.classes)
+    if names is not None and list(names) != list(labels):
+        other = next(i for i, (a, b) in enumerate(zip(names, labels, strict=True)) if a != b)
+        raise InputError(
+            f"the teacher {path} has the class {names[other]!r} where the data has {labels[other]!r}: it "
+            "must be trained on the same classes."
+        )
+    model.trainable = False
+    return Teacher(model, str(Path(path)))
+
+
+def teach(student, teacher, kind, weight=0.5, temperature=3.0):
+    """Let `student` learn from `teacher` too, in place, before it is compiled.
+
+    Only training has the teacher's part of the loss: held-out losses are those of the labels. What is saved
+    and resumed has the same variables as without.
+
+    Args:
+        student: a `ViT` with a head.
+        teacher: a `ViT` with as many classes; its own preprocessing and image size are respected.
+        kind: "hard" or "soft".
+        weight: w above, in [0, 1].
+        temperature: tau above, for "soft".
+    """
+    one_of("kind of distillation", kind, KINDS)
+    loss = Distillation(kind, temperature)
+    look = as_seen_by(teacher, student)
+    label_loss, metrics = student.compute_loss, student.compute_metrics
+    apart = student.config.distilled
+    student.each_head = apart
+
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not training:
+            return label_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        ours, theirs = (y_pred[:, 0], y_pred[:, 1]) if apart else (y_pred, y_pred)
+        wanted = ops.stop_gradient(teacher(look(x), training=False))
+        usual = label_loss(x=x, y=y, y_pred=ours, sample_weight=sample_weight, training=training)
+        return (1 - weight) * usual + weight * loss(wanted, theirs, sample_weight=sample_weight)
+
+    def compute_metrics(x, y, y_pred, sample_weight=None):
+        if len(y_pred.shape) == 3:
+            y_pred = ops.mean(y_pred, axis=1)
+        return metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    student.compute_loss, student.compute_metrics = compute_loss, compute_metrics
+
+
+class Distillation(keras.losses.Loss):
+    """What the student's logits [B, classes] lack of the teacher's.
+
+    Args:
+        kind: "hard" or "soft", see above.
+        temperature: of "soft".
+    """
+
+    def __init__(self, kind, temperature=1.0, name="distillation"):
+        super().__init__(name=name, dtype="float32")
+        self.kind, self.temperature = kind, temperature
+
+    def call(self, teacher, student):
+        """The loss of each example, [B], from both models' logits."""
+        if self.kind == "hard":
+            best = ops.argmax(teacher, axis=-1)
+            return keras.losses.sparse_categorical_crossentropy(best, student, from_logits=True)
+        wanted, found = (ops.log_softmax(logits / self.temperature) for logits in (teacher, student))
+        return self.temperature**2 * ops.sum(ops.exp(wanted) * (wanted - found), axis=-1)
+
+
+def as_seen_by(teacher, student):
+    """A function from images as `student` takes them to the same as `teacher` takes them: size and scale.
+
+    Scaled to cover the teacher's size and cropped in the centre, as `training.images.fit` does with files.
+    """
+    (height, width), (h, w) = teacher.image_size, student.image_size
+    scale = max(height / h, width / w)
+    size = max(height, round(h * scale)), max(width, round(w * scale))
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+
+    def look(images):
+        pixels = ops.cast(images, "float32") * _constant(student, "std") + _constant(student, "mean")
+        if size != (h, w):
+            pixels = tf.image.resize(pixels, size, "bilinear", antialias=True)
+        pixels = pixels[:, top : top + height, left : left + width]
+        return (pixels - _constant(teacher, "mean")) / _constant(teacher, "std")
+
+    return look
+
+
+def _constant(model, name):
+    return tf.constant(model.preprocessing[name], tf.float32)

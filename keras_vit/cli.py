@@ -18,6 +18,7 @@ from keras_vit.commands.explain import explain
 from keras_vit.commands.export import export
 from keras_vit.commands.import_ import import_
 from keras_vit.commands.launch import launch
+from keras_vit.commands.pack import pack
 from keras_vit.commands.predict import predict
 from keras_vit.commands.quantize import quantize
 from keras_vit.commands.train import train
@@ -25,6 +26,7 @@ from keras_vit.errors import InputError, Interrupted, Notice
 
 COMMANDS = {
     "import": import_,
+    "pack": pack,
     "train": train,
     "launch": launch,
     "quantize": quantize,
@@ -49,14 +51,15 @@ for name, command in COMMANDS.items():
 
 
 def main():
-    """Run the command line: 0 success, 1 failure, 2 bad input or no room, 130 interrupted."""
+    """Run the command line: 0 success or pre-empted, 1 failure, 2 bad input or no room, 130 Ctrl-C."""
     warnings.showwarning = functools.partial(_note, warnings.showwarning)
     try:
         app()
     except InputError as error:
         sys.exit(_fail(str(error), 2))
-    except Interrupted as error:
-        sys.exit(_fail(str(error), 130))
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.code)
     except OSError as error:
         what = ": ".join(filter(None, [error.filename, error.strerror])) or str(error)
         sys.exit(_fail(f"{what}. What was there before is unchanged: {_way_out(error)}.", 2))

@@ -12,8 +12,8 @@ from keras_vit.scenarios import SCENARIOS
 Data = Annotated[
     str,
     typer.Argument(
-        help="A folder or .zip of class folders; a folder with train.csv and test.csv for several "
-        "modalities; 'digits', 'cifar10' or a scenario."
+        help="A folder or .zip of class folders, or what `keras-vit pack` made of one; a folder with "
+        "train.csv and test.csv for several modalities; 'digits', 'cifar10', tfds:NAME or a scenario."
     ),
 ]
 Run = Annotated[Path, typer.Argument(help="A folder made by `keras-vit train`.")]
@@ -85,7 +85,7 @@ def restored_modalities(pairs):
 def load_data_of_run(run, data, skip_bad):
     """Load what a run was trained on."""
     from keras_vit.training.runs import read_run
-    from keras_vit.training.sources import BUILT_IN
+    from keras_vit.training.sources import is_name
 
     config = read_run(run)
     if "modalities" in config["recipe"]:
@@ -95,7 +95,7 @@ def load_data_of_run(run, data, skip_bad):
     source = config["data"]["source"]
     if data is None and source is None:
         raise InputError(f"{run} was imported and has no data of its own: say --data PATH.")
-    if data is None and source not in BUILT_IN and not Path(source).exists():
+    if data is None and not is_name(source) and not Path(source).exists():
         raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
     return load_images(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)
 

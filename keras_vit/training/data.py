@@ -1,4 +1,4 @@
-"""A labelled set of pictures from a folder, a .zip or a built-in name, as two uint8 arrays.
+"""A labelled set of pictures from wherever pictures lie, as two uint8 arrays.
 
     data = load_data("flowers.zip", image_size=224)
     data.train.images, data.train.labels, data.labels
@@ -6,7 +6,6 @@
 TensorFlow is never imported; Keras only to download CIFAR-10.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -14,15 +13,13 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
 from keras_vit.config import pair
 from keras_vit.errors import InputError
-from keras_vit.training.images import FORMATS, decode, fit
-from keras_vit.training.layout import Item, choose, digest, fingerprint_of, layout
-from keras_vit.training.sources import BUILT_IN, MAX_FILE, open_tree
+from keras_vit.training.pictures import open_pictures, suggest_image_size
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+__all__ = ["ImageData", "Split", "load_data", "suggest_image_size"]
+
 IN_MEMORY = 2 * 2**30  # bytes; a larger set goes to a temporary file
 CHUNK = 16  # pictures that a thread takes at a time
 
@@ -57,8 +54,9 @@ class ImageData:
         source: what it was loaded from.
         fingerprint: 16 hex digits. Equal ones mean the same files (or built-in pictures) in the
             same splits, whatever the image size and whether or not bad pictures were left out.
-            A folder and a .zip of it differ, as a .zip tells more about its files.
-        skipped: names of the bad pictures that were left out.
+            A folder and a .zip of it differ, as a .zip tells more about its files. A packed set has
+            that of what was packed, but for one whose pictures were resized.
+        skipped: names of the bad pictures that were left out; of lost records, which ones.
     """
 
     train: Split
@@ -80,17 +78,19 @@ def load_data(source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False
     class folders, hidden files and files with other suffixes are passed over.
 
     Args:
-        source: a folder, a .zip, "digits" (scikit-learn's 1,797 of 8 x 8) or "cifar10" (a
-            download). For a folder of such a name write "./digits".
+        source: a folder, a .zip, a folder made by `pack`, "digits" (scikit-learn's 1,797 of 8 x 8),
+            "cifar10" (a download) or "tfds:NAME" (a data set of tensorflow-datasets with `image` and
+            `label`; a download). For a folder of such a name write "./digits".
         image_size: an integer or (height, width), see `images.fit`; None asks `suggest_image_size`.
         test_fraction: the part of each class that is for testing where the source has no split:
-            rounded, but at least one picture, and at least one is left for training.
+            rounded, but at least one picture, and at least one is left for training. A packed set has one.
         seed: chooses which ones.
-        skip_bad: leave out pictures that cannot be read instead of refusing the set.
+        skip_bad: leave out pictures that cannot be read instead of refusing the set. Of a packed shard
+            that is damaged, all from the damage on.
         progress: called as `progress(done, total)` while pictures are read.
 
     Raises:
-        InputError: no such source, no usable layout, a class without pictures, bad pictures.
+        InputError: no such source, no usable layout, a class without pictures, bad pictures or shards.
     """
     if (
         isinstance(test_fraction, bool)
@@ -103,68 +103,18 @@ def load_data(source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False
     if image_size is not None:
         image_size = pair(image_size, "image_size")
 
-    if _is_built_in(source):
-        read = _digits if source == "digits" else _cifar10
-        pixels, classes, items, fingerprint = read(test_fraction, seed)
-        images, _ = _fill(
-            lambda i, size: fit(pixels[i], size),
-            len(items),
-            image_size or pair(BUILT_IN[source], ""),
-            progress,
-        )
-        return _data(images, classes, items, source, fingerprint, [])
-
-    with open_tree(source) as tree:
-        classes, items = layout(tree, test_fraction, seed)
-        image_size = image_size or pair(_suggest(tree, items), "image_size")
+    with open_pictures(source, test_fraction, seed, skip_bad) as pictures:
+        items = pictures.items
         images, problems = _fill(
-            lambda i, size: decode(tree.read(items[i].name), size, items[i].name),
-            len(items),
-            image_size,
-            progress,
+            pictures.picture, len(items), image_size or pair(pictures.suggested_size(), ""), progress
         )
-    skipped = [items[i].name for i in sorted(problems)]
+    skipped = pictures.lost + [items[i].name for i in sorted(problems)]
     if problems:
         if not skip_bad:
-            raise InputError(_bad_pictures(tree.source, problems, len(items)))
-        images, kept = _without(images, items, problems)
-        _check_none_emptied(tree.source, classes, items, kept)
-    else:
-        kept = items
-    return _data(images, classes, kept, tree.source, fingerprint_of(classes, items), skipped)
-
-
-def suggest_image_size(source) -> int:
-    """The image size that suits a source, from the headers of up to 64 of its pictures.
-
-    By the median of their shorter sides: up to 16, that (to a multiple of 2); up to 64, the
-    nearer one of 32 and 64; else 224.
-    """
-    if _is_built_in(source):
-        return BUILT_IN[source]
-    with open_tree(source) as tree:
-        return _suggest(tree, layout(tree, test_fraction=0.5, seed=0)[1])
-
-
-def _suggest(tree, items):
-    sample = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, 64).astype(int))]
-    sides = []
-    for item in sample:
-        if tree.files[item.name][0] > MAX_FILE:
-            continue
-        # An unreadable picture has no say; reading them all names it.
-        with contextlib.suppress(Exception), tree.open(item.name) as file:
-            sides.append(min(Image.open(file, formats=FORMATS).size))
-    side = float(np.median(sides)) if sides else np.inf
-    if side <= 16:
-        return max(2, 2 * int(side / 2 + 0.5))
-    if side <= 64:
-        return 32 if side < 48 else 64
-    return 224
-
-
-def _is_built_in(source):
-    return isinstance(source, str) and source in BUILT_IN
+            raise InputError(pictures.complaint(problems))
+        images, items = _without(images, items, problems)
+        pictures.check_none_emptied(items)
+    return _data(images, pictures, items, skipped)
 
 
 def _fill(picture, count, image_size, progress):
@@ -219,78 +169,15 @@ def _without(images, items, problems):
     return images[: len(keep)], [items[i] for i in keep]
 
 
-def _bad_pictures(source, problems, total):
-    reasons = [problems[i].rstrip(".") for i in sorted(problems)]
-    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-    return (
-        f"{len(reasons)} of {total} pictures in {source!r} cannot be used: {'; '.join(reasons[:5])}{more}. "
-        "Mend or delete them; --skip-bad (skip_bad=True) leaves them out."
-    )
-
-
-def _check_none_emptied(source, classes, items, kept):
-    lost = {(item.label, item.split) for item in items} - {(item.label, item.split) for item in kept}
-    if lost:
-        label, split = min(lost)
-        raise InputError(
-            f"class {classes[label]!r} of {source!r} has no {split} pictures left without its bad ones: "
-            "add good ones or delete the class."
-        )
-
-
-def _data(images, classes, items, source, fingerprint, skipped):
+def _data(images, pictures, items, skipped):
     labels = np.array([item.label for item in items], np.int32)
     names = [item.name for item in items]
     n = sum(item.split == "train" for item in items)
     return ImageData(
         train=Split(images[:n], labels[:n], names[:n]),
         test=Split(images[n:], labels[n:], names[n:]),
-        labels=list(classes),
-        source=str(source),
-        fingerprint=fingerprint,
+        labels=list(pictures.labels),
+        source=str(pictures.source),
+        fingerprint=pictures.fingerprint,
         skipped=skipped,
     )
-
-
-def _digits(test_fraction, seed):
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    pixels, labels = np.repeat(grey[..., None], 3, axis=-1), digits.target
-    parts = np.full(len(labels), "train", dtype="<U5")
-    for label in range(10):
-        members = np.flatnonzero(labels == label)
-        parts[members[sorted(choose(len(members), test_fraction, seed, label))]] = "test"
-    # As from folders: training first, and each split class by class.
-    order = np.lexsort((np.arange(len(labels)), labels, parts != "train"))
-    items = [Item(f"digits/{i:04d}", str(parts[i]), int(labels[i])) for i in order]
-    return _built_in(pixels[order], [str(i) for i in range(10)], items)
-
-
-def _cifar10(test_fraction, seed):
-    del test_fraction, seed  # it has its own split
-    import keras
-
-    try:
-        (train, train_labels), (test, test_labels) = keras.datasets.cifar10.load_data()
-    except Exception as error:  # whatever the network or a damaged cache brings
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"'cifar10' could not be downloaded ({why}): it needs the network the first time. A folder or "
-            ".zip with one subfolder per class works without."
-        ) from error
-    pixels = np.concatenate([train, test])
-    if pixels.shape[1] == 3:  # Keras is set to "channels_first"
-        pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
-    items = [
-        Item(f"cifar10/{split}/{i:05d}", split, int(label))
-        for split, labels in (("train", train_labels), ("test", test_labels))
-        for i, label in enumerate(np.ravel(labels))
-    ]
-    return _built_in(pixels, list(CIFAR10), items)
-
-
-def _built_in(pixels, classes, items):
-    marks = "".join(f"{item.split} {item.label}\n" for item in items)
-    return pixels, classes, items, digest([*classes, marks, pixels.tobytes()])

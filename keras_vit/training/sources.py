@@ -15,10 +15,11 @@ from keras_vit.errors import InputError
 from keras_vit.training.images import is_image_name
 
 BUILT_IN = {"digits": 8, "cifar10": 32}  # name -> image size
+TFDS = "tfds:"  # and the name of a data set of tensorflow-datasets
 MAX_FILE = 2**29  # bytes; no picture is larger, but a zip bomb is
 EXPECTED = (
-    "expected a folder with one subfolder per class, a .zip of such a folder, or a built-in name: "
-    + ", ".join(BUILT_IN)
+    "expected a folder with one subfolder per class, a .zip of such a folder, a folder made by "
+    "keras-vit pack, tfds:NAME of tensorflow-datasets, or a built-in name: " + ", ".join(BUILT_IN)
 )
 
 
@@ -43,8 +44,14 @@ class Tree:
             raise InputError(f"{name!r} cannot be read: {why}.") from error
 
 
+def is_name(source):
+    """Whether `source` is no path, but the name of a set."""
+    return isinstance(source, str) and (source in BUILT_IN or source.startswith(TFDS))
+
+
 @contextlib.contextmanager
 def open_tree(source):
+    """Yield the `Tree` of a folder or a .zip. Raises InputError."""
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"the data is a {type(source).__name__}: {EXPECTED}.")
     path = Path(source).expanduser()

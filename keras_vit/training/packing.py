@@ -1,0 +1,259 @@
+"""`pack`: any set of pictures into a few large files that are read in one go; and opening what it made.
+
+    pack("flowers.zip", "flowers.packed", shards=16)
+    load_data("flowers.packed")  # as from flowers.zip: the same pictures in the same order
+
+A packed set is a folder with train-00000-of-00016.tfrecord, ..., test-00000-of-00016.tfrecord, ... and
+dataset.json. The records are tf.train.Examples: `image` (the bytes of a JPEG, PNG, ...), `label`, `name`, and
+`place`, the picture's place in the split it came from.
+"""
+
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from keras_vit.config import integer, pair
+from keras_vit.errors import InputError
+from keras_vit.files import atomic_directory, write_json
+from keras_vit.training.layout import Item, digest
+from keras_vit.training.pictures import Pictures, open_pictures
+from keras_vit.training.records import DamagedRecord, from_example, read_records, to_example, write_record
+
+CONTENTS = "dataset.json"
+FORMAT = 1
+SPLITS = ("train", "test")
+FEATURES = {"image": bytes, "label": int, "name": bytes, "place": int}
+
+
+def pack(source, out, shards=16, image_size=None, seed=0, skip_bad=False, progress=None):
+    """Write the pictures of `source` into the folder `out`, which appears whole or not at all.
+
+    Each picture is decoded once, so that no bad one gets in. Without `image_size` the files go in as
+    they are, and arrays as PNG. Each split is shuffled before it is dealt out to its shards, so that
+    every shard has pictures of all classes.
+
+    Args:
+        source: what `load_data` takes.
+        out: a new folder, or a packed set to replace.
+        shards: files for each split; fewer where it has fewer pictures.
+        image_size: an integer or (height, width) that all are brought to, and stored as PNG; None keeps
+            the files.
+        seed: of the order in the shards, and of the split where the source has none, as in `load_data`.
+        skip_bad: leave out pictures that cannot be read instead of refusing the set.
+        progress: called as `progress(done, total)`.
+
+    Returns:
+        what dataset.json holds, and "skipped": names of the bad pictures that were left out.
+
+    Raises:
+        InputError: as `load_data`; `out` is something else.
+    """
+    out = Path(out)
+    integer("shards", shards, 1)
+    integer("seed", seed, 0)
+    size = None if image_size is None else pair(image_size, "image_size")
+    if out.exists() and not is_packed(out):
+        raise InputError(f"{str(out)!r} is there and is no packed set: use another --out.")
+    if isinstance(source, str | os.PathLike) and Path(source).resolve() in out.resolve().parents:
+        raise InputError(
+            f"{str(out)!r} lies in {str(source)!r}, where it would be a class: use another --out."
+        )
+    with open_pictures(source, seed=seed, skip_bad=skip_bad) as pictures, atomic_directory(out) as folder:
+        parts = _dealt(pictures.items, shards, np.random.default_rng(seed))
+        counts, problems = _write(pictures, parts, folder, size, progress)
+        if problems and not skip_bad:
+            raise InputError(pictures.complaint(problems))
+        pictures.check_none_emptied([item for i, item in enumerate(pictures.items) if i not in problems])
+        contents = {
+            "format": FORMAT,
+            "labels": list(pictures.labels),
+            "image_size": size and list(size),
+            "suggested_image_size": min(size) if size else pictures.suggested_size(),
+            # Resized pictures are others: a run on those they were made from must not go on with these.
+            "fingerprint": digest([pictures.fingerprint, str(size)]) if size else pictures.fingerprint,
+            "seed": seed,
+            "shards": counts,
+        }
+        write_json(folder / CONTENTS, contents)
+    return {**contents, "skipped": pictures.lost + [pictures.items[i].name for i in sorted(problems)]}
+
+
+def _dealt(items, shards, random):
+    """[(file name, indices of its pictures)]."""
+    parts = []
+    for split in SPLITS:
+        members = random.permutation([i for i, item in enumerate(items) if item.split == split])
+        count = min(shards, len(members))
+        parts += [(shard_name(split, k, count), members[k::count].tolist()) for k in range(count)]
+    return parts
+
+
+def _write(pictures, parts, folder, size, progress):
+    """Write the shards, several at a time. Returns ({split: [pictures in each shard]}, {index: why not})."""
+    first = {"train": 0, "test": sum(item.split == "train" for item in pictures.items)}
+    problems, done, lock = {}, 0, threading.Lock()
+
+    def write(part):
+        nonlocal done
+        name, members = part
+        with open(folder / name, "wb") as file:
+            for i in members:
+                item = pictures.items[i]
+                try:
+                    image = _encoded(pictures, i, size)
+                except InputError as error:
+                    problems[i] = str(error)
+                else:
+                    values = {"image": image, "label": item.label, "name": os.fsencode(item.name)}
+                    write_record(file, to_example({**values, "place": i - first[item.split]}))
+                with lock:
+                    done += 1
+                    if progress and (done % 64 == 0 or done == len(pictures.items)):
+                        progress(done, len(pictures.items))
+        return sum(i not in problems for i in members)
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        counts = list(pool.map(write, parts))
+    finally:  # on an interrupt too, without doing the rest first
+        pool.shutdown(cancel_futures=True)
+    split_of = [name.partition("-")[0] for name, _ in parts]
+    return {s: [n for n, of in zip(counts, split_of, strict=True) if of == s] for s in SPLITS}, problems
+
+
+def _encoded(pictures, i, size):
+    raw = pictures.read(i)
+    pixels = pictures.decoded(raw, i, size)
+    if isinstance(raw, bytes) and size is None:
+        return raw
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def shard_name(split, index, count):
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def is_packed(source):
+    """Whether `source` is a folder that `pack` made."""
+    try:
+        folder = Path(source).expanduser()
+        return (folder / CONTENTS).is_file() and any(folder.glob("*-of-*.tfrecord"))
+    except (OSError, ValueError, TypeError):  # no path, or one that the file system refuses
+        return False
+
+
+def read_contents(source):
+    """What dataset.json of a packed set holds. Raises InputError."""
+    path = Path(source).expanduser() / CONTENTS
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        newer = contents["format"] > FORMAT
+        sound = newer or (
+            all(isinstance(label, str) for label in contents["labels"])
+            and isinstance(contents["fingerprint"], str)
+            and contents["suggested_image_size"] > 0
+            and all(isinstance(n, int) for split in SPLITS for n in contents["shards"][split])
+        )
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError):
+        newer, sound = False, False
+    if newer:
+        raise InputError(f"{str(path)!r} was made by a newer keras_vit: install that, or pack the set again.")
+    if not sound:
+        raise InputError(f"{str(path)!r} is damaged: pack the set again.")
+    return contents
+
+
+def open_packed(source, skip_bad=False):
+    """The `Pictures` of a packed set, in the order they had in what was packed.
+
+    All shards are read once, for their checksums, labels and names; each picture again when it is decoded.
+
+    Raises:
+        InputError: a damaged shard (unless `skip_bad`), or one that does not belong to dataset.json.
+    """
+    folder, contents = Path(source).expanduser(), read_contents(source)
+    shards = [
+        (folder / shard_name(split, k, len(contents["shards"][split])), split, count)
+        for split in SPLITS
+        for k, count in enumerate(contents["shards"][split])
+    ]
+    rows, lost = [], []
+    for path, split, count in shards:
+        damage = _index(path, split, count, len(contents["labels"]), rows)
+        if damage:
+            record, why = damage
+            if not skip_bad:
+                raise InputError(
+                    f"{str(path)!r} is damaged at record {record} of {count} ({why}): pack the set again; "
+                    "--skip-bad (skip_bad=True) leaves out the rest of this shard, "
+                    f"{count - record + 1} pictures."
+                )
+            lost += [f"{path.name}, record {i}" for i in range(record, count + 1)]
+    rows.sort(key=lambda row: (row[0].split != "train", row[1]))
+    items = [row[0] for row in rows]
+    _check(source, contents["labels"], rows, lost)
+
+    def read(i):
+        _, _, path, offset, length = rows[i]
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return from_example(file.read(length))["image"]
+
+    size = contents["suggested_image_size"]
+    return Pictures(
+        str(folder), contents["labels"], items, contents["fingerprint"], read, lambda: size, lost=lost
+    )
+
+
+def _index(path, split, count, classes, rows):
+    """Add (Item, place, path, offset, length) of each record to `rows`; (record, why) where it is damaged."""
+    record = 0
+    try:
+        with open(path, "rb") as file:
+            for record, (offset, data) in enumerate(read_records(file), start=1):
+                rows.append((*_item(path, record, data, split, classes), path, offset, len(data)))
+    except DamagedRecord as damage:
+        return record + 1, str(damage)
+    except OSError as error:
+        return record + 1, error.strerror
+    if record > count:
+        raise InputError(
+            f"{str(path)!r} has {record} records, and {CONTENTS} says {count}: pack the set again."
+        )
+    return (record + 1, "the file ends here") if record < count else None
+
+
+def _item(path, record, data, split, classes):
+    values = from_example(data)
+    where = f"record {record} of {str(path)!r}"
+    missing = [name for name, kind in FEATURES.items() if not isinstance(values.get(name), kind)]
+    if missing:
+        raise InputError(f"{where} has no {' and no '.join(missing)}: it was not made by keras-vit pack.")
+    if not 0 <= values["label"] < classes:
+        raise InputError(
+            f"{where} has the label {values['label']}, and {CONTENTS} names {classes} classes, 0 to "
+            f"{classes - 1}: pack the set again."
+        )
+    return Item(os.fsdecode(values["name"]), split, values["label"]), values["place"]
+
+
+def _check(source, labels, rows, lost):
+    places = [(row[0].split, row[1]) for row in rows]
+    if len(set(places)) < len(places):
+        raise InputError(f"two shards of {str(source)!r} hold the same pictures: pack the set again.")
+    empty = set(range(len(labels))) - {row[0].label for row in rows if row[0].split == "train"}
+    if empty and lost:
+        raise InputError(
+            f"class {labels[min(empty)]!r} of {str(source)!r} has no train pictures left without its damaged "
+            "records: pack the set again."
+        )

@@ -1,0 +1,51 @@
+"""`keras-vit probe`: how good the features of a model are, before anything is fine-tuned."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_vit.commands.common import Data, SkipBad, load_images
+from keras_vit.commands.terminal import import_tensorflow, task, wide_console, without_chatter
+from keras_vit.errors import one_of
+
+
+def probe(
+    model: Annotated[Path, typer.Argument(help="A RUN (also of `pretrain`), a model.keras or a checkpoint.")],
+    data: Data,
+    kind: Annotated[str, typer.Option(help="linear (logistic regression), knn or both.")] = "both",
+    k: Annotated[int, typer.Option(help="Neighbours that vote, for knn.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    skip_bad: SkipBad = False,
+):
+    """Score the frozen features of a model by a linear probe and by nearest neighbours."""
+    one_of("kind of probe", kind, ("linear", "knn", "both"))
+    import_tensorflow()
+    from keras_vit.training import probing
+    from keras_vit.training.imports import load_start
+
+    with without_chatter():
+        vit = load_start(model, option="probe")
+    loaded = load_images(data, vit.image_size, skip_bad)
+    with task("probing") as progress:
+        found = probing.probe(vit, loaded, probing.KINDS if kind == "both" else (kind,), k, progress)
+    if as_json:
+        about = {"model": str(model), "data": str(data), "train": len(loaded.train), "test": len(loaded.test)}
+        print(
+            json.dumps({**about, "width": vit.config.width, **({"k": k} if "knn" in found else {}), **found})
+        )
+        return
+    wide_console().print(_table(found, model, vit.config.width, k))
+
+
+def _table(found, model, width, k):
+    from rich.table import Table
+
+    table = Table(title=f"{model}: {width} frozen features", title_justify="left")
+    table.add_column("classifier")
+    table.add_column("held-out top-1", justify="right")
+    names = {"linear": "linear probe", "knn": f"{k} nearest neighbours"}
+    for kind, accuracy in found.items():
+        table.add_row(names[kind], f"{accuracy:.4f}")
+    return table

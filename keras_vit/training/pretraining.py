@@ -1,0 +1,38 @@
+"""`pretrain`: a RUN whose model has learned from pictures without their labels, by `train`'s own loop.
+
+Its model.keras is a `MaskedViT`; `train --start RUN` fine-tunes the encoder in it, `probe` evaluates it.
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_vit.inspect.reconstructions import draw_reconstructions
+from keras_vit.training.strategies import is_chief
+from keras_vit.training.trainer import train
+
+SHOWN = 8  # pictures in reconstructions.png
+
+
+def pretrain(data, out, recipe, console=None, start=None, strategy=None):
+    """Train a `MaskedViT` on the pictures of `data` into the folder `out`, or continue there.
+
+    RUN/reconstructions.png shows held-out pictures, what the model saw of them, and what it made of it.
+
+    Args:
+        data: an `ImageData`; nothing looks at its labels.
+        recipe: a `PretrainingRecipe`.
+        out, console, start, strategy: as of `train`.
+
+    Returns:
+        list of the epochs' metrics: loss and val_loss.
+    """
+    history = train(data, out, recipe, console, start=start, strategy=strategy)
+    if is_chief(strategy):
+        masked = keras.models.load_model(Path(out) / "model.keras", compile=False)
+        spread = np.linspace(0, len(data.test) - 1, min(SHOWN, len(data.test))).astype(
+            int
+        )  # over the classes
+        draw_reconstructions(masked, data.test.images[spread], Path(out) / "reconstructions.png")
+    return history

@@ -1,14 +1,12 @@
-"""The input pipeline: every example once an epoch, the same on every run, and what augmentation does."""
+"""The input pipeline: every example once an epoch, the same on every run; what a recipe refuses."""
 
 import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_vit import ViT
 from keras_vit.errors import InputError
-from keras_vit.training.augment import policy
 from keras_vit.training.data import Split
 from keras_vit.training.pipeline import evaluation_batches, training_batches
 from keras_vit.training.recipes import recipe
@@ -50,7 +48,7 @@ def test_normalisation_is_per_channel():
     np.testing.assert_allclose(images[5, 0, 0], (100 / 255 - 0.5) / np.array([0.25, 0.5, 1.0]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("augment", ["none", "affine", "light"])
+@pytest.mark.parametrize("augment", ["none", "affine", "light", "crop", "strong"])
 def test_starting_at_epoch_one_gives_what_an_unbroken_run_gives_there(augment):
     unbroken, resumed = batches(0, 2, augment=augment)[3:], batches(1, 2, augment=augment)
     for (a, x), (b, y) in zip(unbroken, resumed, strict=True):
@@ -59,38 +57,13 @@ def test_starting_at_epoch_one_gives_what_an_unbroken_run_gives_there(augment):
     assert order(batches(1, 2, seed=1)) != order(batches(1, 2))
 
 
-@pytest.mark.parametrize("name", ["affine", "light"])
-def test_augmentation_moves_content_but_invents_no_values(name):
-    images = np.random.default_rng(0).uniform(0, 255, (64, 8, 12, 3)).astype("float32")
-    augmented = policy(name, (8, 12))(tf.constant(images), tf.constant([1, 2])).numpy()
-    assert augmented.shape == images.shape
-    assert augmented.min() >= images.min() - 1e-3
-    assert augmented.max() <= images.max() + 1e-3
-    changed = np.abs(augmented - images).mean((1, 2, 3)) > 1
-    assert changed.mean() > 0.9
-    other = policy(name, (8, 12))(tf.constant(images), tf.constant([1, 3])).numpy()
-    assert np.abs(other - augmented).mean() > 1
-
-
-def test_light_mirrors_about_half_of_the_pictures():
-    ramp = np.tile(np.arange(16, dtype="float32")[None, None, :, None], (200, 16, 1, 3))
-    augmented = policy("light", (16, 16))(tf.constant(ramp), tf.constant([0, 0])).numpy()
-    falls = augmented[:, 8, 0, 0] > augmented[:, 8, -1, 0]
-    assert 0.35 < falls.mean() < 0.65
-
-
-def test_affine_leaves_the_middle_near_the_middle_and_never_mirrors():
-    ramp = np.tile(np.arange(16, dtype="float32")[None, None, :, None], (200, 16, 1, 3))
-    augmented = policy("affine", (16, 16))(tf.constant(ramp), tf.constant([0, 0])).numpy()
-    assert (augmented[:, 8, 0, 0] < augmented[:, 8, -1, 0]).all()
-    assert abs(augmented[:, 8, 8, 0].mean() - 8) < 0.5
-    assert np.abs(augmented[:, 8, 8, 0] - 8).max() < 4
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augment": "strong"}, r"unknown augmentation 'strong': the known ones are none, affine, light"),
+        (
+            {"augment": "wild"},
+            r"unknown augmentation 'wild': the known ones are none, affine, light, crop, strong",
+        ),
         ({"epochs": 0}, r"epochs must be at least 1, not 0"),
         ({"label_smoothing": 1.5}, r"label_smoothing must be between 0 and 0.999"),
         ({"image_size": (9, 9)}, r"9x9 is not a multiple of the patch 2x2"),

@@ -1,0 +1,54 @@
+"""Name the five likeliest classes of a picture: python classify.py EXPORT_DIR/int8_static.tflite picture.jpg
+
+Needs `pip install ai-edge-litert pillow` and nothing else (NumPy comes with it): no TensorFlow, no keras_vit.
+Turned upright, laid on white, scaled to cover, cropped in the centre: all else is inside the file.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image, ImageOps
+
+
+def picture(path, height, width):
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        image = Image.fromarray(((np.asarray(image).astype(int).clip(0, 65535) + 128) // 257).astype("uint8"))
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    scale = max(height / image.height, width / image.width)
+    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height)), np.float32)
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit("usage: python classify.py EXPORT_DIR/int8_static.tflite picture.jpg")
+    model = Path(sys.argv[1])
+    run = Interpreter(str(model)).get_signature_runner("serving_default")
+    inputs, output = run.get_input_details(), run.get_output_details()["probability"]
+    if set(inputs) != {"image"}:
+        sys.exit(f"{model} takes {', '.join(inputs)}: this script has a picture alone.")
+    pixels = picture(sys.argv[2], *inputs["image"]["shape"][1:3])
+    if inputs["image"]["dtype"] == np.uint8:  # int8_full: real = scale * (stored - zero)
+        scale, zero = inputs["image"]["quantization"]
+        pixels = np.clip(np.round(pixels / scale + zero), 0, 255).astype(np.uint8)
+    probability = run(image=pixels[None])["probability"][0]
+    if output["dtype"] == np.uint8:
+        scale, zero = output["quantization"]
+        probability = (probability.astype(np.float32) - zero) * np.float32(scale)
+    labels = model.with_name("labels.txt").read_text(encoding="utf-8").splitlines()
+    if len(labels) != len(probability):
+        sys.exit(
+            f"labels.txt has {len(labels)} lines, {model} {len(probability)} classes: take both of one export."
+        )
+    for index in np.argsort(-probability)[:5]:
+        print(f"{probability[index]:7.2%}  {labels[index]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The edge scripts answer as `keras-vit predict` does, and need neither TensorFlow, Keras nor keras_vit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_vit import cli
+
+SCRIPT = Path(__file__).resolve().parents[2] / "mobile_demo" / "edge" / "classify.py"
+LABELS = ["apple", "pear", "plum", "fig", "date", "嫩豌豆"]
+# Runs the script as `python classify.py ...` does, and fails if it imported what a small board lacks.
+WATCHED = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+heavy = {"tensorflow", "keras", "keras_vit"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Two files with the signature of an export and its labels.txt: float32, and uint8 at both ends.
+
+    For pictures of 8 x 12; one matrix instead of a ViT, which converts in a second.
+    """
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("edge")
+    random = np.random.default_rng(0)
+    weights = tf.constant(random.normal(0, 0.2, (8 * 12 * 3, len(LABELS))), tf.float32)
+    spec = tf.TensorSpec([1, 8, 12, 3], tf.float32, name="image")
+
+    @tf.function(input_signature=[spec])
+    def serve(image):
+        return {"probability": tf.nn.softmax(tf.reshape(image / 127.5 - 1, [1, -1]) @ weights)}
+
+    tf.saved_model.save(tf.Module(), str(folder / "saved"), signatures={"serving_default": serve})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
+    (folder / "float32.tflite").write_bytes(converter.convert())
+    pictures = random.uniform(0, 255, (32, 1, 8, 12, 3)).astype(np.float32)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([picture] for picture in pictures)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    (folder / "int8_full.tflite").write_bytes(converter.convert())
+    (folder / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
+    return folder
+
+
+def picture_files(folder):
+    """Each kind of picture that needs something done to it, one file each."""
+    random = np.random.default_rng(1)
+
+    def blotches(height, width, channels):
+        coarse = random.integers(0, 256, (5, 5, channels), dtype=np.uint8)
+        return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+    turned = Image.Exif()
+    turned[0x0112] = 6  # taken with the camera on its side
+    blotches(61, 43, 3).save(folder / "turned.png", exif=turned)
+    blotches(20, 97, 4).save(folder / "transparent.png")
+    blotches(5, 7, 3).quantize(8).save(folder / "tiny.gif")
+    blotches(8, 12, 3).save(folder / "exact.png")
+    blotches(300, 40, 3).convert("CMYK").save(folder / "print.jpg")
+    grey = random.integers(0, 65536, (30, 30), dtype=np.uint16)
+    Image.fromarray(grey).save(folder / "sixteen.png")
+    return sorted(folder.iterdir())
+
+
+def classify(model, picture):
+    """(exit code, standard output, standard error) of the script."""
+    words = [sys.executable, "-c", WATCHED, str(SCRIPT), str(model), str(picture)]
+    # From another folder, so that this repository cannot be imported by chance.
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=Path(picture).parent, env={**os.environ, "PYTHONUTF8": "1"}
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["float32.tflite", "int8_full.tflite"])
+def test_the_script_answers_as_predict_does(exported, tmp_path, capsys, monkeypatch, name):
+    files = picture_files(tmp_path)
+    capsys.readouterr()
+    monkeypatch.setattr(
+        sys, "argv", ["keras-vit", "predict", str(exported / name), *map(str, files), "--json"]
+    )
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    expected = json.loads(capsys.readouterr().out)
+    winners = set()
+    for file, predicted in zip(files, expected, strict=True):
+        code, output, error = classify(exported / name, file)
+        assert code == 0, error
+        wanted = [f"{p['probability']:7.2%}  {p['label']}" for p in predicted["predictions"]]
+        assert len(wanted) == 5
+        assert output.splitlines() == wanted, file.name
+        winners.add(wanted[0])
+    assert len(winners) == len(files)  # else the pictures would prove nothing
+
+
+def test_labels_of_another_model_are_refused(exported, tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "black.png")
+    (tmp_path / "model.tflite").write_bytes((exported / "float32.tflite").read_bytes())
+    (tmp_path / "labels.txt").write_text("apple\npear\n")
+    code, output, error = classify(tmp_path / "model.tflite", tmp_path / "black.png")
+    assert (code, output) == (1, "")
+    assert "labels.txt has 2 lines" in error and "6 classes" in error
+
+
+def test_without_a_picture_it_says_how_to_call_it():
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "usage: python classify.py EXPORT_DIR/int8_static.tflite picture.jpg\n"

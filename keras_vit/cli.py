@@ -13,6 +13,7 @@ import typer
 
 from keras_vit.commands.benchmark import benchmark
 from keras_vit.commands.demo import demo
+from keras_vit.commands.demo_app import demo_app
 from keras_vit.commands.evaluate import evaluate
 from keras_vit.commands.explain import explain
 from keras_vit.commands.export import export
@@ -36,6 +37,7 @@ COMMANDS = {
     "predict": predict,
     "explain": explain,
     "demo": demo,
+    "demo-app": demo_app,
 }  # in the order of --help
 
 app = typer.Typer(

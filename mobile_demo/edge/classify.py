@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageOps
 
 
@@ -28,6 +27,8 @@ def picture(path, height, width):
 def main():
     if len(sys.argv) != 3:
         sys.exit("usage: python classify.py EXPORT_DIR/int8_static.tflite picture.jpg")
+    from ai_edge_litert.interpreter import Interpreter  # here, since mediapipe_classify.py has no LiteRT
+
     model = Path(sys.argv[1])
     run = Interpreter(str(model)).get_signature_runner("serving_default")
     inputs, output = run.get_input_details(), run.get_output_details()["probability"]
@@ -43,9 +44,7 @@ def main():
         probability = (probability.astype(np.float32) - zero) * np.float32(scale)
     labels = model.with_name("labels.txt").read_text(encoding="utf-8").splitlines()
     if len(labels) != len(probability):
-        sys.exit(
-            f"labels.txt has {len(labels)} lines, {model} {len(probability)} classes: take both of one export."
-        )
+        sys.exit(f"labels.txt has {len(labels)} lines, {model} {len(probability)} classes: they do not fit.")
     for index in np.argsort(-probability)[:5]:
         print(f"{probability[index]:7.2%}  {labels[index]}")
 

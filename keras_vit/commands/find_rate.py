@@ -37,15 +37,14 @@ def find_rate(
 ):
     """Raise the learning rate from step to step until the loss explodes; leaves no RUN."""
     size = parse_image_size(image_size)
-    if out is not None:
-        from keras_vit.inspect.pictures import check_suffix
-
-        check_suffix(out)
     import_tensorflow()
+    from keras_vit.inspect.pictures import check_suffix
     from keras_vit.training import rate_finder, recipes
     from keras_vit.training.data import suggest_image_size
     from keras_vit.training.imports import load_start, start_options
 
+    if out is not None:
+        check_suffix(out)  # before anything slow
     started = None
     if start is not None:
         with without_chatter():
@@ -78,7 +77,7 @@ def find_rate(
             "--lowest, or look at the data."
         )
     say(
-        f"{len(found.rates)} steps, rates {found.rates[0]:.2g} to {found.rates[-1]:.2g}: the loss is lowest at "
-        f"{found.lowest:.2g}" + (", and explodes at the end" if found.exploded else "")
+        f"{len(found.rates)} steps, rates {found.rates[0]:.2g} to {found.rates[-1]:.2g}: the loss is lowest "
+        f"at {found.lowest:.2g}" + (", and explodes at the end" if found.exploded else "")
     )
     print(f"--learning-rate {found.best:.2g}")

@@ -5,8 +5,18 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import Data, SkipBad, find_devices, load_images, parse_image_size
-from keras_vit.commands.terminal import console, say, without_chatter
+from keras_vit.commands.common import (
+    Data,
+    SaveMinutes,
+    ShownProgress,
+    SkipBad,
+    TensorBoard,
+    find_devices,
+    load_images,
+    parse_image_size,
+)
+from keras_vit.commands.terminal import say, without_chatter
+from keras_vit.commands.train import reporting, train_and_say
 from keras_vit.config import PRESETS, VARIANTS
 
 
@@ -45,10 +55,14 @@ def pretrain(
     strategy: Annotated[
         str, typer.Option(help="auto, none, mirrored (GPUs of this machine) or multiworker.")
     ] = "auto",
+    progress: ShownProgress = "bar",
+    save_minutes: SaveMinutes = 10.0,
+    tensorboard: TensorBoard = False,
     skip_bad: SkipBad = False,
 ):
     """Pretrain a masked Vision Transformer; `train --start RUN` fine-tunes it, `probe RUN` scores it."""
     size = parse_image_size(image_size)
+    shown = reporting(out, progress, save_minutes, tensorboard)
     devices = find_devices(strategy)  # first: workers must meet before TensorFlow does anything
     from keras_vit.training import recipes
     from keras_vit.training.data import suggest_image_size
@@ -80,10 +94,11 @@ def pretrain(
         seed=seed,
     )
     loaded = load_images(data, chosen.image_size, skip_bad)
-    from keras_vit.training.pretraining import pretrain
+    train_and_say(loaded, out, chosen, shown, start=started, strategy=devices)
+    from keras_vit.training.pretraining import draw_run
+    from keras_vit.training.strategies import is_chief
 
-    history = pretrain(loaded, out, chosen, console(), start=started, strategy=devices)
-    say(
-        f"{out}: held-out loss {history[-1]['val_loss']:.4f} after {len(history)} epochs; see "
-        f"reconstructions.png. Next: keras-vit train {data} --start {out} --out ANOTHER"
-    )
+    if is_chief(devices):
+        draw_run(loaded, out)
+        if progress == "bar":
+            say(f"{out / 'reconstructions.png'}; next: keras-vit train {data} --start {out} --out ANOTHER")

@@ -31,10 +31,8 @@ def probe(
     with task("probing") as progress:
         found = probing.probe(vit, loaded, probing.KINDS if kind == "both" else (kind,), k, progress)
     if as_json:
-        about = {"model": str(model), "data": str(data), "train": len(loaded.train), "test": len(loaded.test)}
-        print(
-            json.dumps({**about, "width": vit.config.width, **({"k": k} if "knn" in found else {}), **found})
-        )
+        about = {"model": str(model), "data": data, "width": vit.config.width, "k": k}
+        print(json.dumps({**about, "train": len(loaded.train), "test": len(loaded.test), **found}, indent=2))
         return
     wide_console().print(_table(found, model, vit.config.width, k))
 

@@ -15,7 +15,7 @@ from keras_vit.training.trainer import train
 SHOWN = 8  # pictures in reconstructions.png
 
 
-def pretrain(data, out, recipe, console=None, start=None, strategy=None):
+def pretrain(data, out, recipe, console=None, strategy=None, **options):
     """Train a `MaskedViT` on the pictures of `data` into the folder `out`, or continue there.
 
     RUN/reconstructions.png shows held-out pictures, what the model saw of them, and what it made of it.
@@ -23,16 +23,20 @@ def pretrain(data, out, recipe, console=None, start=None, strategy=None):
     Args:
         data: an `ImageData`; nothing looks at its labels.
         recipe: a `PretrainingRecipe`.
-        out, console, start, strategy: as of `train`.
+        out, console, strategy, **options: as of `train`.
 
     Returns:
         list of the epochs' metrics: loss and val_loss.
     """
-    history = train(data, out, recipe, console, start=start, strategy=strategy)
+    history = train(data, out, recipe, console, strategy=strategy, **options)
     if is_chief(strategy):
-        masked = keras.models.load_model(Path(out) / "model.keras", compile=False)
-        spread = np.linspace(0, len(data.test) - 1, min(SHOWN, len(data.test))).astype(
-            int
-        )  # over the classes
-        draw_reconstructions(masked, data.test.images[spread], Path(out) / "reconstructions.png")
+        draw_run(data, out)
     return history
+
+
+def draw_run(data, out):
+    """Draw the reconstructions.png of the pretraining RUN `out`."""
+    masked = keras.models.load_model(Path(out) / "model.keras", compile=False)
+    # Over the classes, which lie one after the other.
+    shown = np.linspace(0, len(data.test) - 1, min(SHOWN, len(data.test))).astype(int)
+    draw_reconstructions(masked, data.test.images[shown], Path(out) / "reconstructions.png")

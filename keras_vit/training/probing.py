@@ -3,8 +3,8 @@
 Features are what the encoder pools, before the head. On those of the training pictures
 
 - "linear": logistic regression, each feature scaled to mean 0 and variance 1;
-- "knn": the k nearest by cosine similarity s vote with weight exp(s / 0.07) (Wu et al. 2018, arXiv:1805.01978;
-  as in DINO, arXiv:2104.14294).
+- "knn": the k nearest by cosine similarity s vote with weight exp(s / 0.07) (Wu et al. 2018,
+  arXiv:1805.01978; as in DINO, arXiv:2104.14294).
 """
 
 import functools

@@ -17,8 +17,8 @@ from keras_vit.training.trainer import built, compile_for
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
-SMOOTHING = 0.9  # of the loss that is looked at
-EXPLODED = 2.0  # times the first loss
+SMOOTHING = 3  # steps: the deviation of the Gaussian that smooths the losses
+EXPLODED = 2.0  # times the first loss, in the mean of three steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rates:
     @property
     def lowest(self):
         """The rate of the lowest smoothed loss."""
-        return self.rates[_lowest(self.smooth)]
+        return self.rates[int(np.argmin(self.smooth))]
 
 
 def find_rate(data, recipe, start=None, steps=STEPS, lowest=LOWEST, highest=HIGHEST, progress=None):
@@ -64,9 +64,8 @@ def find_rate(data, recipe, start=None, steps=STEPS, lowest=LOWEST, highest=HIGH
     keras.utils.set_random_seed(recipe.seed)
     model = built(data, recipe, start)
     growth = math.log(highest / lowest) / (steps - 1)
-    compile_for(
-        model, recipe, steps, keras.optimizers.schedules.ExponentialDecay(lowest, 1, math.exp(growth))
-    )
+    schedule = keras.optimizers.schedules.ExponentialDecay(lowest, 1, math.exp(growth))
+    compile_for(model, recipe, steps, schedule)
     epochs = math.ceil(steps * recipe.batch_size / len(data.train))
     rates, losses, exploded = [], [], False
     for step, batch in enumerate(training_batches(data.train, model, recipe, 0, epochs).take(steps)):
@@ -75,7 +74,7 @@ def find_rate(data, recipe, start=None, steps=STEPS, lowest=LOWEST, highest=HIGH
         rates.append(lowest * math.exp(growth * step))
         if progress:
             progress(step + 1, steps)
-        exploded = not math.isfinite(losses[-1]) or _smoothed(losses)[-1] > EXPLODED * losses[0]
+        exploded = not np.mean(losses[-3:]) <= EXPLODED * losses[0]  # so also when it is NaN
         if exploded:
             break
     smooth = _smoothed(losses)
@@ -83,25 +82,21 @@ def find_rate(data, recipe, start=None, steps=STEPS, lowest=LOWEST, highest=HIGH
 
 
 def _smoothed(losses):
-    """Their exponential average, each corrected for how few came before it."""
-    total, smooth = 0.0, []
-    for i, loss in enumerate(losses):
-        total = SMOOTHING * total + (1 - SMOOTHING) * loss
-        smooth.append(total / (1 - SMOOTHING ** (i + 1)))
-    return smooth
+    """Over both neighbours alike: an average of what came before would point to too high a rate."""
+    from scipy.ndimage import gaussian_filter1d
+
+    most = EXPLODED * losses[0]
+    bounded = np.nan_to_num(np.minimum(losses, most), nan=most)
+    return gaussian_filter1d(bounded, SMOOTHING, mode="nearest").tolist()
 
 
 def _steepest(rates, smooth):
     """The rate at which the loss falls fastest over the logarithm of the rate, before its lowest point."""
-    end = _lowest(smooth) + 1
+    end = int(np.argmin(smooth)) + 1
     if end < 3:
         return None
     slopes = np.gradient(smooth[:end], np.log(rates[:end]))
     return rates[int(np.argmin(slopes))]
-
-
-def _lowest(losses):
-    return int(np.argmin([loss if math.isfinite(loss) else math.inf for loss in losses]))
 
 
 def draw_rates(found, path):
@@ -114,8 +109,10 @@ def draw_rates(found, path):
     axis.semilogx(found.rates, found.smooth, label="smoothed")
     if found.best is not None:
         axis.axvline(found.best, color="grey", linestyle="--", label=f"falls fastest at {found.best:.2g}")
-    finite = [loss for loss in found.losses if math.isfinite(loss)]
-    axis.set(xlabel="learning rate", ylabel="loss", ylim=(None, min(max(finite), 1.2 * EXPLODED * finite[0])))
+    low, high = min(found.smooth), max(found.smooth)
+    axis.set(
+        xlabel="learning rate", ylabel="loss", ylim=(low - 0.2 * (high - low), high + 0.2 * (high - low))
+    )
     axis.grid(alpha=0.3)
     axis.legend()
     with atomic_write(path) as temporary:

@@ -17,19 +17,29 @@ from keras_vit.commands.demo_app import demo_app
 from keras_vit.commands.evaluate import evaluate
 from keras_vit.commands.explain import explain
 from keras_vit.commands.export import export
+from keras_vit.commands.find_rate import find_rate
 from keras_vit.commands.import_ import import_
 from keras_vit.commands.launch import launch
 from keras_vit.commands.pack import pack
 from keras_vit.commands.predict import predict
+from keras_vit.commands.pretrain import pretrain
+from keras_vit.commands.probe import probe
 from keras_vit.commands.quantize import quantize
+from keras_vit.commands.recipes import recipes
+from keras_vit.commands.show import show
 from keras_vit.commands.train import train
 from keras_vit.errors import InputError, Interrupted, Notice
 
 COMMANDS = {
     "import": import_,
     "pack": pack,
+    "recipes": recipes,
+    "find-rate": find_rate,
+    "pretrain": pretrain,
+    "show": show,
     "train": train,
     "launch": launch,
+    "probe": probe,
     "quantize": quantize,
     "export": export,
     "evaluate": evaluate,

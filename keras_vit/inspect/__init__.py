@@ -10,6 +10,7 @@ _HOME = {
     "position_similarity": "keras_vit.inspect.similarity",
     "draw_position_similarity": "keras_vit.inspect.pictures",
     "draw_reconstructions": "keras_vit.inspect.reconstructions",
+    "draw_augmentation": "keras_vit.inspect.augmentation",
     "draw_explanation": "keras_vit.inspect.pictures",
     "draw_multimodal_explanation": "keras_vit.inspect.multimodal",
     "token_shares": "keras_vit.inspect.multimodal",

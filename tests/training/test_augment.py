@@ -280,13 +280,13 @@ def still_pictures(count=200):
 
 def test_rand_augment_of_magnitude_zero_changes_nothing():
     images = still_pictures()
-    augmented, _ = apply(rand_augment(3, magnitude=0.0, spread=0.0), images)
+    augmented, _ = apply(rand_augment(3, magnitude=0.0), images)
     np.testing.assert_allclose(augmented, images, atol=1e-3)
 
 
 def test_rand_augment_does_each_operation_to_about_one_picture_in_fourteen():
     images = 20 + still_pictures(1400) * 0.7
-    augmented, _ = apply(rand_augment(1, magnitude=0.5, spread=0.0), images)
+    augmented, _ = apply(rand_augment(1, magnitude=0.5), images)
     np.testing.assert_array_equal(apply(rand_augment(0), images)[0], images)
     counts = {
         "same": (augmented == images).all((1, 2, 3)),
@@ -313,7 +313,7 @@ def test_rand_augment_does_each_operation_to_about_one_picture_in_fourteen():
 
 def test_pictures_keep_their_places_in_rand_augment():
     images = flat(100)[0] * 2
-    augmented, _ = apply(rand_augment(1, magnitude=0.0, spread=0.0), images)
+    augmented, _ = apply(rand_augment(1, magnitude=0.0), images)
     np.testing.assert_array_equal(augmented, images)
 
 

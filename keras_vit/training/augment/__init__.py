@@ -15,7 +15,7 @@ from keras_vit.training.augment.mixing import cut_mix, either, mix_up
 from keras_vit.training.augment.rand_augment import rand_augment
 
 # What each policy does, as {title: step}. "strong" is nearly what DeiT (Touvron et al. 2021) and Compact
-# Transformers (Hassani et al. 2021) train with, in their order, with the operations of the first RandAugment.
+# Transformers (Hassani et al. 2021) train with, in their order, with the RandAugment of its paper.
 POLICIES = {
     "none": lambda: {},
     "affine": lambda: {"turn, stretch, move": affine()},

@@ -17,13 +17,13 @@ GREY = 128.0  # comes in at the border
 GEOMETRIC = 5  # operations that are one affine map: turn, shear x, shear y, move x, move y
 
 
-def rand_augment(count=2, magnitude=0.9, spread=0.05):
+def rand_augment(count=2, magnitude=0.3):
     """`count` operations for each picture, one after another.
 
     Args:
         count: how many, each drawn from all of them, of which one does nothing.
-        magnitude: from 0, where only AutoContrast and equalization do something, to 1.
-        spread: standard deviation of the magnitude.
+        magnitude: from 0, where only AutoContrast and equalization do something, to 1. The default is what
+            the paper found best for ImageNet, 9 of 30. (DeiT writes 9 of 10, but for half of the operations.)
     """
     operations = _operations()
     kinds = GEOMETRIC - 1 + len(operations)
@@ -31,11 +31,10 @@ def rand_augment(count=2, magnitude=0.9, spread=0.05):
     def step(images, labels, seed):
         size = tf.shape(images)[0]
         for number in range(count):
-            seeds = tf.random.split(tf.random.fold_in(seed, number), 3)
+            seeds = tf.random.split(tf.random.fold_in(seed, number), 2)
             kind = tf.random.stateless_uniform([size], seeds[0], 0, kinds, tf.int32)
-            strength = tf.random.stateless_normal([size], seeds[1], magnitude, spread)
-            strength = tf.clip_by_value(strength, 0.0, 1.0)
-            signed = tf.where(tf.random.stateless_uniform([size], seeds[2]) < 0.5, -strength, strength)
+            strength = tf.fill([size], float(magnitude))
+            signed = tf.where(tf.random.stateless_uniform([size], seeds[1]) < 0.5, -strength, strength)
             group = tf.maximum(kind - (GEOMETRIC - 1), 0)
             images = _divided(operations, group, images, kind, strength, signed)
         return tf.clip_by_value(images, 0.0, 255.0), labels

@@ -1,4 +1,4 @@
-"""The page in real headless Chromium: it answers as LiteRT in Python does, offline too, whatever it is given."""
+"""The page in headless Chromium: it answers as LiteRT in Python does, offline too, whatever it is given."""
 
 import shutil
 

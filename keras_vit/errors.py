@@ -19,7 +19,14 @@ class Interrupted(Exception):
     """Work was stopped by Ctrl-C or SIGTERM; the message says what is saved and how to go on.
 
     No KeyboardInterrupt, which the command line's library would end without a word.
+
+    Attributes:
+        code: the command line's exit code: 130 after Ctrl-C; 0 after SIGTERM, when all is saved.
     """
+
+    def __init__(self, message, code=130):
+        super().__init__(message)
+        self.code = code
 
 
 def one_of(what, given, known):

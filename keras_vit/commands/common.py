@@ -19,6 +19,10 @@ Data = Annotated[
 Run = Annotated[Path, typer.Argument(help="A folder made by `keras-vit train`.")]
 SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, and count them.")]
 
+ShownProgress = Annotated[str, typer.Option("--progress", help="bar, json (one object a line) or quiet.")]
+SaveMinutes = Annotated[float, typer.Option(help="How often to save within an epoch; after each one anyway.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write OUT/tensorboard.")]
+
 
 def split_names(text):
     return [name.strip() for name in text.split(",") if name.strip()]

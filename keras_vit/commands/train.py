@@ -1,5 +1,8 @@
 """`keras-vit train`: pictures, or several modalities, become a RUN."""
 
+import importlib.util
+import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +10,10 @@ import typer
 
 from keras_vit.commands.common import (
     Data,
+    SaveMinutes,
+    ShownProgress,
     SkipBad,
+    TensorBoard,
     find_devices,
     is_multimodal,
     load_images,
@@ -16,7 +22,7 @@ from keras_vit.commands.common import (
 )
 from keras_vit.commands.terminal import console, say, without_chatter
 from keras_vit.config import PRESETS, VARIANTS
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, one_of
 from keras_vit.scenarios import SCENARIOS
 
 
@@ -56,12 +62,39 @@ def train(
         int | None, typer.Option(help="Keep the patches and that many first blocks as they are.")
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(help="none, affine (no mirroring) or light (crop, mirror).")
+        str | None,
+        typer.Option(
+            help="none, affine (no mirroring), light (crop, mirror), crop (pad, crop, mirror) or strong "
+            "(that, RandAugment, erasing, MixUp or CutMix)."
+        ),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or mixed_bfloat16.")] = None,
     early_stop: Annotated[
         int | None,
         typer.Option(help="Stop after N epochs without a better held-out accuracy; keep the best."),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Evaluate and save the moving average of the weights, e.g. 0.999; 0 is off."),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(help="Compute a batch's gradient in so many parts: the same result in less memory."),
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Learn from the answers of this RUN, model.keras or checkpoint too.")
+    ] = None,
+    distill: Annotated[
+        str | None,
+        typer.Option(help="What of them: hard (its best class, the default) or soft (its probabilities)."),
+    ] = None,
+    distill_weight: Annotated[
+        float | None, typer.Option(help="The teacher's share of the loss; 0.5 by default.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of soft answers; 3 by default.")] = None,
+    distillation_token: Annotated[
+        bool | None,
+        typer.Option("--distillation-token", help="A second [CLS] and head that learn from the teacher."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, dropout.")] = None,
     fusion: Annotated[
@@ -76,10 +109,14 @@ def train(
     strategy: Annotated[
         str, typer.Option(help="auto, none, mirrored (GPUs of this machine) or multiworker.")
     ] = "auto",
+    progress: ShownProgress = "bar",
+    save_minutes: SaveMinutes = 10.0,
+    tensorboard: TensorBoard = False,
     skip_bad: SkipBad = False,
 ):
     """Train a Vision Transformer on your pictures, or on several modalities."""
     size = parse_image_size(image_size)
+    shown = reporting(out, progress, save_minutes, tensorboard)
     common = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -90,6 +127,8 @@ def train(
         "dropout": dropout,
         "precision": precision,
         "early_stop": early_stop,
+        "ema": ema,
+        "accumulate": accumulate,
         "seed": seed,
     }
     if is_multimodal(data):
@@ -97,6 +136,7 @@ def train(
             data,
             out,
             strategy,
+            shown,
             {
                 "--start": start,
                 "--recipe": recipe,
@@ -104,6 +144,11 @@ def train(
                 "--layer-decay": layer_decay,
                 "--freeze": freeze,
                 "--augment": augment,
+                "--teacher": teacher,
+                "--distill": distill,
+                "--distill-weight": distill_weight,
+                "--temperature": temperature,
+                "--distillation-token": distillation_token,
             },
             {"image_size": size, "variant": variant, "sentence": sentence},
             {"fusion": fusion, "modality_dropout": modality_dropout},
@@ -115,6 +160,14 @@ def train(
             "--fusion, --modality-dropout and --sentence are for several modalities, and "
             f"{data} has pictures alone: see the README on a folder with train.csv and test.csv."
         )
+    taught = [distill, distill_weight, temperature, distillation_token]
+    if teacher is None and any(value is not None for value in taught):
+        raise InputError(
+            "--distill, --distill-weight, --temperature and --distillation-token say how to learn from a "
+            "--teacher: give one."
+        )
+    if teacher is not None:
+        distill = distill or "hard"
     devices, started = None, None
     if start is not None:
         devices = find_devices(strategy)  # first: workers must meet before TensorFlow does anything
@@ -137,22 +190,68 @@ def train(
         layer_decay=layer_decay,
         freeze=freeze,
         augment=augment,
+        distill=distill,
+        distill_weight=distill_weight,
+        temperature=temperature,
+        distillation_token=distillation_token,
         **common,
     )
     loaded = load_images(data, size, skip_bad)
     if started is None:
         devices = find_devices(strategy)
+    teaching = None
+    if teacher is not None:
+        from keras_vit.training.distillation import load_teacher
+
+        with without_chatter():
+            teaching = load_teacher(teacher, loaded.labels)
+    train_and_say(loaded, out, chosen, shown, start=started, teacher=teaching, strategy=devices)
+
+
+def reporting(out, progress, save_minutes, tensorboard):
+    """The arguments of `training.train` that the options of the same names mean."""
+    one_of("progress", progress, ("bar", "json", "quiet"))  # before anything slow
+    if not 0 <= save_minutes < float("inf"):
+        raise InputError(f"--save-minutes is 0 (after each step) or more, not {save_minutes:g}.")
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs TensorBoard: pip install tensorboard.")
+    return {
+        "progress": progress,
+        "save_seconds": 60 * save_minutes,
+        "tensorboard": out / "tensorboard" if tensorboard else None,
+    }
+
+
+def train_and_say(data, out, recipe, shown, **options):
+    """Train, and say in a line how it ended.
+
+    Args:
+        shown: what `reporting` gave.
+        options: of `training.train`.
+    """
     from keras_vit.training.trainer import train
 
-    history = train(loaded, out, chosen, console(), start=started, strategy=devices)
-    say(f"{out}: held-out top-1 {history[-1]['val_accuracy']:.4f} after {len(history)} epochs")
+    start = time.monotonic()
+    history = train(data, out, recipe, console(), **shown, **options)
+    last = history[-1]
+    scores = ", ".join(
+        f"{words} {last[name]:.4f}"
+        for name, words in (("val_accuracy", "held-out top-1"), ("val_loss", "held-out loss"))
+        if name in last
+    )
+    if shown["progress"] == "json":
+        print(json.dumps({"event": "end", "run": str(out), "epochs": len(history), **last}))
+    elif shown["progress"] == "bar":
+        minutes = (time.monotonic() - start) / 60
+        say(f"{out}: {scores} after {len(history)} epochs; this took {minutes:.1f} minutes")
 
 
-def _train_multimodal(data, out, strategy, idle, shape, model, **training):
+def _train_multimodal(data, out, strategy, shown, idle, shape, model, **training):
     """`train` for several modalities.
 
     Args:
         strategy: what --strategy says.
+        shown: what `reporting` gave.
         idle: {option: value} of those that have no meaning here.
         shape: what --image-size, --variant and --sentence say.
         model: arguments of `MultimodalViT`.
@@ -165,7 +264,6 @@ def _train_multimodal(data, out, strategy, idle, shape, model, **training):
     from keras_vit.scenarios import scenario
     from keras_vit.training.multimodal_data import Options
     from keras_vit.training.recipes import multimodal_recipe, trunk
-    from keras_vit.training.trainer import train
 
     model = {key: value for key, value in model.items() if value is not None}
     variant, patch_size = trunk(shape["variant"])
@@ -181,8 +279,7 @@ def _train_multimodal(data, out, strategy, idle, shape, model, **training):
         training = {**ours.TRAINING, **{key: value for key, value in training.items() if value is not None}}
     loaded = load_multimodal(data, Options(shape["image_size"], patch_size, sentence=shape["sentence"]))
     chosen = multimodal_recipe(loaded, variant={**variant, **model}, **training)
-    history = train(loaded, out, chosen, console(), strategy=devices)
-    say(f"{out}: held-out top-1 {history[-1]['val_accuracy']:.4f} after {len(history)} epochs")
+    train_and_say(loaded, out, chosen, shown, strategy=devices)
 
 
 SHAPE_OPTIONS = ("--image-size", "--variant", "--sentence")

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_vit.files import atomic_write, write_json
 from keras_vit.scenarios import scenario
-from keras_vit.training.callbacks import ProgressBar
+from keras_vit.training.progress import ProgressBar
 from keras_vit.training.recipes import multimodal_recipe
 from keras_vit.training.trainer import train
 

@@ -5,11 +5,11 @@ finished state.safetensors. The same call on the same folder continues where it 
 """
 
 import contextlib
-import signal
-import threading
+import functools
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 from rich.console import Console
 
 import keras_vit
@@ -22,15 +22,31 @@ from keras_vit.training.curves import draw_curves
 from keras_vit.training.distillation import teach
 from keras_vit.training.metrics import CountedAccuracy
 from keras_vit.training.optimizer import LayerwiseAdamW, SummedAdamW, warmup_cosine
-from keras_vit.training.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from keras_vit.training.recipes import PretrainingRecipe
+from keras_vit.training.pipeline import (
+    distributed,
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
 from keras_vit.training.progress import reporter
+from keras_vit.training.recipes import PretrainingRecipe
 from keras_vit.training.runs import held, open_run
 from keras_vit.training.stopping import Stop
 from keras_vit.training.strategies import check_batch_size, is_chief
 
 
-def train(data, out, recipe, console=None, start=None, teacher=None, strategy=None):
+def train(
+    data,
+    out,
+    recipe,
+    console=None,
+    start=None,
+    teacher=None,
+    strategy=None,
+    progress="bar",
+    save_seconds=SECONDS,
+    tensorboard=None,
+):
     """Train a `ViT`, a `MaskedViT` or a `MultimodalViT` on `data` into the folder `out`, or continue there.
 
     Args:
@@ -45,6 +61,9 @@ def train(data, out, recipe, console=None, start=None, teacher=None, strategy=No
         teacher: the `distillation.Teacher` that a recipe with `distill` learns from.
         strategy: what `training.strategy` gave, for several devices or workers; None for one. The weights
             become those of one device but for rounding, and for what is random in the model.
+        progress: "bar", "json" (lines on standard output) or "quiet".
+        save_seconds: how often the state is saved within an epoch; it is after each one.
+        tensorboard: a folder for TensorBoard, with the metrics of each epoch; None for none.
 
     Returns:
         list of the epochs' metrics.
@@ -52,7 +71,7 @@ def train(data, out, recipe, console=None, start=None, teacher=None, strategy=No
     Raises:
         InputError: `out` belongs to another data set or recipe, is no run, or another process trains there;
             a teacher without `distill`, or the other way round.
-        Interrupted: Ctrl-C or SIGTERM; everything up to the last full epoch is saved.
+        Interrupted: Ctrl-C or SIGTERM; everything up to the last step is saved.
     """
     out, console = Path(out), console or Console(stderr=True)
     config = {
@@ -75,17 +94,21 @@ def train(data, out, recipe, console=None, start=None, teacher=None, strategy=No
         console = Console(quiet=True)
     keras.utils.set_random_seed(recipe.seed)
     with _scope(strategy):
-        model = _built(data, recipe, start)
+        model = built(data, recipe, start)
         if teacher is not None:
             teach(model, teacher.model.rebuilt(), recipe.distill, recipe.distill_weight, recipe.temperature)
     keep = "best" if recipe.early_stop else "last"
-    history = fit(model, data, out, recipe, console, title="train", keep=keep, strategy=strategy)
+    options = {"progress": progress, "save_seconds": save_seconds}
+    if tensorboard is not None and is_chief(strategy):
+        options["callbacks"] = [keras.callbacks.TensorBoard(tensorboard, write_graph=False)]
+    history = fit(model, data, out, recipe, console, "train", keep, strategy, **options)
     if is_chief(strategy):
         draw_curves(history, out / "curves.png")
     return history
 
 
-def _built(data, recipe, start):
+def built(data, recipe, start):
+    """The model that `train` trains, with fresh weights or those of `start`."""
     if isinstance(recipe, PretrainingRecipe):
         if start is None:
             return recipe.build(None)
@@ -125,7 +148,7 @@ def fit(
 ):
     """Run the recipe's epochs on `model`, continuing from `folder`'s state if there is one.
 
-    The last arguments are those of `train`; `callbacks` are Keras' own, beside ours.
+    The arguments are those of `train`; `callbacks` are further ones of Keras.
 
     Returns:
         list of the epochs' metrics.
@@ -154,6 +177,7 @@ def fit(
     if epoch or step:
         console.print(f"continuing after {keeper.where} of {recipe.epochs} in {folder}", highlight=False)
     shown = reporter(progress, console, title, recipe.epochs, steps, recipe.batch_size, epoch, step)
+    averages = EvaluateAverages()
     # An epoch that goes on in the middle is a `fit` of its own, as it has fewer steps.
     parts = [(epoch, epoch + 1, step)] if step else []
     parts += [(epoch + bool(step), recipe.epochs, 0)]
@@ -163,12 +187,17 @@ def fit(
                 if first == last or keeper.is_enough:
                     continue
                 model.fit(
-                    training_batches(data.train, model, recipe, first, last, replicas > 1, skipped),
+                    distributed(
+                        strategy,
+                        functools.partial(
+                            training_batches, data.train, model, recipe, first, last, replicas > 1, skipped
+                        ),
+                    ),
                     steps_per_epoch=steps - skipped,
                     initial_epoch=first,
                     epochs=last,
                     validation_data=evaluation_batches(data.test, model, even=replicas > 1),
-                    callbacks=[shown, keeper, *callbacks],
+                    callbacks=[shown, averages, keeper, *callbacks],
                     shuffle=False,  # the pipeline did it
                     verbose=0,
                 )
@@ -178,6 +207,7 @@ def fit(
             f"stopped at once; {folder} has what was saved before: the same command continues.", stop.code
         ) from None
     finally:
+        averages.put_back()
         if hasattr(shown, "close"):
             shown.close()
     return keeper.history

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import signal
@@ -13,14 +14,16 @@ import keras
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors import safe_open
 
 from keras_vit import ViT
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.training import ImageData, recipe, train
+from keras_vit.training.callbacks import Keeper
 from keras_vit.training.data import Split
 from keras_vit.training.runs import held
 
-QUICK = {"epochs": 4, "batch_size": 16, "dropout": 0.1, "warmup_epochs": 1}
+QUICK = {"epochs": 4, "batch_size": 12, "dropout": 0.1, "warmup_epochs": 1}
 
 
 def quick(**options):
@@ -79,17 +82,17 @@ def test_the_same_seed_gives_the_same_weights(unbroken, tmp_path):
 
 
 class StopIn(keras.callbacks.Callback):
-    """Sends this process a signal in the middle of an epoch."""
+    """Sends this process a signal after a batch of an epoch."""
 
-    def __init__(self, epoch, number):
+    def __init__(self, epoch, batch, number):
         super().__init__()
-        self.at, self.number = epoch, number
+        self.at, self.number = (epoch, batch), number
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
-        if self.epoch == self.at and batch == 1:
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
             os.kill(os.getpid(), self.number)
 
 
@@ -102,23 +105,76 @@ def ctrl_c_counts():
 
 
 @pytest.mark.usefixtures("ctrl_c_counts")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_ends_where_an_unbroken_one_ends(unbroken, tmp_path, monkeypatch, number):
+@pytest.mark.parametrize(
+    ("number", "code", "batch", "saved"),
+    [
+        (signal.SIGINT, 130, 0, "step 1 of 3 in epoch 3"),
+        (signal.SIGTERM, 0, 1, "step 2 of 3 in epoch 3"),
+        (signal.SIGTERM, 0, 2, "epoch 3"),  # the last one: the epoch is brought to its end
+    ],
+)
+def test_an_interrupted_run_ends_where_an_unbroken_one_ends(
+    unbroken, tmp_path, monkeypatch, number, code, batch, saved
+):
     fit = keras.Model.fit
     monkeypatch.setattr(
         keras.Model,
         "fit",
-        lambda self, *a, callbacks, **k: fit(self, *a, callbacks=[*callbacks, StopIn(2, number)], **k),
+        lambda self, *a, callbacks, **k: fit(self, *a, callbacks=[*callbacks, StopIn(2, batch, number)], **k),
     )
-    with pytest.raises(Interrupted, match=r"stopped in epoch 3 of 4; 2 epochs are saved"):
+    with pytest.raises(Interrupted, match=f"stopped; {saved} is saved in .*same command continues") as stop:
         train(data(), tmp_path / "run", quick(), silent())
+    assert stop.value.code == code
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert (tmp_path / "run" / "model.keras").exists()
     monkeypatch.undo()
-    history = train(data(), tmp_path / "run", quick(), silent())
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    said = io.StringIO()
+    history = train(data(), tmp_path / "run", quick(), Console(file=said, width=300))
+    assert f"continuing after {saved} of 4" in said.getvalue()
+    assert 0.5 < history[2]["accuracy"] < 1
+    # Each step drew the same numbers, and the metrics of the epoch count all of its steps.
+    assert history == json.loads((unbroken / "history.json").read_text())
     for a, b in zip(weights(unbroken), weights(tmp_path / "run"), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+        np.testing.assert_array_equal(a, b)
     assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+def test_states_within_an_epoch(tmp_path, monkeypatch):
+    """Saved by the monotonic clock; written whole or not at all; without the NaN that a step made."""
+    steps = []
+
+    def noted(self, tensors, step):
+        steps.append((len(self.history), step))
+
+    monkeypatch.setattr(Keeper, "_write_state", noted)
+    jumps = itertools.cycle([2e9, 1e9])  # a clock that is set to another year all the time
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    train(data(), tmp_path / "a", quick(epochs=2), silent(), save_seconds=0)
+    assert steps == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+    steps.clear()
+    train(data(), tmp_path / "b", quick(epochs=2), silent(), save_seconds=3600)
+    assert steps == [(1, 0), (2, 0)]
+    monkeypatch.undo()
+
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 1:
+                head = self.model.head.kernel
+                head.assign(head * np.nan)
+
+    fit = keras.Model.fit
+    monkeypatch.setattr(
+        keras.Model,
+        "fit",
+        lambda self, *a, callbacks, **k: fit(self, *a, callbacks=[*callbacks, Break()], **k),
+    )
+    with pytest.raises(
+        InputError, match="not finite in epoch 1: the state after step 1 of 3 in epoch 1 is kept"
+    ):
+        train(data(), tmp_path / "c", quick(), silent(), save_seconds=0)
+    with safe_open(tmp_path / "c" / "state.safetensors", "numpy") as file:
+        assert file.metadata()["step"] == "1"
+        assert all(np.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
 
 
 HOLDER = """
@@ -146,46 +202,43 @@ def test_two_runs_on_one_folder_refuse_each_other(tmp_path):
     assert not (run / ".lock").exists()
 
 
-def test_sigterm_and_kill_9_lose_at_most_the_running_epoch(tmp_path):
-    """The real command, stopped twice, ends at the same epoch count, and keeps what it had."""
-    run, epochs = tmp_path / "run", 8
-    command = [
-        sys.executable,
-        "-m",
-        "keras_vit.cli",
-        "train",
-        "digits",
-        "--out",
-        run,
-        "--epochs",
-        str(epochs),
-    ]
+def test_kills_at_any_moment_do_not_change_the_end(tmp_path):
+    """The real command, stopped in three ways, each at a step of its own, ends as the one that was not."""
+    words = [sys.executable, "-m", "keras_vit.cli", "train", "digits", "--epochs", "4", "--save-minutes", "0"]
+    whole = subprocess.Popen([*words, "--out", tmp_path / "whole"], stderr=subprocess.DEVNULL)
+    run = tmp_path / "run"
 
     def done():
-        path = run / "history.json"
-        return json.loads(path.read_text()) if path.exists() else []
+        """(epochs, steps) in the state."""
+        try:
+            with safe_open(run / "state.safetensors", "numpy") as file:
+                return len(json.loads(file.metadata()["history"])), int(file.metadata()["step"])
+        except OSError:
+            return 0, 0
 
-    before = []
-    for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        deadline = time.time() + 120
-        while time.time() < deadline and len(done()) <= len(before):
-            time.sleep(0.02)
+    for number, code, least in (
+        (signal.SIGKILL, -signal.SIGKILL, (0, 3)),
+        (signal.SIGTERM, 0, (1, 2)),
+        (signal.SIGKILL, -signal.SIGKILL, (2, 5)),
+    ):
+        process = subprocess.Popen([*words, "--out", run], stderr=subprocess.PIPE, text=True)
+        deadline = time.time() + 200
+        while time.time() < deadline and done() < least:
+            time.sleep(0.005)
         process.send_signal(number)
         said = process.communicate()[1]
         assert process.returncode == code, said
-        assert done()[: len(before)] == before
-        assert len(before) < len(done()) < epochs, "it was to be stopped in the middle"
-        before = done()
-        assert keras.models.load_model(run / "model.keras").classes == 10
+        assert least <= done() < (4, 0), "it was to be stopped in the middle"
         if number == signal.SIGTERM:
-            last = f"error: stopped in epoch {len(before) + 1} of {epochs}; {len(before)} epochs are saved"
-            assert said.splitlines()[-1].startswith(last)
-    again = subprocess.run(command, capture_output=True, text=True)
+            assert said.splitlines()[-1].startswith("stopped; "), said
+    again = subprocess.run([*words, "--out", run], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert f"continuing after epoch {len(before)} of {epochs}" in again.stderr
-    assert [row["epoch"] for row in done()] == list(range(1, epochs + 1))
-    assert done()[: len(before)] == before
+    assert whole.wait(200) == 0
+    assert json.loads((run / "history.json").read_text()) == json.loads(
+        (tmp_path / "whole" / "history.json").read_text()
+    )
+    for a, b in zip(weights(run), weights(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_finished_run_is_left_as_it_is(unbroken):

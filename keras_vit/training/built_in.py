@@ -111,12 +111,13 @@ def _tfds(source, test_fraction, seed):
 
 
 def _check_kind(source, tfds, info):
+    features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    wrong = [name for name, kind in kinds.items() if not isinstance((info.features or {}).get(name), kind)]
+    wrong = [name for name, kind in kinds.items() if not isinstance(features.get(name), kind)]
     if wrong:
         raise InputError(
-            f"{source!r} has no {' and no '.join(wrong)}, but {listed(list(info.features))}: use a set of "
-            "tensorflow-datasets for image classification."
+            f"{source!r} has no {' and no '.join(wrong)}, but {listed(list(features)) or 'something else'}: "
+            "use a set of tensorflow-datasets for image classification."
         )
 
 

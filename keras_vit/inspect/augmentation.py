@@ -61,7 +61,8 @@ def _figure(columns, classes):
     count, height, width, _ = pictures.shape
     scale = SIDE / max(height, width)
     high, wide = height * scale, width * scale
-    across, down = max(wide, SIDE) + GAP, high + 2 * LINE + GAP
+    lines = 2 if any((mixed != labels).any() for _, mixed in columns.values()) else 1
+    across, down = max(wide, SIDE) + GAP, high + lines * LINE + GAP
     size = across * len(columns) + GAP, down * count + 2 * LINE + GAP
     figure = Figure(figsize=size, facecolor="white")
     axis = figure.add_axes((0, 0, 1, 1))

@@ -18,7 +18,7 @@ from keras_vit.training.augment.rand_augment import rand_augment
 # Transformers (Hassani et al. 2021) train with, in their order, with the RandAugment of its paper.
 POLICIES = {
     "none": lambda: {},
-    "affine": lambda: {"turn, stretch, move": affine()},
+    "affine": lambda: {"affine map": affine()},
     "light": lambda: {"crop, resize": crop_and_resize(), "mirror": mirror()},
     "crop": lambda: {"crop": shift(), "mirror": mirror()},
     "strong": lambda: {

@@ -1,13 +1,15 @@
 # The two commands of this project, and what they need. Everything happens in .venv.
 #   make demo    the whole way on handwritten digits, into runs/demo/
-#   make test    lint, format check, tests
+#   make test    lint, format check, tests (those of the page need Node.js and Chromium)
+# And for who changes the page of mobile_demo/, which is committed as it was built:
+#   make web     build it again (needs Node.js)
 # The first of these that runs and is new enough.
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(SUITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test setup lint clean web
 
 demo: setup
 	$(BIN)/keras-vit demo --out runs/demo
@@ -29,5 +31,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+web:
+	cd mobile_demo/web && npm ci --silent && npm run build
+
 clean:
-	rm -rf .venv build dist *.egg-info runs
+	rm -rf .venv build dist *.egg-info runs mobile_demo/web/node_modules

@@ -75,7 +75,11 @@ async function problem(page, action) {
   return { code: await code(page), text: (await page.locator("#problem p").innerText()).trim() };
 }
 
-const choose = (page, name) => page.locator("#files label", { hasText: new RegExp(`^${name}(\\W|$)`) }).click();
+const choose = (page, name) =>
+  page
+    .locator("#files label")
+    .filter({ has: page.getByText(name, { exact: true }) })
+    .click();
 
 /** Forwards to `target`, counts bytes, and can break: `limit` is the bytes after which a connection is cut. */
 async function makeProxy(target) {
@@ -163,8 +167,10 @@ const scenarios = {
       await show(page, pictures[0]);
       const answers = {};
       for (const file of [...files, ...own]) {
+        const name = file.split("/").at(-1);
         if (own.includes(file)) await answered(page, () => page.setInputFiles("#file", file));
-        else if (file !== first) await answered(page, () => choose(page, file.replace(".tflite", "")));
+        else if (name !== (await page.evaluate(() => window.kerasVit.loaded())))
+          await answered(page, () => choose(page, name.replace(".tflite", "")));
         answers[file] = [];
         for (const picture of pictures) answers[file].push(await show(page, picture));
       }
@@ -197,7 +203,7 @@ const scenarios = {
       seen.dropped = await answered(page, () => run("drop"));
 
       // By keyboard alone: to the files, to the next one, and to the other language.
-      await page.locator("#files input").first().focus();
+      await page.locator("#files input:checked").focus();
       await answered(page, () => page.keyboard.press("ArrowDown"));
       seen.byKeyboard = await page.evaluate(() => window.kerasVit.loaded());
       await page.click("#compare");
@@ -315,41 +321,49 @@ const scenarios = {
       seen.numbered = await page.locator("#answers .label").first().innerText();
       await page.click("#problem button");
       seen.closed = await page.locator("#problem").isHidden();
+      return seen;
+    });
+  },
 
-      // A server without an export, one whose file is another than the manifest says, an old browser.
-      const fresh = async (prepare, wait) => {
-        const page = await context.newPage();
-        await page.addInitScript(() => {
-          Object.defineProperty(navigator, "serviceWorker", { value: undefined });
-        });
-        await prepare(page);
-        await page.goto(url);
-        await page.waitForSelector("#problem[data-code]");
-        if (wait) await loaded(page);
-        const text = await page.locator("#problem p").innerText();
-        const usable = wait ? await show(page, picture).then(() => true) : await page.locator("#photo").isEnabled();
-        const found = { code: await code(page), text, usable };
-        await page.close();
-        return found;
-      };
-      const gone = (route) => route.fulfill({ status: 404, body: "" });
-      seen.noExport = await fresh((page) => page.route("**/export/**", gone));
-      seen.badManifest = await fresh((page) =>
-        page.route("**/manifest.json", (route) => route.fulfill({ body: "{ no" })),
-      );
-      seen.noRuntime = await fresh((page) => page.route("**/wasm/**", gone));
-      seen.missing = await fresh((page) => page.route("**/*.tflite*", gone));
-      seen.changed = await fresh((page) =>
-        page.route("**/*.tflite*", async (route) => {
+  /** A server without an export, one whose file is another than the manifest says, an old browser ... */
+  async broken({ url, picture }) {
+    return withPage(
+      async (_, context) => {
+        const fresh = async (prepare, wait = false) => {
+          const page = await context.newPage();
+          await prepare(page);
+          await page.goto(url);
+          await page.waitForSelector("#problem[data-code]");
+          if (wait) await loaded(page);
+          const text = await page.locator("#problem p").innerText();
+          await page.click("#language");
+          const translated = (await page.locator("#problem p").innerText()) !== text;
+          await page.click("#language");
+          const usable = wait ? (await show(page, picture)).length > 0 : await page.locator("#open-file").isEnabled();
+          const found = { code: await code(page), text, usable: usable && translated };
+          await page.close();
+          return found;
+        };
+        const gone = (route) => route.fulfill({ status: 404, body: "" });
+        const damage = async (route) => {
           const response = await route.fetch();
           const body = await response.body();
           body[body.length >> 1] ^= 1;
           await route.fulfill({ response, body });
-        }),
-      );
-      seen.oldBrowser = await fresh((page) => page.addInitScript(() => (WebAssembly.validate = () => false)));
-      return seen;
-    });
+        };
+        const other = { status: 200, body: "no labels, but one line" };
+        return {
+          noExport: await fresh((page) => page.route("**/export/**", gone)),
+          badManifest: await fresh((page) => page.route("**/manifest.json", (route) => route.fulfill({ body: "{ no" }))),
+          noRuntime: await fresh((page) => page.route("**/wasm/**", gone)),
+          missing: await fresh((page) => page.route("**/*.tflite*", gone)),
+          changed: await fresh((page) => page.route("**/*.tflite*", damage)),
+          labels: await fresh((page) => page.route("**/labels.txt", (route) => route.fulfill(other)), true),
+          oldBrowser: await fresh((page) => page.addInitScript(() => (WebAssembly.validate = () => false))),
+        };
+      },
+      { serviceWorkers: "block" },
+    );
   },
 
   /** Words, switches, and what the page cannot give. */

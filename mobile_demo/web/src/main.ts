@@ -13,6 +13,7 @@ import "./style.css";
 
 const TOP = 5;
 const RUNS = 5; // of each file when all are compared; the median is shown
+const PICTURES = ["tooThin", "tooLarge"]; // problems of a picture, not of the model
 const PREFERRED = ["int8_static", "int8", "float32"]; // what opens first
 // A module with one i8x16 instruction: what every variant of LiteRT.js needs.
 const SIMD = new Uint8Array([
@@ -135,16 +136,16 @@ async function load(file: ModelFile) {
     element("about").textContent = say().about(layout.classes, `${width} × ${height}`);
     view.progress(gpu && !accelerated ? say().onCpuInstead : say().ready(name));
   } catch (error) {
-    chosen = null;
-    showFiles();
-    if (error instanceof Problem && ["outOfMemory", "modelFailed", "unexpected"].includes(error.code)) {
-      await restart(); // what is left of a failed runtime cannot be trusted
-    }
+    await recover(error);
     throw error;
   }
 }
 
-async function restart() {
+/** After a failed model: nothing is chosen, and what is left of a failed runtime is not trusted. */
+async function recover(error: unknown) {
+  chosen = null;
+  showFiles();
+  if (!(error instanceof Problem) || !["outOfMemory", "modelFailed", "unexpected"].includes(error.code)) return;
   await startRuntime();
   if (photo) await runtime.ask("picture", { name: "", bitmap: await createImageBitmap(photo) });
 }
@@ -171,7 +172,12 @@ async function answer() {
 
 async function ask(): Promise<Answer> {
   const { file, layout } = loaded!;
-  last = await runtime.ask("run", { inputs: example.inputs(layout) });
+  try {
+    last = await runtime.ask("run", { inputs: example.inputs(layout) });
+  } catch (error) {
+    if (!(error instanceof Problem && PICTURES.includes(error.code))) await recover(error);
+    throw error;
+  }
   const before = tried.get(file)?.milliseconds;
   // A camera's times waver: show their running mean.
   const milliseconds = camera.open && before ? before * 0.8 + last.milliseconds * 0.2 : last.milliseconds;
@@ -215,8 +221,8 @@ async function compare() {
   const remembered = new Map(tried);
   if (before) await choose(before);
   for (const [file, result] of remembered) tried.set(file, result);
+  showLast();
   if (shown) report(shown);
-  showFiles();
 }
 
 function showLast() {
@@ -449,6 +455,8 @@ addEventListener("visibilitychange", () => document.hidden && void stopCamera(tr
 addEventListener("offline", () => view.progress(say().offline));
 
 // For tests and the curious: the whole answer, not only what is shown.
-Object.assign(window, { kerasVit: { answer: () => last, idle: () => turn, loaded: () => loaded?.file.name ?? null } });
+Object.assign(window, {
+  kerasVit: { answer: () => last, again: () => inTurn(ask), idle: () => turn, loaded: () => loaded?.file.name ?? null },
+});
 
 void begin();

@@ -21,5 +21,5 @@ export function runtimeProblem(error: unknown, name: string): Problem {
   if (error instanceof Problem) return error;
   const why = error instanceof Error ? error.message : String(error);
   if (/memory|alloc|OOM|out of bounds|array length/i.test(why)) return new Problem("outOfMemory", name);
-  return new Problem("modelFailed", name, why.split("\n")[0].slice(0, 120));
+  return new Problem("modelFailed", name, why.trim().split("\n").at(-1)!.slice(0, 120));
 }

@@ -30,8 +30,28 @@ export interface Answer {
 
 const NAMES = ["litert_wasm_internal", "litert_wasm_compat_internal", "litert_wasm_threaded_internal"];
 
-let model: { name: string; compiled: CompiledModel; layout: Layout } | null = null;
-let picture: { name: string; bitmap: ImageBitmap; fitted: Map<string, Uint8Array> } | null = null;
+interface Model {
+  name: string;
+  compiled: CompiledModel;
+  layout: Layout;
+}
+
+interface Picture {
+  name: string;
+  bitmap: ImageBitmap;
+  fitted: Map<string, Uint8Array>; // "height x width" -> RGB
+}
+
+type Values = Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
+
+let model: Model | null = null;
+let picture: Picture | null = null;
+
+// LiteRT says more than it throws: a run without memory for its tensors returns as if all were well.
+let errors: string[] = [];
+function listen(line: string) {
+  if (line.startsWith("ERROR")) errors.push(line.replace(/^ERROR: (\[.*?\] ?)?/, ""));
+}
 
 const actions: { [K in keyof Requests]: (request: Requests[K]) => Promise<Replies[K]> } = {
   async start({ wasm, threads }) {
@@ -39,9 +59,8 @@ const actions: { [K in keyof Requests]: (request: Requests[K]) => Promise<Replie
     const threaded = threads && simd;
     const script = `${wasm}${threaded ? NAMES[2] : simd ? NAMES[0] : NAMES[1]}.js`;
     // In a worker the library cannot find its own address, which it starts its threads from.
-    Object.assign(self, {
-      Module: { locateFile: (file: string) => wasm + file, mainScriptUrlOrBlob: script },
-    });
+    const locateFile = (file: string) => wasm + file;
+    Object.assign(self, { Module: { locateFile, mainScriptUrlOrBlob: script, printErr: listen } });
     try {
       const litert = await loadLiteRt(wasm, { threads: threaded });
       return { simd, gpu: litert.getWebGpuDevice() !== null };
@@ -53,15 +72,19 @@ const actions: { [K in keyof Requests]: (request: Requests[K]) => Promise<Replie
   async load({ name, file, layout, threads, gpu }) {
     model?.compiled.delete();
     model = null;
+    errors = [];
     try {
       const compiled = await loadAndCompile(file, {
         accelerator: gpu ? "webgpu" : "wasm",
         cpuOptions: { numThreads: threads },
       });
-      model = { name, compiled, layout };
+      const opened = { name, compiled, layout };
+      await run(opened, {}, null); // the first run is slower, and is where a model that needs too much fails
+      if (errors.some((line) => /failed to (allocate|invoke)/i.test(line))) throw new Error(errors.at(-1));
+      model = opened;
       return { accelerated: compiled.isFullyAccelerated };
     } catch (error) {
-      throw runtimeProblem(error, name);
+      throw runtimeProblem(errors.at(-1) ?? error, name);
     }
   },
 
@@ -73,40 +96,47 @@ const actions: { [K in keyof Requests]: (request: Requests[K]) => Promise<Replie
 
   async run({ inputs }) {
     if (!model) throw new Error("no model is loaded");
-    const { name, compiled, layout } = model;
-    const started = performance.now();
-    const values = layout.inputs.map((input) => inputs[input.name] ?? pixels(input));
-    const fitted = performance.now();
-    const tensors: Record<string, Tensor> = {};
-    let results: Record<string, Tensor> = {};
-    try {
-      layout.inputs.forEach((input, i) => {
-        tensors[input.name] = new Tensor(values[i], input.shape);
-      });
-      results = await compiled.run(tensors);
-      const probabilities = await real(results[layout.probability.name], layout.probability);
-      const milliseconds = performance.now() - fitted;
-      const attention = layout.attention && (await real(results[layout.attention.name], layout.attention));
-      return { probabilities, attention, milliseconds, fitting: fitted - started };
-    } catch (error) {
-      throw runtimeProblem(error, name);
-    } finally {
-      for (const tensor of [...Object.values(tensors), ...Object.values(results)]) tensor.delete();
-    }
+    return run(model, inputs, picture);
   },
 };
 
-/** The picture as the model takes it; black where there is none (`present` says so). */
-function pixels(input: TensorInfo): Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer> | Int32Array<ArrayBuffer> {
+async function run(
+  { name, compiled, layout }: Model,
+  inputs: Requests["run"]["inputs"],
+  shown: Picture | null,
+): Promise<Answer> {
+  const started = performance.now();
+  const values = layout.inputs.map((input) => inputs[input.name] ?? pixels(input, shown));
+  const fitted = performance.now();
+  const tensors: Record<string, Tensor> = {};
+  let results: Record<string, Tensor> = {};
+  try {
+    layout.inputs.forEach((input, i) => {
+      tensors[input.name] = new Tensor(values[i], input.shape);
+    });
+    results = await compiled.run(tensors);
+    const probabilities = await real(results[layout.probability.name], layout.probability);
+    const milliseconds = performance.now() - fitted;
+    const attention = layout.attention && (await real(results[layout.attention.name], layout.attention));
+    return { probabilities, attention, milliseconds, fitting: fitted - started };
+  } catch (error) {
+    throw runtimeProblem(error, name);
+  } finally {
+    for (const tensor of [...Object.values(tensors), ...Object.values(results)]) tensor.delete();
+  }
+}
+
+/** The picture as the model takes it; zeros where there is none (`present` says so). */
+function pixels(input: TensorInfo, shown: Picture | null): Values {
   const total = input.shape.reduce((product, size) => product * size, 1);
   if (input.dtype === "int32") return new Int32Array(total);
   const [, height, width] = input.shape;
-  if (!picture || input.shape.length !== 4) return new Float32Array(total);
+  if (input.shape.length !== 4 || (!shown && input.dtype === "float32")) return new Float32Array(total);
   const size = `${height}x${width}`;
-  let bytes = picture.fitted.get(size);
+  let bytes = shown ? shown.fitted.get(size) : new Uint8Array(total);
   if (!bytes) {
-    bytes = fitted(picture.bitmap, height, width, picture.name);
-    picture.fitted.set(size, bytes);
+    bytes = fitted(shown!.bitmap, height, width, shown!.name);
+    shown!.fitted.set(size, bytes);
   }
   if (input.dtype === "float32") return Float32Array.from(bytes);
   return Uint8Array.from(bytes, (value) => Math.round(value / (input.scale || 1)) + input.zeroPoint);

@@ -25,7 +25,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, convert):
     """Two files with the signature of an export and its labels.txt: float32, and uint8 at both ends.
 
     For pictures of 8 x 12; one matrix instead of a ViT, which converts in a second.
@@ -35,21 +35,13 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("edge")
     random = np.random.default_rng(0)
     weights = tf.constant(random.normal(0, 0.2, (8 * 12 * 3, len(LABELS))), tf.float32)
-    spec = tf.TensorSpec([1, 8, 12, 3], tf.float32, name="image")
 
-    @tf.function(input_signature=[spec])
-    def serve(image):
-        return {"probability": tf.nn.softmax(tf.reshape(image / 127.5 - 1, [1, -1]) @ weights)}
+    def probability(image):
+        return tf.nn.softmax(tf.reshape(image / 127.5 - 1, [1, -1]) @ weights)
 
-    tf.saved_model.save(tf.Module(), str(folder / "saved"), signatures={"serving_default": serve})
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
-    (folder / "float32.tflite").write_bytes(converter.convert())
-    pictures = random.uniform(0, 255, (32, 1, 8, 12, 3)).astype(np.float32)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([picture] for picture in pictures)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.uint8
-    (folder / "int8_full.tflite").write_bytes(converter.convert())
+    convert(probability, folder / "float32.tflite", size=(8, 12))
+    pictures = random.uniform(-60, 240, (32, 8, 12, 3))  # so that the zero point is not 0
+    convert(probability, folder / "int8_full.tflite", size=(8, 12), representative=pictures)
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
     return folder
 

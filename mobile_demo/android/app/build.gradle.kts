@@ -25,8 +25,6 @@ android {
     // LiteRT maps a model from the package into memory, which works only where it is not compressed.
     androidResources {
         noCompress += "tflite"
-        // The guide for people that lies in assets/ stays out of the app.
-        ignoreAssetsPatterns += "README.md"
     }
 }
 

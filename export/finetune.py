@@ -20,6 +20,7 @@ from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write, write_json
 from keras_vit.models import MaskedViT
 from keras_vit.training.curves import draw_curves
+from keras_vit.training.distillation import Distillation
 from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.recipes import recipe_from
 from keras_vit.training.runs import check_same_data, read_run
@@ -109,15 +110,14 @@ def teach(student, teacher, weight):
     Args:
         student, teacher: models from the same images to logits [B, classes].
     """
-    usual = student.compute_loss
+    usual, distillation = student.compute_loss, Distillation("soft")
 
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = usual(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return loss
-        wanted = ops.log_softmax(ops.stop_gradient(teacher(x, training=False)))
-        found = ops.log_softmax(ops.cast(y_pred, wanted.dtype))
-        return loss + weight * ops.mean(ops.sum(ops.exp(wanted) * (wanted - found), axis=-1))
+        wanted = ops.stop_gradient(teacher(x, training=False))
+        return loss + weight * distillation(wanted, y_pred, sample_weight=sample_weight)
 
     student.compute_loss = compute_loss
 

@@ -7,6 +7,11 @@ _HOME = {
     "load_data": "keras_vit.training.data",
     "Recipe": "keras_vit.training.recipes",
     "recipe": "keras_vit.training.recipes",
+    "pretraining_recipe": "keras_vit.training.recipes",
+    "pretrain": "keras_vit.training.pretraining",
+    "load_teacher": "keras_vit.training.distillation",
+    "probe": "keras_vit.training.probing",
+    "find_rate": "keras_vit.training.rate_finder",
     "strategy": "keras_vit.training.strategies",
     "train": "keras_vit.training.trainer",
 }

@@ -40,7 +40,7 @@ async function withPage(action, { flags = [], ...options } = {}) {
   const failures = [];
   page.on("pageerror", (error) => failures.push(String(error)));
   try {
-    const seen = await action(page, context);
+    const seen = await action(page, context, await context.browser()?.newBrowserCDPSession());
     return { ...seen, failures };
   } finally {
     await context.close();
@@ -207,7 +207,6 @@ const scenarios = {
       await answered(page, () => page.keyboard.press("ArrowDown"));
       seen.byKeyboard = await page.evaluate(() => window.kerasVit.loaded());
       await page.click("#compare");
-      await page.waitForFunction(() => document.getElementById("compare").disabled);
       await page.waitForFunction(() => !document.getElementById("compare").disabled);
       seen.compared = await page
         .locator("#files label")
@@ -433,6 +432,57 @@ const scenarios = {
       seen.failures = [...(seen.failures ?? []), ...one.failures];
     }
     return seen;
+  },
+
+  /** Milliseconds of each file, in turns, on one thread, by the clock and of CPU. For browser_speed.py. */
+  async speed({ url, picture, files, rounds, runs }) {
+    return withPage(async (page, _, session) => {
+      const cpu = async () => {
+        const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+        return processInfo.filter(({ type }) => type === "renderer").reduce((sum, { cpuTime }) => sum + cpuTime, 0);
+      };
+      await open(page, url);
+      await page.selectOption("#runs-on", "1");
+      await idle(page);
+      await show(page, picture);
+      const seen = Object.fromEntries(files.map((file) => [file, { wall: [], cpu: [] }]));
+      for (let round = 0; round < rounds; round++) {
+        for (const file of files) {
+          if (file !== (await page.evaluate(() => window.kerasVit.loaded())))
+            await answered(page, () => choose(page, file.replace(".tflite", "")));
+          await idle(page);
+          const before = await cpu();
+          const times = await page.evaluate(async (runs) => {
+            const times = [];
+            for (let run = 0; run < runs; run++) times.push((await window.kerasVit.again()).milliseconds);
+            return times;
+          }, runs);
+          seen[file].wall.push(...times);
+          seen[file].cpu.push((1000 * ((await cpu()) - before)) / runs);
+        }
+      }
+      return { files: seen, device: await page.locator("#device").innerText() };
+    });
+  },
+
+  /** Bytes of the first visit and of the second, by whether the page may use threads. For browser_speed.py. */
+  async loads({ url, threads }) {
+    const proxy = await makeProxy(url);
+    const address = threads ? proxy.url : proxy.url.replace("localhost", "phone.test");
+    return withPage(
+      async (page) => {
+        const visit = async () => {
+          proxy.bytes = 0;
+          await page.goto(address);
+          await page.waitForFunction(() => document.getElementById("device").textContent !== "");
+          await page.waitForTimeout(2000); // what is still on its way into the cache
+          return proxy.bytes;
+        };
+        const [first, second] = [await visit(), await visit()];
+        return { first, second, device: await page.locator("#device").innerText() };
+      },
+      { flags: ["--host-resolver-rules=MAP phone.test 127.0.0.1"] },
+    );
   },
 
   /** A browser set to Chinese. */

@@ -117,8 +117,8 @@ def test_twenty_pictures_get_the_probabilities_that_litert_gives(browse, url, di
         seen["answers"]["int8_static.tflite"], expected(directory / "int8_static.tflite", pictures), QUANTIZED
     )
     agree(seen["answers"][own], expected(small["uint8"], pictures), QUANTIZED)
-    winners = np.argmax(seen["answers"]["float32.tflite"], -1)
-    assert len(set(winners)) > 2  # else the same top-1 would prove little
+    answers = np.array(seen["answers"]["float32.tflite"])
+    assert len(set(answers.argmax(-1))) > 1 and np.ptp(answers, axis=0).max() > 0.2  # else little is proved
 
 
 def test_a_files_signature_is_what_litert_reads(call, directory, multimodal_directory):

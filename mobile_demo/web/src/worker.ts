@@ -138,7 +138,7 @@ function pixels(input: TensorInfo, shown: Picture | null): Values {
     bytes = fitted(shown!.bitmap, height, width, shown!.name);
     shown!.fitted.set(size, bytes);
   }
-  if (input.dtype === "float32") return Float32Array.from(bytes);
+  if (input.dtype === "float32") return new Float32Array(bytes);
   return Uint8Array.from(bytes, (value) => Math.round(value / (input.scale || 1)) + input.zeroPoint);
 }
 
@@ -160,7 +160,7 @@ function fitted(bitmap: ImageBitmap, height: number, width: number, name: string
 
 async function real(tensor: Tensor, { scale, zeroPoint, dtype }: TensorInfo): Promise<Float32Array> {
   const stored = await tensor.data();
-  if (dtype === "float32") return Float32Array.from(stored);
+  if (dtype === "float32") return new Float32Array(stored);
   return Float32Array.from(stored, (value) => (value - zeroPoint) * scale);
 }
 

@@ -5,6 +5,7 @@ import importlib
 _HOME = {
     "ImageData": "keras_vit.training.data",
     "load_data": "keras_vit.training.data",
+    "pack": "keras_vit.training.packing",
     "Recipe": "keras_vit.training.recipes",
     "recipe": "keras_vit.training.recipes",
     "pretraining_recipe": "keras_vit.training.recipes",

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -53,3 +54,39 @@ def test_nothing_is_left_out_but_gradients_on_numpy():
     assert "skipped" not in numpy
     assert numpy["passed"] + numpy["deselected"] == jax["passed"]
     assert numpy["deselected"] < 160, "a test of gradients is left out, and there are about 130"
+
+
+TRAIN = """
+import sys
+
+import keras
+import numpy as np
+
+import keras_vit
+
+random = np.random.default_rng(0)
+model = keras_vit.ViT("Nano/2", image_size=8, classes=3, pooling="mean", registers=2)
+model.set_weights([random.normal(0, 0.05, w.shape).astype("float32") for w in model.get_weights()])
+images = random.normal(size=(64, 8, 8, 3)).astype("float32")
+labels = images.mean((1, 2)).argmax(-1)
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.AdamW(5e-3, epsilon=1e-3), loss, metrics=["accuracy"])
+history = model.fit(images, labels, batch_size=16, epochs=8, shuffle=False, verbose=0).history
+np.savez(sys.argv[1], *model.get_weights(), losses=history["loss"])
+"""
+
+
+def test_fit_gives_the_same_on_jax_and_tensorflow(tmp_path):
+    found = {}
+    for backend in ("jax", "tensorflow"):
+        subprocess.run(
+            [sys.executable, "-c", TRAIN, str(tmp_path / backend)],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            check=True,
+            capture_output=True,
+        )
+        found[backend] = np.load(tmp_path / f"{backend}.npz")
+    losses = found["jax"]["losses"]
+    assert losses[-1] < 0.98 * losses[0], "it learns"
+    for name in found["jax"].files:
+        np.testing.assert_allclose(found["jax"][name], found["tensorflow"][name], atol=2e-4, err_msg=name)

@@ -5,6 +5,7 @@ Each is a process of its own with a TF_CONFIG that names all of them, at free po
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,13 +15,15 @@ import time
 from keras_vit.config import integer
 from keras_vit.errors import InputError
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
 LINES = 5  # of a failed worker's output are shown
 
 
 def launch(arguments, workers):
     """Run `keras-vit ARGUMENTS` in so many worker processes; the first one speaks for all.
 
-    When one fails, the others are stopped: without it they would wait for ever.
+    When one fails, the others are stopped: without it they would wait for ever. SIGTERM or Ctrl-C lets the
+    first one save, and stops all.
 
     Returns:
         the exit code: 0 when all went well, else that of the first that failed.
@@ -28,31 +31,51 @@ def launch(arguments, workers):
     integer("workers", workers, 1)
     if arguments[:1] != ["train"]:
         raise InputError(f"only train can have several workers, not {' '.join(arguments[:1]) or 'nothing'}.")
-    places = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
     with tempfile.TemporaryDirectory() as folder:
         running = []
-        for index in range(workers):
-            task = {"cluster": {"worker": places}, "task": {"type": "worker", "index": index}}
+        for index, environment in enumerate(environments(workers)):
             said = None if index == 0 else open(os.path.join(folder, str(index)), "w+b")  # noqa: SIM115
-            running.append(
-                (
-                    subprocess.Popen(
-                        [sys.executable, "-m", "keras_vit.cli", *arguments],
-                        env={**os.environ, "TF_CONFIG": json.dumps(task)},
-                        stdout=said,
-                        stderr=said,
-                    ),
-                    said,
-                )
+            process = subprocess.Popen(
+                [sys.executable, "-m", "keras_vit.cli", *arguments],
+                env={**os.environ, **environment},
+                stdout=said,
+                stderr=said,
+                start_new_session=True,  # or Ctrl-C in a terminal would reach all of them
             )
+            running.append((process, said))
+        asked = []
+        old = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in STOPS}
         try:
-            return _wait(running)
+            return _wait(running, asked)
         finally:
             _stop(running)
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
 
-def _wait(running):
+def environments(workers):
+    """The environment variables of each of so many workers on this machine, which share its cores."""
+    places = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    share = max(1, (os.cpu_count() or 1) // workers)  # each with all cores, they would be in each other's way
+    return [
+        {
+            "TF_CONFIG": json.dumps(
+                {"cluster": {"worker": places}, "task": {"type": "worker", "index": index}}
+            ),
+            "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", str(share)),
+        }
+        for index in range(workers)
+    ]
+
+
+def _wait(running, asked):
+    told = False
     while True:
+        if asked and not told:  # the first one saves; the others have nothing to save
+            running[0][0].send_signal(asked[0])
+            told = True
+        if told and running[0][0].poll() is not None:
+            return running[0][0].returncode
         codes = [process.poll() for process, _ in running]
         failed = [index for index, code in enumerate(codes) if code]
         if failed:
@@ -79,7 +102,7 @@ def _stop(running):
             said.close()
 
 
-def _free_ports(count):
+def free_ports(count):
     """Ports that nobody listens at now."""
     sockets = [socket.socket() for _ in range(count)]
     try:

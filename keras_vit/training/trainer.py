@@ -93,7 +93,7 @@ def train(
     else:
         console = Console(quiet=True)
     keras.utils.set_random_seed(recipe.seed)
-    with _scope(strategy):
+    with scope(strategy):
         model = built(data, recipe, start)
         if teacher is not None:
             teach(model, teacher.model.rebuilt(), recipe.distill, recipe.distill_weight, recipe.temperature)
@@ -171,7 +171,7 @@ def fit(
     if keeper.finished:
         console.print(f"{folder} is finished: {len(keeper.history)} epochs", highlight=False)
         return keeper.history
-    with _scope(strategy):  # and no further: the first worker saves alone, and makes variables for that
+    with scope(strategy):  # and no further: the first worker saves alone, and makes variables for that
         compile_for(model, recipe, steps)
     epoch, step = keeper.restore(model)
     if epoch or step:
@@ -229,7 +229,7 @@ def _lost_workers(strategy, stop, keeper):
         ) from None
 
 
-def _scope(strategy):
+def scope(strategy):
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 

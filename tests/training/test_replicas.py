@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import time
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from keras_vit.errors import InputError
 from keras_vit.training import launching, strategies
 
 # What each process does: train, and leave its own weights. 70 examples: the last batch has 6 of 32.
 PROGRAM = """
+import os
 import sys
 from pathlib import Path
 
@@ -23,9 +26,10 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from keras_vit.errors import Interrupted
 from keras_vit.training import recipe, strategy
 from keras_vit.training.data import ImageData, Split
-from keras_vit.training.trainer import _built, _scope, fit
+from keras_vit.training.trainer import built, fit, scope
 
 devices, out = strategy("auto"), Path(sys.argv[1])
 rank = devices.cluster_resolver.task_id if devices else "one"
@@ -35,44 +39,95 @@ train, test = (Split(images[:n], labels[:n], list(map(str, range(n)))) for n in 
 data = ImageData(train, test, ["a", "b", "c"], "none", "0" * 16, [])
 chosen = recipe("thumbnails", epochs=2, batch_size=32, dropout=0.0, learning_rate=1e-2, warmup_epochs=0)
 keras.utils.set_random_seed(0)
-with _scope(devices):
-    model = _built(data, chosen, None)
+with scope(devices):
+    model = built(data, chosen, None)
 before = model.get_weights()
-history = fit(model, data, out / "run", chosen, Console(quiet=True), "train", "last", strategy=devices)
+
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if sys.argv[2:] and [rank, batch] == [int(sys.argv[2]), 1]:
+            os.kill(os.getpid(), int(sys.argv[3]))
+
+
+options = {"strategy": devices, "save_seconds": 0, "callbacks": [Stop()]}
+try:
+    history = fit(model, data, out / "run", chosen, Console(quiet=True), "train", "last", **options)
+except Interrupted as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(stopped.code)
 moved = [np.abs(a - b).max() for a, b in zip(before, model.get_weights())]
 np.savez(out / f"{rank}.npz", *model.get_weights(), moved=moved, **history[-1])
 """
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 
-def worker(folder, config=None):
+def worker(folder, environment, *stop):
+    """One process; `stop` is (which worker, which signal) in the second step of an epoch."""
     (folder / "run").mkdir(parents=True, exist_ok=True)
-    environment = {**ENVIRONMENT, **({"TF_CONFIG": json.dumps(config)} if config else {})}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder)],
-        env=environment,
+        [sys.executable, "-c", PROGRAM, str(folder), *map(str, stop)],
+        env={**ENVIRONMENT, **environment},
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_two_workers_train_to_the_weights_of_one_process(tmp_path):
-    places = [f"127.0.0.1:{port}" for port in launching._free_ports(2)]
-    processes = [
-        worker(tmp_path / "two", {"cluster": {"worker": places}, "task": {"type": "worker", "index": i}})
-        for i in range(2)
-    ]
-    processes.append(worker(tmp_path / "one"))
-    for process in processes:
-        error = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, error[-2000:]
-    first, second, one = (np.load(tmp_path / name) for name in ("two/0.npz", "two/1.npz", "one/one.npz"))
+def two_workers(folder, *stop):
+    return [worker(folder, environment, *stop) for environment in launching.environments(2)]
+
+
+def ended(process, code=0):
+    error = process.communicate(timeout=400)[1]
+    assert process.returncode == code, error[-2000:]
+    return error
+
+
+def state(folder):
+    """(epochs, steps) in the state of a run."""
+    with safe_open(folder / "run" / "state.safetensors", "numpy") as file:
+        return len(json.loads(file.metadata()["history"])), int(file.metadata()["step"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What two workers and one process end with."""
+    folder = tmp_path_factory.mktemp("trained")
+    for process in (*two_workers(folder / "two"), worker(folder / "one", {})):
+        ended(process)
+    assert (folder / "two" / "run" / "model.keras").exists()
+    return [np.load(folder / name) for name in ("two/0.npz", "two/1.npz", "one/one.npz")]
+
+
+def test_two_workers_train_to_the_weights_of_one_process(trained):
+    first, second, one = trained
     for name in first.files:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
         if name != "loss":  # each batch counts alike there, also one that is filled up
             np.testing.assert_allclose(first[name], one[name], atol=1e-5, err_msg=name)
     assert len(first["moved"]) > 30 and np.median(first["moved"]) > 1e-3, "it learned something"
-    assert (tmp_path / "two" / "run" / "model.keras").exists()
+
+
+def test_workers_that_are_killed_or_pre_empted_end_where_unbroken_ones_do(trained, tmp_path):
+    first, second = two_workers(tmp_path, 1, int(signal.SIGKILL))
+    ended(second, -signal.SIGKILL)
+    first.kill()  # as `launch` does; by itself it waits for the other one for a while
+    first.communicate()
+    assert state(tmp_path) == (0, 1)
+
+    first, second = two_workers(tmp_path, 0, int(signal.SIGTERM))
+    said = ended(first)
+    assert "stopped; step 2 of 3 in epoch 1 is saved" in said  # begins after step 1, and does one more
+    second.kill()
+    second.communicate()
+    assert state(tmp_path) == (0, 2)
+
+    for process in two_workers(tmp_path):
+        ended(process)
+    for name in trained[0].files:
+        if name != "loss" and name != "accuracy" and name != "moved":  # of the steps of the last process
+            for rank in "01":
+                np.testing.assert_array_equal(np.load(tmp_path / f"{rank}.npz")[name], trained[0][name])
 
 
 DEVICES = """
@@ -172,7 +227,7 @@ def test_a_batch_that_cannot_be_divided():
 
 
 def test_who_does_not_come_is_named_in_time():
-    here, there = (f"127.0.0.1:{port}" for port in launching._free_ports(2))
+    here, there = (f"127.0.0.1:{port}" for port in launching.free_ports(2))
     start = time.monotonic()
     with pytest.raises(InputError, match=f"after 1 s worker 0 cannot reach {there}: start all"):
         strategies.meet([here, there], 0, seconds=1)
@@ -185,7 +240,7 @@ def test_who_does_not_come_is_named_in_time():
 
 
 def test_workers_that_come_late_meet():
-    places = [f"127.0.0.1:{port}" for port in launching._free_ports(2)]
+    places = [f"127.0.0.1:{port}" for port in launching.free_ports(2)]
     met = []
     with socket.socket() as later:  # what TensorFlow does once the second has met the first
 

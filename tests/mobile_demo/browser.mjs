@@ -266,6 +266,24 @@ const scenarios = {
     return { ...seen, blocked, missing, insecure, usable };
   },
 
+  /** A model that also says what it looked at. */
+  async attention({ url, own, picture }) {
+    return withPage(async (page) => {
+      await open(page, url);
+      const before = await page.locator("#attention").isVisible();
+      await show(page, picture);
+      await answered(page, () => page.setInputFiles("#file", own));
+      const offered = await page.locator("#attention").isVisible();
+      const hidden = await page.locator("#attention-map").isHidden();
+      await page.click("#attention");
+      const pixels = await page.locator("#attention-map").evaluate((canvas) => {
+        const { width, height } = canvas;
+        return [...canvas.getContext("2d").getImageData(0, 0, width, height).data];
+      });
+      return { before, offered, hidden, pixels };
+    });
+  },
+
   /** The first visit, the second, one without a server, and a download that breaks off. */
   async offline({ url, picture, files, other }) {
     const proxy = await makeProxy(url);

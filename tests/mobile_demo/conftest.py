@@ -131,13 +131,17 @@ def multimodal_directory(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def convert():
-    """`convert(function, path, size, key, representative)`: a .tflite file of a function of pixels."""
+    """`convert(function, path, ...)`: a .tflite file of a function of pixels, which gives `probability`."""
     import tensorflow as tf
 
-    def convert(function, path, size=IMAGE_SIZE, key="serving_default", representative=None):
+    def convert(function, path, size=IMAGE_SIZE, key="serving_default", representative=None, **more):
+        """`more` are further outputs, functions of pixels too."""
         spec = tf.TensorSpec([1, *size, 3], tf.float32, name="image")
+        outputs = {"probability": function, **more}
         module = tf.Module()
-        module.serve = tf.function(lambda image: {"probability": function(image)}, input_signature=[spec])
+        module.serve = tf.function(
+            lambda image: {name: output(image) for name, output in outputs.items()}, input_signature=[spec]
+        )
         folder = path.with_suffix(".saved")
         tf.saved_model.save(module, str(folder), signatures={key: module.serve})
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[key])

@@ -74,11 +74,12 @@ export function showAnswers(guesses: Guess[]) {
 }
 
 export function percentage(share: number): string {
-  return new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: 1 }).format(share);
+  return new Intl.NumberFormat(language(), { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(share);
 }
 
 export function number(value: number, digits: number): string {
-  return new Intl.NumberFormat(language(), { maximumFractionDigits: digits }).format(value);
+  const fixed = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return new Intl.NumberFormat(language(), fixed).format(value);
 }
 
 /** Milliseconds as people read them: more digits where they are few. */

@@ -290,6 +290,24 @@ RECIPES = {
         warmup_epochs=5,
         weight_decay=0.06,
     ),
+    # The same in 45 minutes on two cores: CCT-2/3x2 of Hassani et al. 2021, but for its pooling.
+    "compact": Recipe(
+        variant={
+            "patch_size": 4,
+            "stem": "compact",
+            "width": 128,
+            "depth": 2,
+            "heads": 2,
+            "mlp_width": 128,
+        },
+        image_size=(32, 32),
+        pooling="mean",
+        epochs=28,
+        batch_size=64,
+        learning_rate=1e-3,
+        warmup_epochs=1,
+        augment="crop",
+    ),
     # Photographs.
     "standard": Recipe(),
 }
@@ -299,7 +317,7 @@ def recipe(name=None, image_size=None, **overrides):
     """A `Recipe` by name, or the one that suits an image size, with fields replaced.
 
     Args:
-        name: "thumbnails", "small" or "standard"; None chooses by `image_size`: up to 16 pixels,
+        name: "thumbnails", "small", "compact" or "standard"; None chooses by `image_size`: up to 16 pixels,
             up to 64, larger.
         image_size: (height, width); kept in the recipe.
         **overrides: fields of `Recipe`; None values are ignored.

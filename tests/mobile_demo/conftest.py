@@ -86,9 +86,12 @@ def serve():
         server.server_close()
 
 
-def shaken(model, seed):
-    """Weights whose answers depend on the input: a new head is all zeros."""
-    random = np.random.default_rng(seed)
+def shaken(build, seed):
+    """What `build` makes, with weights by `seed` whose answers depend on the input: a new head is zeros."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    model, random = build(), np.random.default_rng(seed)
     for weight in model.trainable_variables:
         weight.assign(weight + random.normal(0, 0.2, weight.shape))
     return model
@@ -100,14 +103,11 @@ def directory(tmp_path_factory):
     import keras_vit
     from keras_vit.export import export
 
-    model = keras_vit.ViT(
-        keras_vit.ViTConfig(patch_size=8, width=32, depth=1, heads=2),
-        image_size=IMAGE_SIZE,
-        classes=len(LABELS),
-    )
+    config = keras_vit.ViTConfig(patch_size=8, width=32, depth=1, heads=2)
+    model = shaken(lambda: keras_vit.ViT(config, image_size=IMAGE_SIZE, classes=len(LABELS)), 1)
     pictures = np.random.default_rng(0).integers(0, 256, (16, *IMAGE_SIZE, 3), dtype=np.uint8)
     folder = tmp_path_factory.mktemp("web") / "export"
-    export(shaken(model, 1), folder, ["float32", "int8_static"], calibration=pictures, labels=LABELS)
+    export(model, folder, ["float32", "int8_static"], calibration=pictures, labels=LABELS)
     return folder
 
 
@@ -118,14 +118,16 @@ def multimodal_directory(tmp_path_factory):
     from keras_vit.export import export
     from keras_vit.modalities import Action, Image, Text, Vocabulary
 
-    parts = {
-        "image": Image(16, 8),
-        "text": Text(Vocabulary(WORDS), length=4),
-        "action": Action(steps=3, features=2),
-    }
-    model = keras_vit.MultimodalViT(parts, width=32, depth=1, heads=2, classes=len(LABELS))
+    def build():
+        parts = {
+            "image": Image(16, 8),
+            "text": Text(Vocabulary(WORDS), length=4),
+            "action": Action(steps=3, features=2),
+        }
+        return keras_vit.MultimodalViT(parts, width=32, depth=1, heads=2, classes=len(LABELS))
+
     folder = tmp_path_factory.mktemp("web") / "multimodal"
-    export(shaken(model, 2), folder, ["float32"], labels=LABELS)
+    export(shaken(build, 2), folder, ["float32"], labels=LABELS)
     return folder
 
 

@@ -165,7 +165,7 @@ def test_answers_speed_sizes_and_every_way_to_give_a_picture(browse, url, direct
         size = (directory / f"{name}.tflite").stat().st_size / 1e3
         assert row[0] == name
         assert row[1].endswith(" kB") and float(row[1].split()[0]) == pytest.approx(size, abs=0.6)
-        assert row[2] == LABELS[expected(directory / f"{name}.tflite", [pictures[2]]).argmax()]
+        assert row[2] == LABELS[expected(directory / f"{name}.tflite", [pictures[3]]).argmax()]
         assert row[3].endswith(" ms")
     assert seen["chinese"] == {"lang": "zh-Hans", "camera": "相机"}
     assert seen["chineseAfterReload"] == "相机"

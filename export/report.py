@@ -41,7 +41,7 @@ def table(report):
     from rich.text import Text
 
     # No frame, no units, no p95: so it fits a terminal of 80 columns.
-    title = f"{report['images']} images, {report['machine']['cpu']}"
+    title = f"{report['images']} examples, {report['machine']['cpu']}"
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.show_edge = out.pad_edge = False
     out.add_column("artifact", no_wrap=True)
@@ -111,7 +111,7 @@ def html(report, images=None):
         names = [row["name"] for row in fine]
         latencies = [row["latency_ms_p50"] for row in fine]
         charts = [
-            _bars("Time for one image", names, latencies, BLUE, _milliseconds),
+            _bars("Time for one example", names, latencies, BLUE, _milliseconds),
             _bars("Size on disk", names, [row["bytes"] for row in fine], AMBER, in_bytes),
         ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

@@ -119,9 +119,9 @@ def test_pictures_are_the_images_themselves(report, images):
 
 def test_the_verdict(report):
     report["artifacts"].pop()
-    assert "each answers at least 99.96% of the images" in html(report)
+    assert "each answers at least 99.96% of the examples" in html(report)
     report["artifacts"][2]["agreement"] = 1.0
-    assert "All 3 models run; each answers like the Keras model it came from, on every image" in html(report)
+    assert "All 3 models run; each answers like the Keras model it came from, on every example" in html(report)
 
 
 def test_files_are_written_without_nan(report, images, tmp_path):

@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/keras-vit demo --out runs/demo
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 setup: $(STAMP)
 

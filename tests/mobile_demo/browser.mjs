@@ -274,7 +274,20 @@ const scenarios = {
       },
       { flags: ["--use-fake-ui-for-media-stream", "--host-resolver-rules=MAP phone.test 127.0.0.1"] },
     );
-    return { ...seen, blocked, missing, insecure, usable };
+    const flipped = await withPage(
+      async (page) => {
+        await open(page, url);
+        await answered(page, () => page.click("#camera"));
+        const mirrored = () => page.locator("#stage").evaluate((stage) => stage.classList.contains("mirrored"));
+        const back = await mirrored();
+        await page.click("#flip");
+        await page.waitForFunction(() => document.getElementById("stage").classList.contains("mirrored"));
+        await answered(page, () => {});
+        return { back, front: await mirrored() };
+      },
+      { flags: ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream=device-count=2"] },
+    );
+    return { ...seen, blocked, missing, insecure, usable, flipped };
   },
 
   /** A model that also says what it looked at. */

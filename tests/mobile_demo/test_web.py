@@ -192,6 +192,8 @@ def test_the_camera_answers_frame_after_frame_and_its_absence_is_explained(brows
     assert seen["missing"]["code"] == "cameraMissing"
     assert seen["insecure"]["code"] == "cameraInsecure" and "--https" in seen["insecure"]["text"]
     assert seen["usable"] == 5
+    flipped = {"back": False, "front": True, "failures": []}  # the front camera is shown as in a mirror
+    assert seen["flipped"] == flipped
 
 
 def test_attention_darkens_what_was_not_looked_at(browse, url, small, pictures):

@@ -36,6 +36,7 @@ let labels: string[] = [];
 let last: Answer | null = null;
 let problem: Problem | null = null;
 let fps: number | null = null;
+let watching = 0; // which run of `watch` is the current one: a flipped camera starts another
 const tried = new Map<ModelFile, view.Tried>();
 
 // Everything that uses the worker waits for its turn, so that a file never changes under a running answer.
@@ -322,8 +323,9 @@ async function startCamera() {
 
 /** Answer frame after frame, as fast as the model is, until the camera stops. */
 async function watch() {
+  const mine = ++watching;
   let before = performance.now();
-  while (camera.open) {
+  while (camera.open && mine === watching) {
     const done = await inTurn(async () => {
       if (!camera.open || !loaded) return false;
       await runtime.ask("picture", { name: "", bitmap: await camera.frame() });

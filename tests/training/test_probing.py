@@ -34,6 +34,14 @@ def test_neighbours_vote_by_their_similarity(model):
     assert probe(model, data, ["knn"], k=5) == {"knn": pytest.approx(right / len(data.test))}
 
 
+def test_one_near_neighbour_outvotes_two_far_ones(model, monkeypatch):
+    data = thirds(3, 1)
+    data.train.labels[:], data.test.labels[:] = [0, 1, 1], [0]
+    made = iter((np.array([[1, 0], [1, 1.5], [1, -1.5]]), np.array([[3, 0.1]])))
+    monkeypatch.setattr(probing, "features", lambda encoder, images, progress: next(made))
+    assert probe(model, data, ["knn"], k=3) == {"knn": 1.0}
+
+
 def test_a_linear_probe_scales_each_feature(model, monkeypatch):
     """The label is in features a million times smaller than the one that says nothing."""
     data = thirds()

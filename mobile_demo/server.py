@@ -26,6 +26,7 @@ from keras_vit.export.manifest import read_manifest
 from keras_vit.files import atomic_directory
 
 PAGE = Path(__file__).parent / "page"
+CIFAR10 = Path(__file__).parent / "cifar10" / "export"  # what is shown when no other model is given
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",

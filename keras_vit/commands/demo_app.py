@@ -13,8 +13,12 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 def demo_app(
     directory: Annotated[
-        Path, typer.Argument(metavar="EXPORT_DIR", help="A directory made by `keras-vit export`.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="[EXPORT_DIR]",
+            help="A directory made by `keras-vit export`; by default a small model of CIFAR-10.",
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8000,
     host: Annotated[
         str, typer.Option(help="0.0.0.0 is every network of this machine; 127.0.0.1 this machine alone.")
@@ -29,6 +33,7 @@ def demo_app(
     """Show your model in a browser: camera, photos, every exported file, offline after the first visit."""
     from keras_vit.mobile_demo import server
 
+    directory = directory or server.CIFAR10
     if out is not None:
         server.write_site(directory, out)
         say(f"{out}: put it on any https:// web host; the page is index.html")

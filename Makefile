@@ -1,6 +1,7 @@
 # The two commands of this project, and what they need. Everything happens in .venv.
 #   make demo    the whole way on handwritten digits, into runs/demo/
 #   make test    lint, format check, tests (those of the page need Node.js and Chromium)
+#   make test-all    with the slow ones: 10 minutes more
 # And for who changes the page of mobile_demo/, which is committed as it was built:
 #   make web     build it again (needs Node.js)
 # The first of these that runs and is new enough.
@@ -9,13 +10,18 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: demo test setup lint clean web
+.PHONY: demo test test-all setup lint clean web
 
 demo: setup
 	$(BIN)/keras-vit demo --out runs/demo
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-all: setup lint
+	$(PYTEST) --slow
 
 setup: $(STAMP)
 

@@ -1,4 +1,9 @@
-"""The order of the tests: files that take minutes come first, or one of two processes would end alone."""
+"""Which tests run, and in what order.
+
+Those marked `slow`, which take minutes together, run with --slow only (`make test-all`): each shows once
+more, in another way, what quicker tests show. Files that take long come first, or one of two processes would
+end alone.
+"""
 
 SLOWEST = (
     "test_backends.py",
@@ -12,6 +17,18 @@ SLOWEST = (
 )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: runs with --slow only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
     places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))

@@ -41,13 +41,14 @@ def outcome(backend):
     return counts, f"exit {ran.returncode}\n{ran.stdout[-4000:]}\n{ran.stderr[-2000:]}"
 
 
-@pytest.mark.parametrize("backend", ["numpy", "jax"])
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("jax", marks=pytest.mark.slow)])
 def test_the_layers_pass_on(backend):
     counts, printed = outcome(backend)
     assert "failed" not in counts and "error" not in counts and "errors" not in counts, printed
     assert counts.get("passed", 0) >= 1180, printed
 
 
+@pytest.mark.slow
 def test_nothing_is_left_out_but_gradients_on_numpy():
     (jax, printed), (numpy, _) = outcome("jax"), outcome("numpy")
     assert "skipped" not in jax and "deselected" not in jax, printed

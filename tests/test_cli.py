@@ -230,7 +230,7 @@ def test_skip_bad_leaves_them_out_and_counts_them(tmp_path, folder, capsys):
         (["--variant", "Ti/16", "--image-size", "100"], r"100x100 is not a multiple of the patch 16x16"),
         (["--variant", "Tini/16"], r"unknown variant 'Tini/16': the known ones are .*Ti/PATCH"),
         (["--pooling", "max"], r"unknown pooling 'max': the known ones are cls, mean"),
-        (["--recipe", "huge"], r"unknown recipe 'huge': the known ones are thumbnails, small, standard"),
+        (["--recipe", "huge"], r"unknown recipe 'huge': the known ones are thumbnails, small, compact"),
         (["--augment", "wild"], r"unknown augmentation 'wild'"),
         (["--image-size", "big"], r"--image-size is a number of pixels such as 224 or 64x96"),
         (["--epochs", "0"], r"epochs must be at least 1"),
@@ -367,6 +367,7 @@ def test_the_manifest_says_what_the_files_came_from(trained):
     assert rows["int8_static.tflite"]["trained"] and not rows["int8.tflite"]["trained"]
 
 
+@pytest.mark.slow
 def test_a_trained_profile_is_quantized_without_its_training_on_demand(trained, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["export", trained / "run", "--out", out, "--profiles", "int8_static", "--calibrate", "10"]

@@ -267,7 +267,7 @@ def multimodal_recipe(data, **overrides):
 
 
 RECIPES = {
-    # Thumbnails. `keras-vit train digits --out RUN`: 1 to 2 minutes on 2 cores, 98.3% to 98.6% (3 seeds).
+    # Thumbnails. `keras-vit train digits --out RUN`: 1 to 2 minutes on 2 cores, 97.2% and 97.8% (seeds 0, 1).
     "thumbnails": Recipe(
         variant="Nano/2",
         image_size=(8, 8),
@@ -290,7 +290,7 @@ RECIPES = {
         warmup_epochs=5,
         weight_decay=0.06,
     ),
-    # The same in 45 minutes on two cores: CCT-2/3x2 of Hassani et al. 2021, but for its pooling.
+    # The same in 45 minutes on two cores: CCT-2/3x2 of Hassani et al. 2021, but for its pooling. 80.9% (seed 0).
     "compact": Recipe(
         variant={
             "patch_size": 4,

@@ -50,7 +50,7 @@ def test_recipes_are_printed(run):
         for key, value in RECIPES["small"].to_dict().items()
     }
     assert run("recipes", "smal")[2] == [
-        "error: unknown recipe 'smal': the known ones are thumbnails, small, standard, pretraining. "
+        "error: unknown recipe 'smal': the known ones are thumbnails, small, compact, standard, pretraining. "
         "Did you mean 'small'?"
     ]
 

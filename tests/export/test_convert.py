@@ -29,7 +29,7 @@ def fit(model, epochs, rate):
     ]
 
 
-@pytest.fixture(scope="module", params=["cls", "mean"])
+@pytest.fixture(scope="module", params=["cls", pytest.param("mean", marks=pytest.mark.slow)])
 def directory(request, tmp_path_factory):
     """A model trained for a moment, fine-tuned for both profiles, exported."""
     keras.utils.set_random_seed(0)

@@ -113,7 +113,9 @@ def test_what_is_noted_about_a_run(tmp_path):
         about_run(tmp_path, config, ["int8"])
 
 
-@pytest.mark.parametrize(("rate", "kept"), [(1e-9, "trained"), (10.0, "post_training")])
+@pytest.mark.parametrize(
+    ("rate", "kept"), [pytest.param(1e-9, "trained", marks=pytest.mark.slow), (10.0, "post_training")]
+)
 def test_the_start_competes_with_the_epochs(tmp_path, rate, kept):
     """A learning rate of 10 ruins every epoch; one of almost nothing changes nothing."""
     data = load_data("digits")

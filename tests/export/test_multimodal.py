@@ -139,6 +139,7 @@ def test_products_are_int8_in_int8_static(directory):
     assert sum(kinds["FULLY_CONNECTED"]) >= 0.6 * len(kinds["FULLY_CONNECTED"])
 
 
+@pytest.mark.slow
 def test_verify_compares_the_copies(whole, directory):
     inputs = examples(whole)
     truth = answer(whole, inputs).argmax(1)

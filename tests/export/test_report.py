@@ -121,7 +121,8 @@ def test_the_verdict(report):
     report["artifacts"].pop()
     assert "each answers at least 99.96% of the examples" in html(report)
     report["artifacts"][2]["agreement"] = 1.0
-    assert "All 3 models run; each answers like the Keras model it came from, on every example" in html(report)
+    same = "All 3 models run; each answers like the Keras model it came from, on every example"
+    assert same in html(report)
 
 
 def test_files_are_written_without_nan(report, images, tmp_path):

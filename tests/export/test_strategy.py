@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import contextlib
 import keras
@@ -43,6 +45,7 @@ for profile, most in (("int8", 1e-4), ("int8_static", 0.03)):
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_train_to_the_weights_of_one():
     """Trained ranges are the replicas' mean, each of which sees half a batch: close, not equal."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}

@@ -69,6 +69,7 @@ def small_world(**changes):
     return SimpleNamespace(**{**world, "ALONE": ("text",), **changes})
 
 
+@pytest.mark.slow
 def test_a_run_goes_from_a_taught_module_to_scores(monkeypatch, tmp_path):
     world = small_world(more=lambda model, data, scores, out: {"classes": len(data.labels)})
     monkeypatch.setattr(running, "scenario", lambda name: world)

@@ -225,6 +225,7 @@ def test_the_order_of_the_words_does_not_tell_the_answer():
     np.testing.assert_allclose(np.bincount(two_stage.answers(scenes)) / 3000, 1 / 6, atol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "taught"),
     [(two_stage, {"image"}), (sort_of_clevr, {"image", "text", "block_0"})],

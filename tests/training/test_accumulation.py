@@ -111,6 +111,7 @@ print("all is well")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_divide_their_shares_and_average_alike():
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
     found = subprocess.run(

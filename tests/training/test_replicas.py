@@ -117,10 +117,10 @@ def test_workers_that_are_killed_or_pre_empted_end_where_unbroken_ones_do(traine
 
     first, second = two_workers(tmp_path, 0, int(signal.SIGTERM))
     said = ended(first)
-    assert "stopped; step 2 of 3 in epoch 1 is saved" in said  # begins after step 1, and does one more
+    assert "stopped; epoch 1 is saved" in said  # it began after step 1: its second one ends the epoch
     second.kill()
     second.communicate()
-    assert state(tmp_path) == (0, 2)
+    assert state(tmp_path) == (1, 0)
 
     for process in two_workers(tmp_path):
         ended(process)

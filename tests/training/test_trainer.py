@@ -109,7 +109,6 @@ def ctrl_c_counts():
     ("number", "code", "at", "saved"),
     [
         (signal.SIGINT, 130, (0, 0), "step 1 of 3 in epoch 1"),
-        (signal.SIGTERM, 0, (2, 1), "step 2 of 3 in epoch 3"),
         (signal.SIGTERM, 0, (2, 2), "epoch 3"),  # the last one: the epoch is brought to its end
     ],
 )
@@ -204,7 +203,7 @@ def test_two_runs_on_one_folder_refuse_each_other(tmp_path):
 
 def test_kills_at_any_moment_do_not_change_the_end(tmp_path):
     """The real command, stopped in three ways, each at a step of its own, ends as the one that was not."""
-    words = [sys.executable, "-m", "keras_vit.cli", "train", "digits", "--epochs", "4", "--save-minutes", "0"]
+    words = [sys.executable, "-m", "keras_vit.cli", "train", "digits", "--epochs", "3", "--save-minutes", "0"]
     whole = subprocess.Popen([*words, "--out", tmp_path / "whole"], stderr=subprocess.DEVNULL)
     run = tmp_path / "run"
 
@@ -228,7 +227,7 @@ def test_kills_at_any_moment_do_not_change_the_end(tmp_path):
         process.send_signal(number)
         said = process.communicate()[1]
         assert process.returncode == code, said
-        assert least <= done() < (4, 0), "it was to be stopped in the middle"
+        assert least <= done() < (3, 0), "it was to be stopped in the middle"
         if number == signal.SIGTERM:
             assert said.splitlines()[-1].startswith("stopped; "), said
     again = subprocess.run([*words, "--out", run], capture_output=True, text=True)
@@ -248,8 +247,7 @@ def test_a_finished_run_is_left_as_it_is(unbroken):
 
 
 def test_early_stop_keeps_the_best_epoch(tmp_path):
-    # So high a rate that accuracy soon stands still.
-    chosen = quick(epochs=30, early_stop=2, learning_rate=0.05)
+    chosen = quick(epochs=30, early_stop=2, learning_rate=1e-12)  # accuracy stands still
     history = train(data(), tmp_path / "run", chosen, silent())
     accuracies = [row["val_accuracy"] for row in history]
     best = accuracies.index(max(accuracies))

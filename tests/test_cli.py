@@ -311,6 +311,7 @@ def test_a_full_disk_keeps_the_old_model(trained, folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_quantizing_again_does_nothing_unless_an_option_changed(trained, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(trained / "run", copy)
@@ -327,6 +328,7 @@ def test_quantizing_again_does_nothing_unless_an_option_changed(trained, tmp_pat
     assert model.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_distillation_is_a_training_of_its_own(trained, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(trained / "run", copy)
@@ -462,6 +464,7 @@ def test_an_imported_run_keeps_the_checkpoints_head_and_answers_like_it(tmp_path
     assert len(config["labels"]) == logits.shape[1]
 
 
+@pytest.mark.slow
 def test_an_imported_run_is_a_run(imported, folder, tmp_path, capsys):
     imported = shutil.copytree(imported, tmp_path / "run")
     code, _, _ = run(

@@ -66,6 +66,7 @@ def test_probe_scores_features(run, model):
     assert "no.keras does not exist: probe takes a RUN" in run("probe", "no.keras", "digits")[2][-1]
 
 
+@pytest.mark.slow
 def test_find_rate_draws_and_says_a_rate(run, tmp_path):
     options = ["--variant", "Nano/4", "--augment", "none", "--steps", 30, "--out", tmp_path / "lr.png"]
     code, out, said = run("find-rate", "digits", *options)

@@ -156,6 +156,7 @@ def test_verify_compares_the_copies(whole, directory):
         verify(directory, ({**inputs, "text": inputs["text"][:, :4]}, truth))
 
 
+@pytest.mark.slow
 def test_a_quantization_aware_model_trains_and_ships_what_it_trained(whole, tmp_path):
     aware = quantize_aware(whole, "int8_static", made_inputs(whole, 64, 1))
     inputs = whole.prepare(made_inputs(whole, 64, 3))

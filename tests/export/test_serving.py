@@ -266,6 +266,7 @@ def test_a_process_without_this_package_and_keras_loads_it(served, images, tmp_p
         assert answer["label"][0].decode() == LABELS[int(np.argmax(ours[0]))]
 
 
+@pytest.mark.slow
 def test_saved_model_cli_runs_it(served, images, expected, tmp_path):
     np.save(tmp_path / "images.npy", images[:5].astype(np.float32))
     contents = []

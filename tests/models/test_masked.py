@@ -313,6 +313,7 @@ def by_path(model, path):
 
 
 @trains
+@pytest.mark.slow
 def test_it_learns_in_bfloat16_and_predicts_close_to_float32():
     for mode in MODES:
         model = masked(mode)
@@ -410,6 +411,7 @@ class MaskedSteps(MaskedViT):
 
 
 @trains
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_sequence_of_vectors_is_modelled_alike(mode):
     keras.utils.set_random_seed(0)

@@ -50,6 +50,7 @@ class KillIn(keras.callbacks.Callback):
             raise Killed
 
 
+@pytest.mark.slow
 def test_a_broken_run_with_average_parts_and_teacher_ends_like_an_unbroken_one(tmp_path, monkeypatch):
     options = {"ema": 0.9, "accumulate": 2, "distill": "soft", "distillation_token": True, "pooling": "cls"}
     chosen, teacher = tiny_recipe(dropout=0.2, **options), Teacher(vit(seed=1), "here")

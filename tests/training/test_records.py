@@ -140,6 +140,7 @@ def test_built_in_sets_and_packed_ones_can_be_packed(tmp_path):
         assert data.fingerprint == digits.fingerprint
 
 
+@pytest.mark.slow
 def test_two_processes_pack_and_batch_alike(folder, tmp_path):
     program = """
 import hashlib, sys

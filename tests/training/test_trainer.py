@@ -201,6 +201,7 @@ def test_two_runs_on_one_folder_refuse_each_other(tmp_path):
     assert not (run / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_do_not_change_the_end(tmp_path):
     """The real command, stopped in three ways, each at a step of its own, ends as the one that was not."""
     words = [sys.executable, "-m", "keras_vit.cli", "train", "digits", "--epochs", "3", "--save-minutes", "0"]

@@ -328,11 +328,16 @@ async function watch() {
   while (camera.open && mine === watching) {
     const done = await inTurn(async () => {
       if (!camera.open || !loaded) return false;
-      await runtime.ask("picture", { name: "", bitmap: await camera.frame() });
+      const bitmap = await camera.frame().catch((error) => {
+        if (mine === watching) throw error;
+        return null; // of a camera that was flipped away
+      });
+      if (!bitmap) return false;
+      await runtime.ask("picture", { name: "", bitmap });
       await ask();
       return true;
     });
-    if (done === undefined) await stopCamera(false); // the reason is on the page
+    if (done === undefined && mine === watching) await stopCamera(false); // the reason is on the page
     const now = performance.now();
     const rate = 1000 / (now - before);
     if (done) fps = fps === null ? rate : fps * 0.8 + rate * 0.2;
@@ -398,6 +403,7 @@ element("language").addEventListener("click", () => {
 element("camera").addEventListener("click", () => void (camera.open ? stopCamera(true) : startCamera()));
 element("flip").addEventListener("click", () => {
   camera.facing = camera.facing === "user" ? "environment" : "user";
+  watching += 1; // what still waits for a frame of the old one must not stop the new one
   camera.stop();
   void startCamera();
 });

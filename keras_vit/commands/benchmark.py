@@ -1,13 +1,12 @@
 """`keras-vit benchmark`: latency, memory and size of models, side by side."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keras_vit.commands.terminal import task
+from keras_vit.commands.terminal import task, wide_console
 
 
 def benchmark(
@@ -34,6 +33,4 @@ def benchmark(
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 160).print(*pages(report), sep="\n")
+    wide_console().print(*pages(report), sep="\n")

@@ -1,27 +1,10 @@
-"""What several commands share: their arguments, and loading the data that these name."""
+"""What several commands do with their options: sizes, devices, models and data that these name."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from keras_vit.commands.terminal import import_tensorflow, say, task, without_chatter
 from keras_vit.errors import InputError
 from keras_vit.scenarios import SCENARIOS
-
-Data = Annotated[
-    str,
-    typer.Argument(
-        help="A folder or .zip of class folders, or what `keras-vit pack` made of one; a folder with "
-        "train.csv and test.csv for several modalities; 'digits', 'cifar10', tfds:NAME or a scenario."
-    ),
-]
-Run = Annotated[Path, typer.Argument(help="A folder made by `keras-vit train`.")]
-SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, and count them.")]
-
-ShownProgress = Annotated[str, typer.Option("--progress", help="bar, json (one object a line) or quiet.")]
-SaveMinutes = Annotated[float, typer.Option(help="How often to save within an epoch; after each one anyway.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write OUT/tensorboard.")]
 
 
 def split_names(text):
@@ -47,6 +30,25 @@ def find_devices(strategy):
 
     with without_chatter():
         return strategies.strategy(strategy)
+
+
+def start_from(start, data, size, variant, pooling):
+    """What --start, --image-size, --variant and --pooling come to.
+
+    Returns:
+        (the `ViT` to fine-tune or None, (height, width), variant, pooling).
+    """
+    from keras_vit.training.data import suggest_image_size
+
+    started = None
+    if start is not None:
+        from keras_vit.training.imports import load_start, start_options
+
+        with without_chatter():
+            started = load_start(start)
+        size = size or started.image_size
+        variant, pooling = start_options(started, variant, pooling)
+    return started, size or (suggest_image_size(data),) * 2, variant, pooling
 
 
 def is_multimodal(data):

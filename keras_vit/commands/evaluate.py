@@ -5,14 +5,8 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import (
-    Data,
-    SkipBad,
-    is_multimodal,
-    load_images,
-    load_multimodal,
-    restored_modalities,
-)
+from keras_vit.commands.common import is_multimodal, load_images, load_multimodal, restored_modalities
+from keras_vit.commands.options import Data, SkipBad
 from keras_vit.commands.terminal import import_tensorflow, task, wide_console
 from keras_vit.errors import InputError
 

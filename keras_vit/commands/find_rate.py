@@ -5,8 +5,24 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import Data, SkipBad, load_images, parse_image_size
-from keras_vit.commands.terminal import import_tensorflow, say, task, without_chatter
+from keras_vit.commands.common import load_images, parse_image_size, start_from
+from keras_vit.commands.options import (
+    Augment,
+    BatchSize,
+    Data,
+    Dropout,
+    Freeze,
+    ImageSize,
+    LabelSmoothing,
+    Pooling,
+    Precision,
+    RecipeName,
+    Seed,
+    SkipBad,
+    Variant,
+    WeightDecay,
+)
+from keras_vit.commands.terminal import import_tensorflow, say, task
 from keras_vit.errors import InputError
 
 
@@ -16,20 +32,18 @@ def find_rate(
     start: Annotated[
         Path | None, typer.Option(help="For fine-tuning this RUN, model.keras or checkpoint.")
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="thumbnails, small or standard. Default: by image size.")
-    ] = None,
-    variant: Annotated[str | None, typer.Option(help="Model, e.g. Ti/16.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Pixels, e.g. 224 or 64x96.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="cls or mean.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images for each step.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Share of the label given to all.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Dropout rate in the model.")] = None,
-    freeze: Annotated[int | None, typer.Option(help="Keep the patches and that many first blocks.")] = None,
-    augment: Annotated[str | None, typer.Option(help="As of `keras-vit train`.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or mixed_bfloat16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, dropout.")] = None,
+    recipe: RecipeName = None,
+    variant: Variant = None,
+    image_size: ImageSize = None,
+    pooling: Pooling = None,
+    batch_size: BatchSize = None,
+    weight_decay: WeightDecay = None,
+    label_smoothing: LabelSmoothing = None,
+    dropout: Dropout = None,
+    freeze: Freeze = None,
+    augment: Augment = None,
+    precision: Precision = None,
+    seed: Seed = None,
     steps: Annotated[int, typer.Option(help="How many, at most.")] = 100,
     lowest: Annotated[float, typer.Option(help="Rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Rate of the last step.")] = 1.0,
@@ -40,20 +54,13 @@ def find_rate(
     import_tensorflow()
     from keras_vit.inspect.pictures import check_suffix
     from keras_vit.training import rate_finder, recipes
-    from keras_vit.training.data import suggest_image_size
-    from keras_vit.training.imports import load_start, start_options
 
     if out is not None:
         check_suffix(out)  # before anything slow
-    started = None
-    if start is not None:
-        with without_chatter():
-            started = load_start(start)
-        size = size or started.image_size
-        variant, pooling = start_options(started, variant, pooling)
+    started, size, variant, pooling = start_from(start, data, size, variant, pooling)
     chosen = recipes.recipe(
         recipe,
-        image_size=size or (suggest_image_size(data),) * 2,
+        image_size=size,
         variant=variant,
         pooling=pooling,
         batch_size=batch_size,

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import SkipBad, parse_image_size
+from keras_vit.commands.common import parse_image_size
+from keras_vit.commands.options import SkipBad
 from keras_vit.commands.terminal import say, task
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import Data, SkipBad, load_images
+from keras_vit.commands.common import load_images
+from keras_vit.commands.options import Data, SkipBad
 from keras_vit.commands.terminal import import_tensorflow, task, wide_console, without_chatter
 from keras_vit.errors import one_of
 

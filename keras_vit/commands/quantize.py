@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import Run, SkipBad, load_data_of_run
+from keras_vit.commands.common import load_data_of_run
+from keras_vit.commands.options import Run, SkipBad
 from keras_vit.commands.terminal import console, import_tensorflow, say
 from keras_vit.errors import InputError
 

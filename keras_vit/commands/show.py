@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import Data, SkipBad, is_multimodal, load_images, parse_image_size
+from keras_vit.commands.common import is_multimodal, load_images, parse_image_size
+from keras_vit.commands.options import Data, ImageSize, SkipBad
 from keras_vit.commands.terminal import import_tensorflow, say, without_chatter
 from keras_vit.errors import InputError, one_of
 
@@ -15,9 +16,7 @@ def show(
     out: Annotated[Path, typer.Option(help="The picture to write, e.g. grid.png.")],
     policy: Annotated[str, typer.Option(help="As --augment of `train`, e.g. strong.")] = "strong",
     images: Annotated[int, typer.Option(min=1, max=32, help="How many pictures: a row for each.")] = 6,
-    image_size: Annotated[
-        str | None, typer.Option(help="Pixels, e.g. 224 or 64x96 (height x width). Default: suits the data.")
-    ] = None,
+    image_size: ImageSize = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the choice and the draws.")] = 0,
     skip_bad: SkipBad = False,
 ):

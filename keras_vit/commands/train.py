@@ -9,78 +9,76 @@ from typing import Annotated
 import typer
 
 from keras_vit.commands.common import (
-    Data,
-    SaveMinutes,
-    ShownProgress,
-    SkipBad,
-    TensorBoard,
     find_devices,
     is_multimodal,
     load_images,
     load_multimodal,
     parse_image_size,
+    start_from,
+)
+from keras_vit.commands.options import (
+    Accumulate,
+    Augment,
+    BatchSize,
+    Data,
+    Dropout,
+    Ema,
+    Epochs,
+    Freeze,
+    ImageSize,
+    LabelSmoothing,
+    LearningRate,
+    NewRun,
+    Pooling,
+    Precision,
+    RecipeName,
+    SaveMinutes,
+    Seed,
+    ShownProgress,
+    SkipBad,
+    Strategy,
+    TensorBoard,
+    Variant,
+    WarmupEpochs,
+    WeightDecay,
 )
 from keras_vit.commands.terminal import console, say, without_chatter
-from keras_vit.config import PRESETS, VARIANTS
 from keras_vit.errors import InputError, one_of
 from keras_vit.scenarios import SCENARIOS
 
 
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(help="The RUN folder; the same command continues an interrupted run.")],
+    out: NewRun,
     start: Annotated[
         Path | None,
         typer.Option(
             help="Fine-tune this RUN, model.keras or checkpoint; a head that does not fit is fresh."
         ),
     ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(help=f"Model: {', '.join((*VARIANTS, *PRESETS))} with a patch size, e.g. Ti/16."),
-    ] = None,
-    image_size: Annotated[
-        str | None, typer.Option(help="Pixels, e.g. 224 or 64x96 (height x width). Default: suits the data.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="thumbnails, small or standard. Default: by image size.")
-    ] = None,
-    pooling: Annotated[str | None, typer.Option(help="cls or mean.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images for each step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
-    warmup_epochs: Annotated[float | None, typer.Option(help="Length of the warm-up.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="Share of the label given to all classes.")
-    ] = None,
-    dropout: Annotated[float | None, typer.Option(help="Dropout rate in the model.")] = None,
+    variant: Variant = None,
+    image_size: ImageSize = None,
+    recipe: RecipeName = None,
+    pooling: Pooling = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    warmup_epochs: WarmupEpochs = None,
+    weight_decay: WeightDecay = None,
+    label_smoothing: LabelSmoothing = None,
+    dropout: Dropout = None,
     layer_decay: Annotated[
         float | None, typer.Option(help="Factor on the learning rate from each block to the one before.")
     ] = None,
-    freeze: Annotated[
-        int | None, typer.Option(help="Keep the patches and that many first blocks as they are.")
-    ] = None,
-    augment: Annotated[
-        str | None,
-        typer.Option(
-            help="none, affine (no mirroring), light (crop, mirror), crop (pad, crop, mirror) or strong "
-            "(that, RandAugment, erasing, MixUp or CutMix)."
-        ),
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or mixed_bfloat16.")] = None,
+    freeze: Freeze = None,
+    augment: Augment = None,
+    precision: Precision = None,
     early_stop: Annotated[
         int | None,
         typer.Option(help="Stop after N epochs without a better held-out accuracy; keep the best."),
     ] = None,
-    ema: Annotated[
-        float | None,
-        typer.Option(help="Evaluate and save the moving average of the weights, e.g. 0.999; 0 is off."),
-    ] = None,
-    accumulate: Annotated[
-        int | None,
-        typer.Option(help="Compute a batch's gradient in so many parts: the same result in less memory."),
-    ] = None,
+    ema: Ema = None,
+    accumulate: Accumulate = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Learn from the answers of this RUN, model.keras or checkpoint too.")
     ] = None,
@@ -96,7 +94,7 @@ def train(
         bool | None,
         typer.Option("--distillation-token", help="A second [CLS] and head that learn from the teacher."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, dropout.")] = None,
+    seed: Seed = None,
     fusion: Annotated[
         str | None, typer.Option(help="Several modalities: single_stream or bottleneck.")
     ] = None,
@@ -106,9 +104,7 @@ def train(
     sentence: Annotated[
         int | None, typer.Option(help="Make a visual sentence of so many tokens of each text.")
     ] = None,
-    strategy: Annotated[
-        str, typer.Option(help="auto, none, mirrored (GPUs of this machine) or multiworker.")
-    ] = "auto",
+    strategy: Strategy = "auto",
     progress: ShownProgress = "bar",
     save_minutes: SaveMinutes = 10.0,
     tensorboard: TensorBoard = False,
@@ -168,18 +164,10 @@ def train(
         )
     if teacher is not None:
         distill = distill or "hard"
-    devices, started = None, None
+    devices = None
     if start is not None:
         devices = find_devices(strategy)  # first: workers must meet before TensorFlow does anything
-        from keras_vit.training.imports import load_start, start_options
-
-        with without_chatter():
-            started = load_start(start)
-        size = size or started.image_size
-        variant, pooling = start_options(started, variant, pooling)
-    from keras_vit.training.data import suggest_image_size
-
-    size = size or (suggest_image_size(data),) * 2
+    started, size, variant, pooling = start_from(start, data, size, variant, pooling)
     from keras_vit.training import recipes
 
     chosen = recipes.recipe(
@@ -205,7 +193,9 @@ def train(
 
         with without_chatter():
             teaching = load_teacher(teacher, loaded.labels)
-    train_and_say(loaded, out, chosen, shown, start=started, teacher=teaching, strategy=devices)
+    from keras_vit.training.trainer import train
+
+    train_and_say(train, loaded, out, chosen, shown, start=started, teacher=teaching, strategy=devices)
 
 
 def reporting(out, progress, save_minutes, tensorboard):
@@ -222,15 +212,14 @@ def reporting(out, progress, save_minutes, tensorboard):
     }
 
 
-def train_and_say(data, out, recipe, shown, **options):
+def train_and_say(train, data, out, recipe, shown, **options):
     """Train, and say in a line how it ended.
 
     Args:
+        train: `training.train` or `training.pretrain`.
         shown: what `reporting` gave.
-        options: of `training.train`.
+        options: further ones of `train`.
     """
-    from keras_vit.training.trainer import train
-
     start = time.monotonic()
     history = train(data, out, recipe, console(), **shown, **options)
     last = history[-1]
@@ -264,6 +253,7 @@ def _train_multimodal(data, out, strategy, shown, idle, shape, model, **training
     from keras_vit.scenarios import scenario
     from keras_vit.training.multimodal_data import Options
     from keras_vit.training.recipes import multimodal_recipe, trunk
+    from keras_vit.training.trainer import train
 
     model = {key: value for key, value in model.items() if value is not None}
     variant, patch_size = trunk(shape["variant"])
@@ -279,7 +269,7 @@ def _train_multimodal(data, out, strategy, shown, idle, shape, model, **training
         training = {**ours.TRAINING, **{key: value for key, value in training.items() if value is not None}}
     loaded = load_multimodal(data, Options(shape["image_size"], patch_size, sentence=shape["sentence"]))
     chosen = multimodal_recipe(loaded, variant={**variant, **model}, **training)
-    train_and_say(loaded, out, chosen, shown, strategy=devices)
+    train_and_say(train, loaded, out, chosen, shown, strategy=devices)
 
 
 SHAPE_OPTIONS = ("--image-size", "--variant", "--sentence")

@@ -8,26 +8,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vit import cli
-
 
 def run(capsys, *words):
     """(exit code, standard output, lines of standard error) of `keras-vit WORDS`, in this process."""
-    old = sys.argv
-    sys.argv = ["keras-vit", *map(str, words)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err.splitlines()
+    code, out, err = command_line.run(capsys, *words)
+    return code, out, err.splitlines()
 
 
 def picture(path, bright=0, size=(8, 8), mode="RGB", **options):

@@ -1,29 +1,23 @@
 """`keras-vit recipes`, `probe`, `find-rate`, `pretrain` and `train --teacher` as a person types them."""
 
 import json
-import sys
 
+import command_line
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vit import ViT, cli
+from keras_vit import ViT
 from keras_vit.training.recipes import RECIPES
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(capsys):
     """A function: (exit code, standard output, lines of standard error) of `keras-vit WORDS`."""
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["keras-vit", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err.splitlines()
+        code, out, err = command_line.run(capsys, *words)
+        return code, out, err.splitlines()
 
     return call
 

@@ -1,29 +1,21 @@
 """`keras-vit show`: a picture of an augmentation policy, and what it refuses."""
 
-import sys
-
+import command_line
 import pytest
 from PIL import Image
 
-from keras_vit import cli
 
-
-def run(monkeypatch, capsys, *words):
-    """(exit code, lines of standard error) of `keras-vit show WORDS`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["keras-vit", "show", *map(str, words)])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, capsys.readouterr().err.splitlines()
+def run(capsys, *words):
+    """(exit code, lines of standard error) of `keras-vit show WORDS`."""
+    code, _, err = command_line.run(capsys, "show", *words)
+    return code, err.splitlines()
 
 
 def test_it_draws_the_pictures_that_were_asked_for(monkeypatch, capsys, tmp_path):
     sizes = []
     for count in (2, 3):
         out = tmp_path / f"{count}.png"
-        code, said = run(monkeypatch, capsys, "digits", "--policy", "crop", "--out", out, "--images", count)
+        code, said = run(capsys, "digits", "--policy", "crop", "--out", out, "--images", count)
         assert code == 0
         assert said[-1] == f"{out}: {count} pictures, policy crop, seed 0"
         sizes.append(Image.open(out).size)
@@ -54,7 +46,7 @@ def test_it_draws_the_pictures_that_were_asked_for(monkeypatch, capsys, tmp_path
     ],
 )
 def test_it_refuses(monkeypatch, capsys, tmp_path, data, policy, out, message):
-    code, said = run(monkeypatch, capsys, data, "--policy", policy, "--out", tmp_path / out)
+    code, said = run(capsys, data, "--policy", policy, "--out", tmp_path / out)
     assert code == 2
     assert len(said) == 1 and message in said[0]
     assert list(tmp_path.iterdir()) == []

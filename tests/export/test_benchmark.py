@@ -7,12 +7,12 @@ import subprocess
 import sys
 import types
 
+import command_line
 import numpy as np
 import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from keras_vit import cli
 from keras_vit.errors import InputError
 from keras_vit.export import benchmark_worker
 from keras_vit.export.benchmark import ROUNDS, ROW, benchmark, pages, ratio, thread_counts
@@ -387,16 +387,8 @@ def test_pages_show_every_number_and_every_reason(report):
 
 def run(capsys, *words):
     """(exit code, standard output, last line of standard error) of `keras-vit benchmark WORDS`."""
-    old, sys.argv = sys.argv, ["keras-vit", "benchmark", *map(str, words)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err.splitlines()[-1:]
+    code, out, err = command_line.run(capsys, "benchmark", *words)
+    return code, out, err.splitlines()[-1:]
 
 
 def test_json_for_programs(directory, capsys):

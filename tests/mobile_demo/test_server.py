@@ -6,13 +6,12 @@ import json
 import shutil
 import socket
 import ssl
-import sys
 import threading
 from urllib.parse import urlsplit
 
+import command_line
 import pytest
 
-from keras_vit import cli
 from keras_vit.errors import InputError
 from keras_vit.mobile_demo import server as demo
 
@@ -106,15 +105,10 @@ def test_nothing_else_is_served(exported, serve, path):
     assert status == 404 and b"outside" not in body and b"not for the page" not in body
 
 
-def run(capsys, monkeypatch, *words):
+def run(capsys, *words):
     """(exit code, standard error) of `keras-vit demo-app WORDS`."""
-    monkeypatch.setattr(sys, "argv", ["keras-vit", "demo-app", *map(str, words)])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, capsys.readouterr().err
+    code, _, err = command_line.run(capsys, "demo-app", *words)
+    return code, err
 
 
 def test_bad_input_is_one_line(exported, tmp_path, capsys, monkeypatch):
@@ -132,12 +126,12 @@ def test_bad_input_is_one_line(exported, tmp_path, capsys, monkeypatch):
             (exported, "--out", tmp_path): "is not a page that was written before",
         }
         for words, sentence in wanted.items():
-            code, said = run(capsys, monkeypatch, *words)
+            code, said = run(capsys, *words)
             assert code == 2 and said.startswith("error: ") and sentence in said and said.count("\n") == 1
     with pytest.raises(InputError, match="make web"):
         demo.make_server(exported, page=tmp_path / "no page")
     (exported / "float32.tflite").unlink()
-    code, said = run(capsys, monkeypatch, exported)
+    code, said = run(capsys, exported)
     assert code == 2 and "holds no .tflite file" in said
 
 
@@ -148,11 +142,11 @@ def test_the_command_says_where_it_serves_and_ends_by_ctrl_c(exported, capsys, m
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo.DemoServer, "serve_forever", interrupted)
-    code, said = run(capsys, monkeypatch, exported, "--port", "0")
+    code, said = run(capsys, exported, "--port", "0")
     assert code == 0 and "On this machine:  http://localhost:" in said
     assert "http://192.0.2.7:" in said and "▄" in said  # the QR code
     assert "add --https" in said
-    code, said = run(capsys, monkeypatch, exported, "--port", "0", "--host", "127.0.0.1")
+    code, said = run(capsys, exported, "--port", "0", "--host", "127.0.0.1")
     assert code == 0 and "http://localhost:" in said and "▄" not in said
 
 

@@ -203,7 +203,7 @@ def _tiles(similarity):
     return figure
 
 
-def save(figure, path):
+def save(figure, path, dpi=150):
     """Write a figure, whole or not at all."""
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=dpi)

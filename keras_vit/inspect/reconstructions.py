@@ -3,8 +3,7 @@
 import numpy as np
 
 from keras_vit.errors import InputError
-from keras_vit.files import atomic_write
-from keras_vit.inspect.pictures import FAINT, check_suffix
+from keras_vit.inspect.pictures import FAINT, check_suffix, save
 from keras_vit.models.masked import MaskedViT
 
 COVER = 235  # the grey of a hidden patch, which stands apart from most pictures
@@ -53,8 +52,7 @@ def draw_reconstructions(model, images, path=None):
         "mean and contrast of the hidden patches are given" if model.reconstruction.normalise else None,
     )
     if path is not None:
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, dpi=150)
+        save(figure, path)
     return figure
 
 

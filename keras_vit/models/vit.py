@@ -79,9 +79,7 @@ class ViT(keras.Model):
         self.preprocessing = checked_preprocessing(preprocessing or None, channels=3)
         self.quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
         self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
-        self.each_head = (
-            False  # True: in training, a distilled model gives both heads' logits [B, 2, classes]
-        )
+        self.each_head = False  # True: in training, both heads' logits [B, 2, classes] if distilled
 
         # Tokens stand in this order: [CLS], the distillation token, registers, patches.
         self.class_tokens = (config.pooling == "cls") + config.distilled

@@ -1,6 +1,6 @@
 """curves.png: loss and accuracy over the epochs."""
 
-from keras_vit.files import atomic_write
+from keras_vit.inspect.pictures import save
 
 
 def draw_curves(history, path):
@@ -8,16 +8,12 @@ def draw_curves(history, path):
 
     Without labels there is no accuracy, and the loss alone is drawn.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in history]
     names = [name for name in ("loss", "accuracy") if f"val_{name}" in history[-1]]
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "held out")):
             axis.plot(
@@ -28,6 +24,4 @@ def draw_curves(history, path):
         axis.legend()
         best = (min if name == "loss" else max)(row[f"val_{name}"] for row in history)
         axis.set_title(f"held out: last {history[-1][f'val_{name}']:.4f}, best {best:.4f}")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    save(figure, path, dpi=120)

@@ -30,7 +30,7 @@ def reporter(kind, console, title, epochs, steps, batch_size, first_epoch=0, fir
         return ProgressBar(console, title, epochs, steps, first_epoch, first_step, batch_size)
     if kind == "json":
         return JsonLines(epochs, steps, batch_size, first_step)
-    return keras.callbacks.Callback()
+    return Clock(epochs, steps, batch_size, first_step)
 
 
 class Clock(keras.callbacks.Callback):
@@ -49,6 +49,9 @@ class Clock(keras.callbacks.Callback):
     def rate(self):
         """Examples a second, without the first step (it compiles) and without evaluation; nan at first."""
         return self._trained * self.batch_size / self._seconds if self._seconds else math.nan
+
+    def close(self):
+        """Take away what is on the screen."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.step, self._since = epoch, self.skipped, None

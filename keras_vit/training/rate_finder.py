@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_vit.errors import InputError
-from keras_vit.files import atomic_write
+from keras_vit.inspect.pictures import save
 from keras_vit.training.pipeline import training_batches
 from keras_vit.training.trainer import built, compile_for
 
@@ -115,5 +115,4 @@ def draw_rates(found, path):
     )
     axis.grid(alpha=0.3)
     axis.legend()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    save(figure, path, dpi=120)

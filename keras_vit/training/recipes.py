@@ -110,6 +110,12 @@ class Recipe:
             raise InputError("a distillation token learns from a teacher: say which, and how to distill.")
         self.model_config().grid(self.image_size)
 
+    def check_fixed(self, fields, why):
+        """Raise an InputError where one of {field: value} has another value."""
+        for field, value in fields.items():
+            if getattr(self, field) != value:
+                raise InputError(f"{field}={getattr(self, field)!r} {why}: leave it out.")
+
     def model_config(self):
         token = {"distilled": True} if self.distillation_token else {}
         return ViTConfig.of(self.variant, pooling=self.pooling, dropout=self.dropout, **token)
@@ -155,11 +161,7 @@ class MultimodalRecipe(Recipe):
             "distill": "none",
             "distillation_token": False,
         }
-        for field, value in fixed.items():
-            if getattr(self, field) != value:
-                raise InputError(
-                    f"{field}={getattr(self, field)!r} is for models of images alone: leave it out."
-                )
+        self.check_fixed(fixed, "is for models of images alone")
         for key in ("modalities", "classes"):
             if key in self.variant:
                 raise InputError(
@@ -205,11 +207,7 @@ class PretrainingRecipe(Recipe):
             "distill": "none",
             "distillation_token": False,
         }
-        for field, value in fixed.items():
-            if getattr(self, field) != value:
-                raise InputError(
-                    f"{field}={getattr(self, field)!r} has no meaning without labels: leave it out."
-                )
+        self.check_fixed(fixed, "has no meaning without labels")
         one_of("mode", self.mode, ("simmim", "mae"))
         if not 0 < self.ratio < 1:
             raise InputError(f"ratio must be between 0 and 1, e.g. 0.6, not {self.ratio!r}.")
@@ -245,10 +243,7 @@ def pretraining_recipe(name=None, image_size=None, **overrides):
     base = recipe(name, image_size).to_dict()
     for key in ("label_smoothing", "dropout", "weight_decay"):
         del base[key]  # those are for labels, which are learned by heart sooner
-    overrides = {key: value for key, value in overrides.items() if value is not None}
-    for key in overrides:
-        one_of("recipe field", key, [f.name for f in dataclasses.fields(PretrainingRecipe)])
-    return PretrainingRecipe(**{**base, **overrides})
+    return PretrainingRecipe(**{**base, **_given(PretrainingRecipe, overrides)})
 
 
 def multimodal_recipe(data, **overrides):
@@ -260,10 +255,15 @@ def multimodal_recipe(data, **overrides):
     ]
     for name, modality in modalities:
         modality["config"]["name"] = name  # not the one that Keras counts up with each new layer
-    overrides = {key: value for key, value in overrides.items() if value is not None}
-    for key in overrides:
-        one_of("recipe field", key, [f.name for f in dataclasses.fields(MultimodalRecipe)])
-    return MultimodalRecipe(**{**overrides, "modalities": modalities})
+    return MultimodalRecipe(**{**_given(MultimodalRecipe, overrides), "modalities": modalities})
+
+
+def _given(kind, overrides):
+    """The overrides that are not None; raises InputError for one that is no field of `kind`."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    for key in given:
+        one_of("recipe field", key, [f.name for f in dataclasses.fields(kind)])
+    return given
 
 
 RECIPES = {
@@ -326,12 +326,7 @@ def recipe(name=None, image_size=None, **overrides):
         shorter = min(image_size) if image_size is not None else 224
         name = "thumbnails" if shorter <= 16 else "small" if shorter <= 64 else "standard"
     base = RECIPES[one_of("recipe", name, RECIPES)]
-    overrides = {key: value for key, value in overrides.items() if value is not None}
-    if image_size is not None:
-        overrides["image_size"] = image_size
-    for key in overrides:
-        one_of("recipe field", key, [f.name for f in dataclasses.fields(Recipe)])
-    return dataclasses.replace(base, **overrides)
+    return dataclasses.replace(base, **_given(Recipe, {**overrides, "image_size": image_size}))
 
 
 def trunk(variant):

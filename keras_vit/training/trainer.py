@@ -208,8 +208,7 @@ def fit(
         ) from None
     finally:
         averages.put_back()
-        if hasattr(shown, "close"):
-            shown.close()
+        shown.close()
     return keeper.history
 
 

@@ -11,12 +11,14 @@ takes as long here as several of the stem recipe: so it shows its beginning only
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ACCURACY, MINUTES, CORES = 0.80, 45, 2
 
 

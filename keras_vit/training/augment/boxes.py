@@ -1,10 +1,23 @@
-"""Random rectangles of whole pixels, as erasing and CutMix need them."""
+"""Random rectangles, as crops, erasing and CutMix need them."""
 
 import tensorflow as tf
 
 
+def sides(draw, area, ratio):
+    """Two sides float32 [B], at most 1, of rectangles of random area and aspect, as shares of the picture's.
+
+    Args:
+        draw: float32 [2, B], uniform from 0 to 1.
+        area: (least, most) share of the area.
+        ratio: the quotient of the sides is between 1 / ratio and ratio, log-uniformly.
+    """
+    area = area[0] + (area[1] - area[0]) * draw[0]
+    quotient = tf.exp((2 * draw[1] - 1) * tf.math.log(ratio))
+    return tf.minimum(tf.sqrt(area * quotient), 1.0), tf.minimum(tf.sqrt(area / quotient), 1.0)
+
+
 def random_mask(share_high, share_wide, size, seed):
-    """Rectangles around random middles; what would hang over the edge is cut off.
+    """Rectangles of whole pixels around random middles; what would hang over the edge is cut off.
 
     Args:
         share_high, share_wide: float32 [B], the sides as shares of the picture's.

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_vit.training.augment.boxes import random_mask
+from keras_vit.training.augment.boxes import random_mask, sides
 from keras_vit.training.augment.layers import keras_layer
 
 AREA, RATIO = (0.02, 1 / 3), 10 / 3  # share of the area, and the aspect ratio: from 0.3 to 1 / 0.3
@@ -19,9 +19,7 @@ def erase(rate=0.25):
         count, (_, height, width, _) = tf.shape(images)[0], images.shape
         seeds = tf.random.split(seed, 3)
         draw = tf.random.stateless_uniform([3, count], seeds[0])
-        area = AREA[0] + (AREA[1] - AREA[0]) * draw[0]
-        ratio = tf.exp((2 * draw[1] - 1) * tf.math.log(RATIO))
-        high, wide = tf.minimum(tf.sqrt(area * ratio), 1.0), tf.minimum(tf.sqrt(area / ratio), 1.0)
+        high, wide = sides(draw, AREA, RATIO)
         mask, _ = random_mask(high, wide, (height, width), seeds[1])
         transformation = {
             "apply_erasing": draw[2] < rate,

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_vit.training.augment.boxes import sides
 from keras_vit.training.augment.layers import keras_layer
 
 AREA, RATIO = (0.6, 1.0), 4 / 3  # of `crop_and_resize`: share of the area; the aspect changes by up to that
@@ -36,10 +37,7 @@ def crop_and_resize():
 def random_boxes(count, seed):
     """`count` boxes float32 [count, 4]: top, left, bottom, right from 0 to 1, for `crop_and_resize`."""
     draw = tf.random.stateless_uniform([4, count], seed)
-    area = AREA[0] + (AREA[1] - AREA[0]) * draw[0]
-    ratio = tf.exp((2 * draw[1] - 1) * tf.math.log(RATIO))
-    height = tf.minimum(tf.sqrt(area / ratio), 1.0)
-    width = tf.minimum(tf.sqrt(area * ratio), 1.0)
+    width, height = sides(draw, AREA, RATIO)
     top, left = draw[2] * (1 - height), draw[3] * (1 - width)
     return tf.stack([top, left, top + height, left + width], axis=1)
 

@@ -16,22 +16,31 @@ from keras_vit.errors import InputError
 from keras_vit.export.graph import from_raw
 from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write
+from keras_vit.inspect.capture import recording
+from keras_vit.inspect.rollout import rollout_from, rollout_names
 
 
 class ConversionError(RuntimeError):
     """The converter failed; the message holds its last words."""
 
 
-def convert(model_path, target, profile, metadata=None):
+def convert(model_path, target, profile, metadata=None, rollout=False):
     """Write the .keras file `model_path` to `target` as a .tflite file of `profile`.
 
     Args:
+        rollout: see `float_file`.
         metadata: arguments of `add_metadata`, for what the file says of itself; None for nothing.
 
     Raises:
         ConversionError: the converter's process failed; its last lines are in the message.
     """
-    job = {"model": str(model_path), "target": str(target), "profile": profile, "metadata": metadata}
+    job = {
+        "model": str(model_path),
+        "target": str(target),
+        "profile": profile,
+        "metadata": metadata,
+        "rollout": rollout,
+    }
     result = subprocess.run(
         [sys.executable, "-m", "keras_vit.export.convert", json.dumps(job)],
         capture_output=True,
@@ -55,7 +64,7 @@ def _work(job):
     if aware != profile.quantized or (aware and model.profile != profile.name):
         raise InputError(f"{job['model']} was not made for the profile {profile.name}.")
     plain, ranges = model.deploy() if aware else (fold(model), {})
-    content = float_file(plain, half=profile.name == "float16")
+    content = float_file(plain, half=profile.name == "float16", rollout=job["rollout"])
     if profile.quantized:
         content = quantize_file(content, plain, ranges, model.kinds, full=profile.activations == "full")
     if job["metadata"]:
@@ -66,13 +75,14 @@ def _work(job):
         temporary.write_bytes(content)
 
 
-def float_file(model, half=False):
+def float_file(model, half=False, rollout=False):
     """The bytes of a float .tflite: `image` [1, H, W, 3] in 0..255 -> `probability` [1, classes].
 
     Args:
         model: a folded `ViT`; or a folded `MultimodalViT`, whose file takes what `model.signature()` lists.
         half: store the weights as float16. XNNPACK makes them float32 again when it loads the file, a
             GPU computes with them as they are.
+        rollout: of a `ViT`, a second output `rollout` [1, rows, columns], as of `inspect.attention_rollout`.
     """
     import tempfile
 
@@ -83,11 +93,21 @@ def float_file(model, half=False):
         name: tf.TensorSpec((1, *signature["shape"]), signature["dtype"], name=name)
         for name, signature in model.signature().items()
     }
-    traced = tf.function(lambda **inputs: tf.nn.softmax(model(from_raw(inputs, model))), autograph=False)
+
+    def answer(**inputs):
+        inputs = from_raw(inputs, model)
+        if not rollout:
+            return [tf.nn.softmax(model(inputs))]
+        with recording(model, rollout_names(model)) as values:
+            probability = tf.nn.softmax(model(inputs))
+        return [probability, rollout_from(model, values, model.image_size)]
+
+    traced = tf.function(answer, autograph=False)
     # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function(**specs))
     module = tf.Module()
-    serve = tf.function(lambda **inputs: {"probability": frozen(**inputs)[0]}, autograph=False)
+    outputs = ["probability", "rollout"]
+    serve = tf.function(lambda **inputs: dict(zip(outputs, frozen(**inputs), strict=False)), autograph=False)
     module.serve = serve.get_concrete_function(**specs)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -44,6 +44,7 @@ def export(
     description="",
     author="",
     licence="",
+    rollout=False,
     status=None,
 ):
     """Write an export directory; see this module's first lines.
@@ -64,6 +65,8 @@ def export(
         version: number of the SavedModel's folder, by which TF Serving tells models apart.
         name, description, author, licence: what each .tflite file says of itself, in the metadata that
             MediaPipe and other readers show.
+        rollout: give each .tflite file of a `ViT` a second output `rollout` [1, rows, columns], how much of
+            each patch reached the answer (`inspect.attention_rollout`); not int8_full, which has no float.
         source: what to note in the manifest about where the model came from (a dict).
         status: called with one line before each step.
 
@@ -102,6 +105,10 @@ def export(
                 f"{profile.name} needs ranges: `keras-vit quantize RUN --profile {profile.name}` trains "
                 "them, or give calibration images."
             )
+    if rollout and not isinstance(model, ViT):
+        raise InputError(
+            "a rollout output is for a ViT alone: `keras-vit explain` draws that of a MultimodalViT."
+        )
     for name, layers in protect.items():
         check_protectable(name, layers, [profile.name for profile in profiles], trained)
 
@@ -130,6 +137,7 @@ def export(
                 folder / f"{profile.name}.tflite",
                 profile.name,
                 metadata={**about, "description": description or purpose},
+                rollout=rollout and profile.activations != "full",
             )
 
         with ThreadPoolExecutor(2) as pool:  # each conversion is a process, and mostly one thread

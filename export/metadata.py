@@ -71,9 +71,9 @@ def add_metadata(
     """Return the .tflite file `content` with metadata and class names in it.
 
     Args:
-        content: bytes of a .tflite file with one output [1, classes], and float32 or uint8 images
-            [1, H, W, 3] of values 0..255 as its input; or several inputs, those that are no such images
-            being described by name only.
+        content: bytes of a .tflite file with one output [1, classes], called `probability` if there are
+            others; and float32 or uint8 images [1, H, W, 3] of values 0..255 as its input, or several
+            inputs. What is neither of these is described by name only.
         labels: one name for each class.
         name: of the model, such as "ViT-Ti/16".
         description, author, licence, version: of the model, free text.
@@ -101,13 +101,12 @@ def add_metadata(
     names = _tensor_names(model)
     inputs = [(names[index], graph.tensors[index]) for index in graph.inputs]
     outputs = [(names[index], graph.tensors[index]) for index in graph.outputs]
-    if len(outputs) != 1 or len(_shape(outputs[0][1])) != 2:
+    answers = [tensor for key, tensor in outputs if key == "probability" or len(outputs) == 1]
+    if len(answers) != 1 or len(_shape(answers[0])) != 2:
         raise InputError(f"metadata needs one output [1, classes], not {_shown(outputs)}.")
-    if len(labels) != _shape(outputs[0][1])[-1]:
-        raise InputError(
-            f"{len(labels)} labels for a model with {_shape(outputs[0][1])[-1]} classes: "
-            "give one for each class."
-        )
+    classes = _shape(answers[0])[-1]
+    if len(labels) != classes:
+        raise InputError(f"{len(labels)} labels for a model with {classes} classes: give one for each class.")
     if len(inputs) == 1 and not _is_image(inputs[0][1]):
         raise InputError(f"metadata needs an image input [1, H, W, 3], not {_shown(inputs)}.")
 
@@ -120,7 +119,9 @@ def add_metadata(
                     _image(key, tensor, preprocessing) if _is_image(tensor) else _feature(key)
                     for key, tensor in inputs
                 ],
-                "output_tensor_metadata": [_probability(outputs[0][0])],
+                "output_tensor_metadata": [
+                    _probability(key) if tensor is answers[0] else _feature(key) for key, tensor in outputs
+                ],
             }
         ],
     }

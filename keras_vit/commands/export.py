@@ -32,6 +32,9 @@ def export(
     protect: Annotated[
         str | None, typer.Option(help="Parts to keep in float, e.g. block_0.mlp,block_11.mlp or head.")
     ] = None,
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="A second output: how much of each patch reached the answer.")
+    ] = False,
     serve: Annotated[str, typer.Option(help="The profile that the SavedModel computes.")] = "float32",
     version: Annotated[int, typer.Option(help="Of the SavedModel, for TF Serving.")] = 1,
     skip_bad: SkipBad = False,
@@ -84,6 +87,7 @@ def export(
         protected,
         source=about_run(run, config, aware),
         served=serve,
+        rollout=rollout,
         version=version,
         status=say,
     )

@@ -46,7 +46,8 @@ def features(model, images, names):
     for name in names:
         if name not in places:
             raise InputError(f"this model has no value named {name!r}: {_known(name, places)}")
-    values = _pass(model, images, {name: places[name] for name in names}, _numpy)
+    with recording(model, names, _numpy, every_token=True) as values:
+        model(images, training=False)
     for name in names:
         if name not in values:
             near = [other for other in places if other.startswith(f"{name}.")]
@@ -61,7 +62,9 @@ def feature_names(model):
     """
     vit = vit_in(model)
     blank = np.zeros((1, *vit.image_size, 3), "float32")
-    return list(_pass(model, blank, _places(vit), lambda value: True))
+    with recording(model, _places(vit), lambda value: True, every_token=True) as values:
+        model(blank, training=False)
+    return list(values)
 
 
 def vit_in(model):
@@ -98,22 +101,30 @@ def _places(root):
     return found
 
 
-def _pass(model, images, places, keep):
-    """Call `model` once; {name: keep(value)} of `places`, in the order of their appearance."""
-    values = {}
+@contextlib.contextmanager
+def recording(model, names, keep=lambda value: value, every_token=False):
+    """Within, a call of `model` fills the dictionary that is yielded: {name: keep(value)}, in their order.
+
+    Args:
+        model: as in `features`.
+        names: names of `feature_names`.
+        keep: what to make of a value; by itself it is the backend's tensor, symbolic in a traced call.
+        every_token: compute those that the last block leaves out, too.
+    """
+    places, values = _places(model_in(model)), {}
 
     def record(name, value):
         if name not in values and value is not None:
             values[name] = keep(value)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced(model_in(model), "every_token", True))
-        for name, (layer, role) in places.items():
+        stack.enter_context(_replaced(model_in(model), "every_token", every_token))
+        for name in names:
+            layer, role = places[name]
             attribute, watched = ("call", _call) if role is None else ("quantize", _hook)
             function = watched(getattr(layer, attribute), role, lambda value, name=name: record(name, value))
             stack.enter_context(_replaced(layer, attribute, function))
-        model(images, training=False)
-    return values
+        yield values
 
 
 def _call(call, _, record):

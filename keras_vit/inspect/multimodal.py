@@ -48,7 +48,7 @@ def token_shares(model, inputs):
     flow[:, :, :1] += 1
     flow /= flow.sum(axis=-1, keepdims=True)
     for name in reversed(maps[:-1]):
-        flow = flow @ mixing(values[name])
+        flow = flow @ ops.convert_to_numpy(mixing(values[name]))
     start = 1 + (trunk.bottleneck if trunk.fusion == "bottleneck" else 0)
     shares = {}
     for name in names:

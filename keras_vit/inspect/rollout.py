@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_vit.inspect.capture import features, vit_in
+from keras_vit.layers.masks import UNSEEN
 
 
 def attention_maps(model, images):
@@ -41,56 +42,94 @@ def attention_rollout(model, images):
         float32 [B, rows, columns]. Padded patches are 0. What [CLS] and other tokens keep to
         themselves is missing from the sum, which is at most 1.
     """
-    vit, config = vit_in(model), vit_in(model).config
+    vit = vit_in(model)
     pictures, mask = (
         (images["image"], images.get("patch_mask")) if isinstance(images, dict) else (images, None)
     )
-    rows, columns = config.grid(pictures.shape[1:3])
-    real = (
-        np.ones((len(pictures), rows * columns), "bool") if mask is None else ops.convert_to_numpy(mask) > 0.5
-    )
+    values = features(model, images, rollout_names(vit))
+    return ops.convert_to_numpy(rollout_from(vit, values, pictures.shape[1:3], mask))
 
-    extras = ["merger.norm"] if config.merge else []
-    extras += ["pool.attention.probabilities"] if config.pooling == "attention" else []
-    values = features(model, images, [*_map_names(vit), *extras])
-    maps = [values[name] for name in _map_names(vit)]
+
+def rollout_names(vit):
+    """The values from which `rollout_from` computes."""
+    extras = ["merger.norm"] if vit.config.merge else []
+    extras += ["pool.attention.probabilities"] if vit.config.pooling == "attention" else []
+    return [*_map_names(vit), *extras]
+
+
+def rollout_from(vit, values, image_size, mask=None):
+    """`attention_rollout` from what a pass computed, in operators of Keras: also inside a traced graph.
+
+    Args:
+        vit: the `ViT`; one that `keras_vit.export.fold` made, too.
+        values: {name: array or tensor} of `rollout_names`. The maps of the last block may be those of the
+            class tokens alone.
+        image_size: (height, width) of the pictures.
+        mask: [B, N], which of their patches are real; None if all.
+
+    Returns:
+        tensor float32 [B, rows, columns].
+    """
+    config, (rows, columns) = vit.config, vit.config.grid(image_size)
+    maps = [_weights(vit, values[name]) for name in _map_names(vit)]
+    real = None if mask is None else ops.cast(ops.convert_to_tensor(mask) > 0.5, "float32")
     merging = _merging(vit.merger, values["merger.norm"], real) if config.merge else None
-
-    flow = _readout(vit, values, real if merging is None else np.ones((len(real), config.merge[1]), "bool"))
+    last = (
+        real
+        if real is not None and merging is None
+        else np.ones((1, maps[-1].shape[3] - vit.prefix), "float32")
+    )
+    flow = _readout(vit, values, last, outputs=maps[-1].shape[2])
     for block in reversed(range(config.depth)):
-        flow = flow @ mixing(maps[block])
+        flow = ops.matmul(flow, mixing(maps[block]))
         if merging is not None and block == config.merge[0]:
-            flow = np.concatenate([flow[..., : vit.prefix], flow[..., vit.prefix :] @ merging], axis=-1)
-    patches = np.where(real, flow[:, 0, vit.prefix :], 0.0)
-    return patches.reshape(-1, rows, columns).astype("float32")
+            merged = ops.matmul(flow[..., vit.prefix :], merging)
+            flow = ops.concatenate([flow[..., : vit.prefix], merged], axis=-1) if vit.prefix else merged
+    patches = flow[..., vit.prefix :] if vit.prefix else flow
+    if real is not None:
+        patches = ops.where(ops.expand_dims(real, 1) > 0, patches, 0.0)
+    return ops.reshape(patches, (-1, rows, columns))
 
 
 def _map_names(vit):
     return [f"{block.name}.attention.probabilities" for block in vit.blocks]
 
 
+def _weights(vit, attention):
+    """The attention [B, heads, N, N] of a block; what `fold` took out of relu attention is put back."""
+    attention = ops.cast(attention, "float32")
+    if vit.config.attention == "relu" and "attention_scale" in vit.config.folded:
+        return attention / attention.shape[-1]
+    return attention
+
+
 def mixing(attention):
-    """[B, heads, N, N] -> [B, N, N] with rows of sum 1; ReLU attention need not have it by itself."""
-    mixed = attention.astype("float64").mean(axis=1) + np.eye(attention.shape[-1])
-    return mixed / mixed.sum(axis=-1, keepdims=True)
+    """[B, heads, M, N] -> [B, M, N] with rows of sum 1, of the first M tokens.
+
+    ReLU attention need not have that sum by itself.
+    """
+    mixed = ops.mean(attention, axis=1) + np.eye(*attention.shape[-2:], dtype="float32")
+    return mixed / ops.sum(mixed, axis=-1, keepdims=True)
 
 
 def _merging(merger, normalised, real):
     """The weights [B, tokens, N] of a `PatchMerger`, from its normalised input [B, N, D]."""
-    queries = ops.convert_to_numpy(merger.queries).astype("float64")
-    scores = np.where(real[:, None], queries @ normalised.transpose(0, 2, 1), -1e30)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    scores = ops.matmul(ops.cast(merger.queries, "float32"), ops.transpose(normalised, (0, 2, 1)))
+    if real is not None:
+        scores = ops.where(ops.expand_dims(real, 1) > 0, scores, UNSEEN)
+    return ops.softmax(scores, axis=-1)
 
 
-def _readout(vit, values, real):
-    """[B, 1, prefix + N]: the share of each of the last tokens in what is pooled; `real` is [B, N]."""
-    batch, length = real.shape
-    share = np.zeros((batch, 1, vit.prefix + length))
+def _readout(vit, values, real, outputs):
+    """[B or 1, 1, outputs]: the share of each of the last tokens in what is pooled; `real` is [B or 1, N]."""
     if vit.config.pooling == "cls":
+        share = np.zeros((1, 1, outputs), "float32")
         share[..., : vit.class_tokens] = 1 / vit.class_tokens
-    elif vit.config.pooling == "attention":
-        share[:, 0, vit.prefix :] = values["pool.attention.probabilities"].mean(axis=1)[:, 0]
+        return share
+    if vit.config.pooling == "attention":
+        share = ops.mean(values["pool.attention.probabilities"], axis=1)[:, :1]
     else:
-        share[:, 0, vit.prefix :] = real / np.maximum(real.sum(axis=1, keepdims=True), 1)
-    return share
+        share = ops.expand_dims(real / ops.maximum(ops.sum(real, axis=1, keepdims=True), 1.0), 1)
+    if not vit.prefix:
+        return share
+    return ops.concatenate([ops.zeros_like(share[..., :1])] * vit.prefix + [share], axis=-1)

@@ -74,11 +74,8 @@ def rollout_from(vit, values, image_size, mask=None):
     maps = [_weights(vit, values[name]) for name in _map_names(vit)]
     real = None if mask is None else ops.cast(ops.convert_to_tensor(mask) > 0.5, "float32")
     merging = _merging(vit.merger, values["merger.norm"], real) if config.merge else None
-    last = (
-        real
-        if real is not None and merging is None
-        else np.ones((1, maps[-1].shape[3] - vit.prefix), "float32")
-    )
+    every = np.ones((1, maps[-1].shape[3] - vit.prefix), "float32")
+    last = every if real is None or merging is not None else real  # merged tokens are all real
     flow = _readout(vit, values, last, outputs=maps[-1].shape[2])
     for block in reversed(range(config.depth)):
         flow = ops.matmul(flow, mixing(maps[block]))

@@ -216,10 +216,15 @@ class MaskedViT(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if self.loss is not None:
             raise InputError("MaskedViT has its own loss: compile(optimizer), and reconstruction=... for it.")
-        weights = ops.cast(y_pred["mask"], "float32")
+        hidden = ops.cast(y_pred["mask"], "float32")
+        weights = hidden
         if sample_weight is not None:
-            weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
+            weights = hidden * ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
         loss = self.reconstruction(self.targets(x), y_pred["patches"], weights)
+        if sample_weight is not None and self.reconstruction.reduction == "mean_with_sample_weight":
+            # As Keras' losses: divided by what there is, not by its weights. So the mean over several parts
+            # of a batch, on as many replicas or one after another, is that of the batch.
+            loss = loss * ops.sum(weights) / ops.maximum(ops.sum(hidden), 1.0)
         for extra in self.losses:
             loss = loss + ops.sum(extra)
         return loss

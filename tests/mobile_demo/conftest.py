@@ -136,10 +136,9 @@ def convert():
     """`convert(function, path, ...)`: a .tflite file of a function of pixels, which gives `probability`."""
     import tensorflow as tf
 
-    def convert(function, path, size=IMAGE_SIZE, key="serving_default", representative=None, **more):
-        """`more` are further outputs, functions of pixels too."""
+    def convert(function, path, size=IMAGE_SIZE, key="serving_default", representative=None):
         spec = tf.TensorSpec([1, *size, 3], tf.float32, name="image")
-        outputs = {"probability": function, **more}
+        outputs = {"probability": function}
         module = tf.Module()
         module.serve = tf.function(
             lambda image: {name: output(image) for name, output in outputs.items()}, input_signature=[spec]

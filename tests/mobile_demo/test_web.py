@@ -89,13 +89,8 @@ def small(tmp_path_factory, convert):
         wide = tf.tile(tf.reshape(image, [1, -1]), [250_000, 1])
         return tf.reduce_max(wide * image[0, 0, 0, 0], axis=0, keepdims=True)[:, : len(LABELS)]
 
-    def looked_at(image):
-        """Brightness of 4 x 5 patches."""
-        return tf.nn.avg_pool2d(tf.reduce_mean(image, axis=-1, keepdims=True), 8, 8, "VALID")[..., 0] / 255
-
     pixels = random.integers(0, 256, (16, *IMAGE_SIZE, 3))
     return {
-        "rollout": convert(probability, folder / "rollout.tflite", rollout=looked_at),
         "uint8": convert(probability, folder / "uint8.tflite", representative=pixels),
         "other": convert(probability, folder / "other.tflite", key="classify"),
         "hungry": convert(hungry, folder / "hungry.tflite"),
@@ -196,12 +191,22 @@ def test_the_camera_answers_frame_after_frame_and_its_absence_is_explained(brows
     assert seen["flipped"] == flipped
 
 
-def test_attention_darkens_what_was_not_looked_at(browse, url, small, pictures):
-    seen = browse("attention", url=url, own=str(small["rollout"]), picture=str(pictures[2]))
+def test_attention_darkens_what_was_not_looked_at(browse, url, directory, pictures, tmp_path):
+    import keras
+
+    from keras_vit.export.convert import float_file
+    from keras_vit.export.graph import fold
+    from keras_vit.inspect import attention_rollout
+
+    model, file = keras.models.load_model(directory / "keras/float32.keras"), tmp_path / "rollout.tflite"
+    file.write_bytes(float_file(fold(model), rollout=True))
+    seen = browse("attention", url=url, own=str(file), picture=str(pictures[2]))
     assert seen["failures"] == [] and not seen["before"] and seen["offered"] and seen["hidden"]
-    bright = decode(pictures[2], IMAGE_SIZE).mean(-1).reshape(4, 8, 5, 8).mean((1, 3))
+    pixels = decode(pictures[2], IMAGE_SIZE)[None].astype("float32")
+    looked = attention_rollout(model, np.asarray(model.prepare(pixels)))[0]
     darkness = np.array(seen["pixels"]).reshape(4, 5, 4)[..., 3]
-    np.testing.assert_allclose(darkness, 205 * (1 - bright / bright.max()), atol=1.01)
+    np.testing.assert_allclose(darkness, 205 * (1 - looked / looked.max()), atol=1.01)
+    assert np.ptp(darkness) > 20
 
 
 def test_after_the_first_visit_no_network_is_needed(browse, url, pictures):

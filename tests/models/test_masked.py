@@ -273,11 +273,27 @@ def test_the_loss_is_the_error_on_hidden_patches(mode):
         weights = np.array([1, 0, 2, 1], "float32")
         each = np.reshape(by_hand, (4, 3)) * weights[:, None]
         given = model.evaluate(images(), np.zeros(4), sample_weight=weights, verbose=0)
-        assert given == pytest.approx(each.sum() / (3 * weights.sum()), rel=1e-5)
+        assert given == pytest.approx(each.sum() / (3 * 4), rel=1e-5)  # by their number, as Keras' losses
     assert (model.reconstruction.kind, MaskedViT(encoder(), mode="simmim").reconstruction.kind) == (
         "l2",
         "l1",
     )
+
+
+def test_parts_of_a_batch_that_are_filled_up_have_the_loss_of_the_batch():
+    """Six examples on two replicas of four: two and two are filled up, with weight 0."""
+    model, pictures = masked(), images(6)
+    model.compile("sgd")
+    patches, mask = answer(model, pictures)
+    whole = float(model.compute_loss(pictures, y_pred={"patches": patches, "mask": mask}))
+
+    def part(rows, weights):
+        y_pred = {"patches": patches[rows], "mask": mask[rows]}
+        return float(model.compute_loss(pictures[rows], y_pred=y_pred, sample_weight=np.float32(weights)))
+
+    parts = part([0, 1, 2, 3], [8 / 6] * 4), part([4, 5, 5, 5], [8 / 6, 8 / 6, 0, 0])
+    assert np.mean(parts) == pytest.approx(whole, rel=1e-5)
+    assert part([0, 1], [0, 0]) == 0
 
 
 @trains

@@ -18,10 +18,30 @@ class SummedAdamW(keras.optimizers.AdamW):
     """AdamW (Loshchilov and Hutter 2019) that clips the sum of all replicas' gradients.
 
     Keras clips each replica's own gradient and then sums them, so that the result would depend on the number
-    of replicas. On one device it is `keras.optimizers.AdamW`, but for `use_ema`: the average (see
-    `averaging.py`) starts at the first weights, warms up, works on several replicas, and never takes the
-    weights' place.
+    of replicas. On one device it is `keras.optimizers.AdamW`, in one pass over each variable and not in ten,
+    but for `use_ema`: the average (see `averaging.py`) starts at the first weights, warms up, works on
+    several replicas, and never takes the weights' place.
     """
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        index = self._get_variable_index(variable)
+        var = variable.value if isinstance(variable, keras.Variable) else variable
+        tf.raw_ops.ResourceApplyAdam(
+            var=var.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
+            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=tf.cast(self.beta_1, variable.dtype),
+            beta2=tf.cast(self.beta_2, variable.dtype),
+            epsilon=tf.cast(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
 
     def build(self, variables):
         super().build(variables)

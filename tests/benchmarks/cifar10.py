@@ -23,13 +23,19 @@ ACCURACY, MINUTES, CORES = 0.80, 45, 2
 
 
 def trained(data, out, words):
-    """Train by the command into `out`; (epochs' metrics, minutes, processor minutes)."""
+    """Train by the command into `out`, or go on there; (epochs' metrics, minutes, processor minutes)."""
+    cost = out.with_suffix(".minutes.json")  # of this and all earlier calls
+    spent = json.loads(cost.read_text()) if cost.exists() else [0.0, 0.0]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     command = [sys.executable, "-m", "keras_vit.cli", "train", data, "--out", str(out), *words]
-    subprocess.run(command, check=True)
-    after, minutes = resource.getrusage(resource.RUSAGE_CHILDREN), (time.monotonic() - start) / 60
-    busy = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
-    return json.loads((out / "history.json").read_text()), minutes, busy
+    finished = (out / "model.keras").exists() and not (out / "state.safetensors").exists()
+    if not finished:
+        subprocess.run(command, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent[0] += (time.monotonic() - start) / 60
+        spent[1] += (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
+        cost.write_text(json.dumps(spent))
+    return json.loads((out / "history.json").read_text()), *spent
 
 
 def draw(runs, path):

@@ -13,7 +13,7 @@ words alone.
 
 Anchors: the right picture among 100 by cosine 80%; a bag of words. By the command, one run: 100.0% of 2,000
 pictures are found, and 100.0% of the classes from the words alone, where a bag of words knows 33.4%. 618,630
-parameters, 5 CPU minutes.
+parameters, 4 minutes on two cores.
 """
 
 import numpy as np

@@ -1,8 +1,9 @@
 // Takes the pictures in this folder: keras-vit demo-app EXPORT_DIR --port 8000 --host 127.0.0.1 &
 //     node take.mjs http://localhost:8000/ picture.jpg [chromium]
 //
-// Phone and desktop, light and dark, one of them in Chinese, with every model file tried. Reduced afterwards to 256
-// colours by Pillow: image.convert("RGB").quantize(256, kmeans=4).save(file, optimize=True)
+// Phone and desktop, light and dark, one of them in Chinese, with every model file tried; on the dark desktop with
+// the attention, where the file has it. Reduced afterwards to 256 colours by Pillow:
+// image.convert("RGB").quantize(256, kmeans=4).save(file, optimize=True)
 
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -32,6 +33,7 @@ for (const [name, options] of Object.entries(SHOTS)) {
   await page.click("#compare");
   await page.waitForFunction(() => !document.getElementById("compare").disabled);
   await page.evaluate(() => window.kerasVit.idle());
+  if (name === "desktop-dark" && (await page.locator("#attention").isVisible())) await page.click("#attention");
   await page.mouse.move(0, 0);
   await page.evaluate(() => scrollTo(0, 0));
   await page.waitForTimeout(500); // the bars glide

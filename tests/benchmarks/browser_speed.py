@@ -9,7 +9,12 @@ time of the page's process for one run, which a busy machine changes less.
 
 A ratio is float32 against the file. A prototype made by hand: 3.0 for int8_static of Ti/16; asked: 2.5.
 It depends on the processor: XNNPACK's int8 kernels for WebAssembly are fast where the browser has an exact
-dot product of 8-bit numbers. Arm has (phones since about 2018), x86 only with AVX-VNNI. The output says it.
+dot product of 8-bit numbers (its `use_wasm_sdot`). Arm has (phones since about 2018); on x86, V8 makes it of
+AVX-VNNI alone, not of AVX512-VNNI, and else of an instruction that saturates. The output says which it is.
+
+Found where it saturates, one thread, Ti/16: 1.14x on an AMD EPYC, otherwise idle, 1.20x on a busy Intel Xeon.
+LiteRT's build without relaxed SIMD took as long for int8_static on that EPYC (52.7 ms; 52.3 with), so the
+dot product was not in use; its float32 was slower (80.5 ms; 59.3 with), so the page takes the other build.
 """
 
 import argparse

@@ -1,10 +1,15 @@
 """Do two replicas cost anything? Images per second of 2 workers against one process on the same 2 cores.
 
-    python tests/benchmarks/replicas.py            # ViT-Ti/16 at 64 pixels, batch 64: 3 minutes
+    python tests/benchmarks/replicas.py            # the recipe `compact`: 3 minutes
+    python tests/benchmarks/replicas.py --variant Ti/16 --image-size 224 --batch-size 32
 
 The same steps of the same global batch through `fit`, as under `keras-vit launch`: each worker has its share
 of the cores, and gradients are summed over 127.0.0.1. The two take turns; the ratio is that of the medians.
 Anchor: 0.95x.
+
+Expect on two cores of an AMD EPYC, otherwise idle: 0.93x and 0.96x (two runs) with `compact`, 1.05x with
+Ti/16 at 224 pixels. How much work there is for each gradient decides: with Ti/16 at 64 pixels, batch 64, it
+is 0.72x: its gradients, 23 MB, take 38 ms of a step of 260, and each worker updates all weights by itself.
 """
 
 import argparse
@@ -33,19 +38,12 @@ def work(options):
 
     devices = strategy("auto")
     random = np.random.default_rng(0)
-    size, count = options.image_size, options.batch_size * options.steps
-    images, labels = (
-        random.integers(0, 256, (count, size, size, 3), "uint8"),
-        random.integers(0, 10, count, "int32"),
-    )
+    changes = {name: value for name, value in shape(options).items() if value}
+    chosen = recipe(options.recipe, epochs=1, augment="none", **changes)
+    count = chosen.batch_size * options.steps
+    images = random.integers(0, 256, (count, *chosen.image_size, 3), "uint8")
+    labels = random.integers(0, 10, count, "int32")
     split, few = Split(images, labels, []), Split(images[:2], labels[:2], [])
-    chosen = recipe(
-        image_size=(size, size),
-        variant=options.variant,
-        batch_size=options.batch_size,
-        epochs=1,
-        augment="none",
-    )
     with scope(devices):
         model = chosen.build(10)
     times = []
@@ -62,6 +60,12 @@ def work(options):
         fit(model, data, Path(folder), chosen, console, "", "last", devices, "quiet", callbacks=[Clock()])
     if is_chief(devices):
         print(json.dumps([b - a for a, b in itertools.pairwise(times[2:])]))
+
+
+def shape(options):
+    """What the options change in the recipe."""
+    size = options.image_size and (options.image_size,) * 2
+    return {"variant": options.variant, "image_size": size, "batch_size": options.batch_size}
 
 
 def seconds(options, workers):
@@ -87,9 +91,10 @@ def seconds(options, workers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="Ti/16")
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--recipe", default="compact")
+    parser.add_argument("--variant", help="another model, e.g. Ti/16")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
@@ -101,11 +106,12 @@ def main():
     for _ in range(options.rounds):
         for workers, times in found.items():
             times += seconds(options, workers)
-    rates = {workers: options.batch_size / statistics.median(times) for workers, times in found.items()}
-    ratio = rates[2] / rates[1]
-    print(f"{options.variant} at {options.image_size}, batch {options.batch_size}, {os.cpu_count()} cores")
-    for workers, rate in rates.items():
-        print(f"{workers} process{'es' if workers > 1 else ''}: {rate:7.1f} images/s")
+    steps = {workers: statistics.median(times) for workers, times in found.items()}
+    ratio = steps[1] / steps[2]
+    changed = ", ".join(f"{name} {value}" for name, value in shape(options).items() if value)
+    print(f"recipe {options.recipe}{', ' + changed if changed else ''}, {os.cpu_count()} cores")
+    for workers, step in steps.items():
+        print(f"{workers} process{'es' if workers > 1 else ''}: {1000 * step:7.1f} ms a step")
     met = "met" if ratio >= ANCHOR else "MISSED"
     print(f"2 workers against one process: {ratio:.2f}x   anchor {ANCHOR}x   {met}")
 

@@ -16,13 +16,12 @@ and softmax inside. The peers:
 - openvino: that .onnx file, int8 by NNCF for transformers; where the processor has bfloat16, OpenVINO uses it
   for the rest.
 
-Expect for Ti/16 (AMD EPYC with AVX512-VNNI, two cores that a training shared; two runs with all peers agreed
-within 2%, also by CPU time), int8_static at 8.0 ms: 3.04x float32, 4.4x stock full int8, 6.2x keras-hub's
-full int8, 1.9x ONNX Runtime (static QDQ of the matrix products), 1.27x to 1.35x OpenVINO (1.27x in a run with
-OpenVINO alone). int8 is as fast as the stock dynamic-range file and 1.19x keras-hub's; int8_full is 3.2x
-stock full int8; phone is 1.92x OpenVINO's plain Ti/16. Sizes: int8 5.98 MB, int4 3.32. Most anchors of speed
-are missed here. They come from an earlier measurement with float32 at 14.3 ms, where this machine takes 24:
-ratios between runtimes vary with the processor.
+Expect for Ti/16 on an AMD EPYC with AVX512-VNNI, otherwise idle, int8_static at 7.8 ms: 3.08x float32, 4.45x
+stock full int8, 6.3x keras-hub's full int8, 1.86x ONNX Runtime (static QDQ of the matrix products), 1.30x
+OpenVINO. int8 is as fast as the stock dynamic-range file and 1.16x keras-hub's; int8_full is 3.2x stock full
+int8; phone is 2.31x OpenVINO's plain Ti/16. Sizes: int8 5.98 MB, int4 3.32. Most anchors of speed are missed
+here. They come from an earlier measurement with float32 at 14.3 ms, where this machine takes 24: ratios
+between runtimes vary with the processor.
 
 On an Intel Xeon with AVX512-VNNI, otherwise idle, int8_static at 8.7 ms: 2.25x float32, 5.7x stock full int8,
 7.9x keras-hub's, 1.80x ONNX Runtime, 1.19x OpenVINO; int8_mixed at 8.0: 2.47x float32, 1.17x stock dynamic,

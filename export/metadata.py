@@ -72,8 +72,8 @@ def add_metadata(
 
     Args:
         content: bytes of a .tflite file with one output [1, classes], called `probability` if there are
-            others; and float32 or uint8 images [1, H, W, 3] of values 0..255 as its input, or several
-            inputs. What is neither of these is described by name only.
+            others, and then made the first; and float32 or uint8 images [1, H, W, 3] of values 0..255 as
+            its input, or several inputs. What is neither of these is described by name only.
         labels: one name for each class.
         name: of the model, such as "ViT-Ti/16".
         description, author, licence, version: of the model, free text.
@@ -100,6 +100,8 @@ def add_metadata(
     graph = model.subgraphs[0]
     names = _tensor_names(model)
     inputs = [(names[index], graph.tensors[index]) for index in graph.inputs]
+    # MediaPipe's first answer is that of the first output.
+    graph.outputs = sorted(graph.outputs, key=lambda index: names[index] != "probability")
     outputs = [(names[index], graph.tensors[index]) for index in graph.outputs]
     answers = [tensor for key, tensor in outputs if key == "probability" or len(outputs) == 1]
     if len(answers) != 1 or len(_shape(answers[0])) != 2:

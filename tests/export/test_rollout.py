@@ -69,6 +69,8 @@ def test_quantized_files_carry_it_but_for_int8_full(tmp_path):
             assert outputs == ["probability"]
             continue
         assert sorted(outputs) == ["probability", "rollout"]
+        first, second = Interpreter(str(path)).get_output_details()  # MediaPipe goes by this order
+        assert tuple(first["shape"]) == (1, 5) and tuple(second["shape"]) == (1, 2, 3)
         probability, rollout = answers(path, images)
         # The output changes no answer.
         np.testing.assert_allclose(

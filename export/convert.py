@@ -28,8 +28,8 @@ def convert(model_path, target, profile, metadata=None, rollout=False):
     """Write the .keras file `model_path` to `target` as a .tflite file of `profile`.
 
     Args:
-        rollout: see `float_file`.
         metadata: arguments of `add_metadata`, for what the file says of itself; None for nothing.
+        rollout: see `float_file`.
 
     Raises:
         ConversionError: the converter's process failed; its last lines are in the message.

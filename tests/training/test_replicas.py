@@ -16,8 +16,8 @@ from safetensors import safe_open
 from keras_vit.errors import InputError
 from keras_vit.training import launching, strategies
 
-# What each process does: train, and leave its own weights. 70 examples: the last batch has 6 of 32. The learning
-# rate is small since Adam makes a whole step of a gradient near 0, whatever rounding left of it.
+# What each process does: train, and leave its own weights. 70 examples: the last batch has 6 of 32. The rate
+# is small since Adam makes a whole step of a gradient near 0, whatever rounding left of it.
 PROGRAM = """
 import os
 import sys

@@ -90,7 +90,8 @@ def test_the_optimizer_without_factors_is_adamw():
         return [np.asarray(v) for v in variables]
 
     for ours, theirs in zip(train(LayerwiseAdamW), train(keras.optimizers.AdamW), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)  # one operator in place of ten rounds otherwise
+        assert np.abs(ours - 1).min() > 1e-3
 
 
 def test_frozen_parts_stay_and_the_rest_learns():

@@ -138,11 +138,8 @@ def convert():
 
     def convert(function, path, size=IMAGE_SIZE, key="serving_default", representative=None):
         spec = tf.TensorSpec([1, *size, 3], tf.float32, name="image")
-        outputs = {"probability": function}
         module = tf.Module()
-        module.serve = tf.function(
-            lambda image: {name: output(image) for name, output in outputs.items()}, input_signature=[spec]
-        )
+        module.serve = tf.function(lambda image: {"probability": function(image)}, input_signature=[spec])
         folder = path.with_suffix(".saved")
         tf.saved_model.save(module, str(folder), signatures={key: module.serve})
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[key])

@@ -26,6 +26,7 @@ from keras_vit.commands.pretrain import pretrain
 from keras_vit.commands.probe import probe
 from keras_vit.commands.quantize import quantize
 from keras_vit.commands.recipes import recipes
+from keras_vit.commands.serve_data import serve_data
 from keras_vit.commands.show import show
 from keras_vit.commands.train import train
 from keras_vit.errors import InputError, Interrupted, Notice
@@ -33,6 +34,7 @@ from keras_vit.errors import InputError, Interrupted, Notice
 COMMANDS = {
     "import": import_,
     "pack": pack,
+    "serve-data": serve_data,
     "recipes": recipes,
     "find-rate": find_rate,
     "pretrain": pretrain,

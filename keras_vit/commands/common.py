@@ -57,11 +57,11 @@ def is_multimodal(data):
     return data in SCENARIOS or is_multimodal(data)
 
 
-def load_images(data, size, skip_bad):
+def load_images(data, size, skip_bad, service=None):
     from keras_vit.training.data import load_data
 
     with task("reading pictures") as progress:
-        loaded = load_data(data, size, skip_bad=skip_bad, progress=progress)
+        loaded = load_data(data, size, skip_bad=skip_bad, progress=progress, service=service)
     if loaded.skipped:
         say(f"{len(loaded.skipped)} bad pictures left out: {', '.join(loaded.skipped[:5])}")
     say(f"{data}: {len(loaded.train)} to train, {len(loaded.test)} held out, {len(loaded.labels)} classes")

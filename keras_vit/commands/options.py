@@ -18,6 +18,12 @@ Data = Annotated[
 Run = Annotated[Path, typer.Argument(help="A folder made by `keras-vit train`.")]
 NewRun = Annotated[Path, typer.Option(help="The RUN folder; the same command continues an interrupted run.")]
 SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, and count them.")]
+DataService = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Let `keras-vit serve-data` there prepare a packed set's pictures."
+    ),
+]
 
 # Fields of a recipe; None leaves what it says.
 Variant = Annotated[

@@ -11,6 +11,7 @@ from keras_vit.commands.options import (
     Augment,
     BatchSize,
     Data,
+    DataService,
     Ema,
     Epochs,
     ImageSize,
@@ -62,6 +63,7 @@ def pretrain(
     save_minutes: SaveMinutes = 10.0,
     tensorboard: TensorBoard = False,
     skip_bad: SkipBad = False,
+    data_service: DataService = None,
 ):
     """Pretrain a masked Vision Transformer; `train --start RUN` fine-tunes it, `probe RUN` scores it."""
     size = parse_image_size(image_size)
@@ -91,7 +93,7 @@ def pretrain(
         accumulate=accumulate,
         seed=seed,
     )
-    loaded = load_images(data, chosen.image_size, skip_bad)
+    loaded = load_images(data, chosen.image_size, skip_bad, data_service)
     train_and_say(pretrain, loaded, out, chosen, shown, start=started, strategy=devices)
     if is_chief(devices) and progress == "bar":
         say(f"{out / 'reconstructions.png'}; next: keras-vit train {data} --start {out} --out ANOTHER")

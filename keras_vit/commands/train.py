@@ -21,6 +21,7 @@ from keras_vit.commands.options import (
     Augment,
     BatchSize,
     Data,
+    DataService,
     Dropout,
     Ema,
     Epochs,
@@ -109,6 +110,7 @@ def train(
     save_minutes: SaveMinutes = 10.0,
     tensorboard: TensorBoard = False,
     skip_bad: SkipBad = False,
+    data_service: DataService = None,
 ):
     """Train a Vision Transformer on your pictures, or on several modalities."""
     size = parse_image_size(image_size)
@@ -140,6 +142,7 @@ def train(
                 "--layer-decay": layer_decay,
                 "--freeze": freeze,
                 "--augment": augment,
+                "--data-service": data_service,
                 "--teacher": teacher,
                 "--distill": distill,
                 "--distill-weight": distill_weight,
@@ -184,7 +187,7 @@ def train(
         distillation_token=distillation_token,
         **common,
     )
-    loaded = load_images(data, size, skip_bad)
+    loaded = load_images(data, size, skip_bad, data_service)
     if started is None:
         devices = find_devices(strategy)
     teaching = None

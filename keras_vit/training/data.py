@@ -17,6 +17,7 @@ import numpy as np
 from keras_vit.config import pair
 from keras_vit.errors import InputError
 from keras_vit.training.pictures import open_pictures, suggest_image_size
+from keras_vit.training.service import ServedSplit, check_service
 
 __all__ = ["ImageData", "Split", "load_data", "suggest_image_size"]
 
@@ -67,7 +68,9 @@ class ImageData:
     skipped: list
 
 
-def load_data(source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False, progress=None) -> ImageData:
+def load_data(
+    source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False, progress=None, service=None
+) -> ImageData:
     """Load a labelled set of pictures.
 
     A folder (or .zip) has one subfolder per class, with pictures at any depth in it, or has
@@ -88,9 +91,12 @@ def load_data(source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False
         skip_bad: leave out pictures that cannot be read instead of refusing the set. Of a packed shard
             that is damaged, all from the damage on.
         progress: called as `progress(done, total)` while pictures are read.
+        service: "HOST:PORT" of a data service (see `training.service`) that shall read the training pictures
+            of a packed set. `train` is a `ServedSplit` then, which only training takes.
 
     Raises:
-        InputError: no such source, no usable layout, a class without pictures, bad pictures or shards.
+        InputError: no such source, no usable layout, a class without pictures, bad pictures or shards; a
+            service that does not answer, or a set that it cannot read.
     """
     if (
         isinstance(test_fraction, bool)
@@ -103,11 +109,14 @@ def load_data(source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False
     if image_size is not None:
         image_size = pair(image_size, "image_size")
 
+    if service is not None:
+        service = check_service(service)
     with open_pictures(source, test_fraction, seed, skip_bad) as pictures:
+        size = image_size or pair(pictures.suggested_size(), "")
+        if service is not None:
+            return _served(pictures, size, service, progress)
         items = pictures.items
-        images, problems = _fill(
-            pictures.picture, len(items), image_size or pair(pictures.suggested_size(), ""), progress
-        )
+        images, problems = _fill(pictures.picture, len(items), size, progress)
     skipped = pictures.lost + [items[i].name for i in sorted(problems)]
     if problems:
         if not skip_bad:
@@ -142,6 +151,30 @@ def _fill(picture, count, image_size, progress):
     finally:  # on an interrupt too, without doing the rest first
         pool.shutdown(cancel_futures=True)
     return images, problems
+
+
+def _served(pictures, image_size, service, progress):
+    """The data set, with training pictures that stay where they are."""
+    records = [record for record in pictures.records or () if record.item.split == "train"]
+    if not records:
+        raise InputError(
+            f"a data service reads packed sets alone: make one by keras-vit pack {pictures.source} "
+            "--out PACKED."
+        )
+    others = [record.item.name for record in records if not record.kind]
+    if others:
+        raise InputError(
+            f"a data service reads JPEG and PNG alone, and {others[0]!r} ({len(others)} in all) is neither: "
+            "pack the set again with --image-size, which stores PNG."
+        )
+    n = len(records)
+    test, problems = _fill(
+        lambda i, size: pictures.picture(n + i, size), len(pictures.items) - n, image_size, progress
+    )
+    if problems:  # the file has changed meanwhile: `pack` let no bad picture in
+        raise InputError(pictures.complaint({n + i: why for i, why in problems.items()}))
+    data = _data(test, pictures, pictures.items[n:], pictures.lost)
+    return dataclasses.replace(data, train=ServedSplit(service, image_size, records))
 
 
 def _allocate(shape):

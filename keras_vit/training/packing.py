@@ -8,6 +8,7 @@ dataset.json. The records are tf.train.Examples: `image` (the bytes of a JPEG, P
 `place`, the picture's place in the split it came from.
 """
 
+import dataclasses
 import json
 import os
 import threading
@@ -28,7 +29,20 @@ from keras_vit.training.records import DamagedRecord, from_example, read_records
 CONTENTS = "dataset.json"
 FORMAT = 1
 SPLITS = ("train", "test")
+STARTS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG"}  # the first bytes of these kinds of files
 FEATURES = {"image": bytes, "label": int, "name": bytes, "place": int}
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Where one picture of a packed set is: a shard, and the bytes of its tf.train.Example there."""
+
+    item: Item
+    place: int
+    kind: str  # "JPEG", "PNG" or ""
+    path: Path
+    offset: int
+    length: int
 
 
 def pack(source, out, shards=16, image_size=None, seed=0, skip_bad=False, progress=None):
@@ -187,9 +201,9 @@ def open_packed(source, skip_bad=False):
         for split in SPLITS
         for k, count in enumerate(contents["shards"][split])
     ]
-    rows, lost = [], []
+    records, lost = [], []
     for path, split, count in shards:
-        damage = _index(path, split, count, len(contents["labels"]), rows)
+        damage = _index(path, split, count, len(contents["labels"]), records)
         if damage:
             record, why = damage
             if not skip_bad:
@@ -199,29 +213,35 @@ def open_packed(source, skip_bad=False):
                     f"{count - record + 1} pictures."
                 )
             lost += [f"{path.name}, record {i}" for i in range(record, count + 1)]
-    rows.sort(key=lambda row: (row[0].split != "train", row[1]))
-    items = [row[0] for row in rows]
-    _check(source, contents["labels"], rows, lost)
+    records.sort(key=lambda record: (record.item.split != "train", record.place))
+    _check(source, contents["labels"], records, lost)
 
     def read(i):
-        _, _, path, offset, length = rows[i]
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return from_example(file.read(length))["image"]
+        with open(records[i].path, "rb") as file:
+            file.seek(records[i].offset)
+            return from_example(file.read(records[i].length))["image"]
 
     size = contents["suggested_image_size"]
     return Pictures(
-        str(folder), contents["labels"], items, contents["fingerprint"], read, lambda: size, lost=lost
+        str(folder),
+        contents["labels"],
+        [record.item for record in records],
+        contents["fingerprint"],
+        read,
+        lambda: size,
+        lost=lost,
+        records=records,
     )
 
 
-def _index(path, split, count, classes, rows):
-    """Add (Item, place, path, offset, length) of each record to `rows`; (record, why) where it is damaged."""
+def _index(path, split, count, classes, records):
+    """Add a `Record` for each picture to `records`; (number, why) of the one where it is damaged."""
     record = 0
     try:
         with open(path, "rb") as file:
             for record, (offset, data) in enumerate(read_records(file), start=1):
-                rows.append((*_item(path, record, data, split, classes), path, offset, len(data)))
+                item, place, kind = _item(path, record, data, split, classes)
+                records.append(Record(item, place, kind, path, offset, len(data)))
     except DamagedRecord as damage:
         return record + 1, str(damage)
     except OSError as error:
@@ -244,14 +264,15 @@ def _item(path, record, data, split, classes):
             f"{where} has the label {values['label']}, and {CONTENTS} names {classes} classes, 0 to "
             f"{classes - 1}: pack the set again."
         )
-    return Item(os.fsdecode(values["name"]), split, values["label"]), values["place"]
+    kinds = [kind for kind, start in STARTS.items() if values["image"].startswith(start)]
+    return Item(os.fsdecode(values["name"]), split, values["label"]), values["place"], "".join(kinds)
 
 
-def _check(source, labels, rows, lost):
-    places = [(row[0].split, row[1]) for row in rows]
+def _check(source, labels, records, lost):
+    places = [(record.item.split, record.place) for record in records]
     if len(set(places)) < len(places):
         raise InputError(f"two shards of {str(source)!r} hold the same pictures: pack the set again.")
-    empty = set(range(len(labels))) - {row[0].label for row in rows if row[0].split == "train"}
+    empty = set(range(len(labels))) - {r.item.label for r in records if r.item.split == "train"}
     if empty and lost:
         raise InputError(
             f"class {labels[min(empty)]!r} of {str(source)!r} has no train pictures left without its damaged "

@@ -28,6 +28,7 @@ class Pictures:
         read: i -> the bytes of the file that item i is, or uint8 [h, w, 3]. Raises InputError.
         suggested_size: () -> the image size that suits them.
         lost: which records of a packed set were left out.
+        records: [packing.Record] of a packed set, for each item; None elsewhere.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Pictures:
     read: object
     suggested_size: object
     lost: list = dataclasses.field(default_factory=list)
+    records: list | None = None
 
     def picture(self, i, image_size=None):
         """Item i as uint8 [H, W, 3]; None leaves its size. Raises InputError."""

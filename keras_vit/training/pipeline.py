@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vit.training.augment import policy
+from keras_vit.training.service import ServedSplit
 
 GROUP = 32  # examples that are augmented, and mixed, together: a worker does those groups that it needs
 
@@ -47,13 +48,17 @@ def training_batches(split, model, recipe, first_epoch, last_epoch, even=False, 
     steps = steps_per_epoch(split, size)
     augment = policy(recipe.augment)
 
-    def epoch_batches(epoch):
-        order = tf.random.experimental.stateless_shuffle(
+    def shuffled(epoch):
+        return tf.random.experimental.stateless_shuffle(
             tf.range(count), seed=[seed, tf.cast(epoch, tf.int32)]
         )
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(size)
-        batches = batches.enumerate(start=epoch * steps)
-        return batches.skip(tf.where(epoch == first_epoch, tf.cast(skipped, tf.int64), 0))
+
+    def with_indices(known, step):
+        """The state is an epoch and its order, which serves until there is a step of another epoch."""
+        epoch, order = step // steps, known[1]
+        order = tf.cond(epoch == known[0], lambda: order, lambda: shuffled(epoch))
+        start = tf.cast(step % steps, tf.int32) * size
+        return (epoch, order), (step, order[start : start + size])
 
     def in_pieces(step, indices):
         return tf.data.Dataset.range(first_piece, last_piece).map(lambda piece: (step, indices, piece))
@@ -78,9 +83,18 @@ def training_batches(split, model, recipe, first_epoch, last_epoch, even=False, 
         batch = model.prepare(inputs), labels
         return _filled_up(batch, here, length, size / real) if even else batch
 
-    epochs = tf.data.Dataset.range(first_epoch, last_epoch)
-    batches = epochs.flat_map(epoch_batches).flat_map(in_pieces)
-    return batches.map(load, num_parallel_calls=2).prefetch(2)
+    # From the numbers of the steps on, so that a data service can deal them out to its workers. It goes on
+    # after the last one, as some may be lost with a worker.
+    served = isinstance(split, ServedSplit)
+    last = tf.int64.max if served else last_epoch * steps
+    none = tf.constant(-1, tf.int64), tf.zeros([count], tf.int32)
+    batches = tf.data.Dataset.range(first_epoch * steps + skipped, last).scan(none, with_indices)
+    batches = batches.flat_map(in_pieces)
+    if served:
+        batches = split.distribute(batches.map(load, num_parallel_calls=tf.data.AUTOTUNE))
+    else:
+        batches = batches.map(load, num_parallel_calls=2)
+    return batches.prefetch(2)
 
 
 def evaluation_batches(split, model, batch_size=256, even=False):
@@ -136,7 +150,9 @@ def _filled_up(batch, real, size, weight):
 
 
 def _gather(split, indices):
-    """Pick examples by NumPy: they may live in a file mapped into memory, larger than a tensor may be."""
+    """Pick examples; by NumPy: they may live in a file mapped into memory, larger than a tensor may be."""
+    if isinstance(split, ServedSplit):
+        return split.gather(indices)
 
     def pick(array):
         picked = tf.numpy_function(lambda i: np.asarray(array[i]), [indices], array.dtype)

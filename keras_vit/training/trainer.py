@@ -31,6 +31,7 @@ from keras_vit.training.pipeline import (
 from keras_vit.training.progress import reporter
 from keras_vit.training.recipes import PretrainingRecipe
 from keras_vit.training.runs import held, open_run
+from keras_vit.training.service import watched
 from keras_vit.training.stopping import Stop
 from keras_vit.training.strategies import check_batch_size, is_chief
 
@@ -182,7 +183,12 @@ def fit(
     parts = [(epoch, epoch + 1, step)] if step else []
     parts += [(epoch + bool(step), recipe.epochs, 0)]
     try:
-        with held(folder) if leads else contextlib.nullcontext(), stop, _lost_workers(strategy, stop, keeper):
+        with (
+            held(folder) if leads else contextlib.nullcontext(),
+            stop,
+            watched(data.train, folder),
+            _lost_workers(strategy, stop, keeper),
+        ):
             for first, last, skipped in parts:
                 if first == last or keeper.is_enough:
                     continue

@@ -8,6 +8,8 @@ from keras_vit.errors import InputError
 from keras_vit.export.aware import QuantizeAware
 from keras_vit.export.graph import fold, from_raw
 from keras_vit.export.kinds import quantizable_layers
+from keras_vit.modalities import Image
+from keras_vit.models import ViT
 from keras_vit.training.decoding import picture
 
 TOP = 5  # classes in the short answer
@@ -20,8 +22,9 @@ def write_saved_model(model, folder, labels=None):
     - serve_bytes: `image_bytes` string [N], each a JPEG or PNG file of any size. (TF Serving's
       REST interface takes base64 for inputs whose name ends in _bytes.)
 
-    A `MultimodalViT` has the first alone, with all the inputs that its `signature()` lists; clients send
-    what `Modality.encode` makes of texts and sounds.
+    Those of a `MultimodalViT` take all that its `signature()` lists; clients send what `Modality.encode`
+    makes of texts and sounds. It has serve_bytes if one of its modalities is an `Image` in colours; there the
+    empty string is a black picture, for examples that have none, as `present` says.
 
     Both answer, K being 5 or the number of classes if that is smaller:
 
@@ -42,8 +45,9 @@ def write_saved_model(model, folder, labels=None):
     Raises:
         InputError: a model of another kind, labels that do not fit.
     """
-    size, classes = getattr(model, "image_size", None), getattr(model, "classes", None)
+    classes = getattr(model, "classes", None)
     model, *quantizers = _servable(model)
+    pictures = picture_sizes(model)
     names = [str(label) for label in (range(classes) if labels is None else labels)]
     if isinstance(labels, str) or len(names) != classes:
         given = f"the text {labels!r}" if isinstance(labels, str) else f"{len(names)} labels"
@@ -60,13 +64,14 @@ def write_saved_model(model, folder, labels=None):
             "top_probabilities": best,
         }
 
-    def serve_bytes(image_bytes):
-        image = tf.map_fn(
-            lambda content: picture(content, size),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec((*size, 3)),
-        )
-        return serve(image=image)
+    def serve_bytes(**inputs):
+        for name, size in pictures.items():
+            inputs[name] = tf.map_fn(
+                functools.partial(_picture, size=size, optional=len(specs) > 1),
+                inputs.pop(f"{name}_bytes"),
+                fn_output_signature=tf.TensorSpec((*size, 3)),
+            )
+        return serve(**inputs)
 
     # Keras' own ExportArchive stores every weight twice, as a variable of Keras and as one of TensorFlow.
     module = tf.Module()
@@ -77,11 +82,28 @@ def write_saved_model(model, folder, labels=None):
     }
     module.serving_default = tf.function(serve, autograph=False).get_concrete_function(**specs)
     signatures = {"serving_default": module.serving_default}
-    if size:
-        files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        module.serve_bytes = tf.function(serve_bytes, input_signature=[files], autograph=False)
-        signatures["serve_bytes"] = module.serve_bytes
+    if pictures:
+        files = {f"{name}_bytes": tf.TensorSpec((None,), tf.string, f"{name}_bytes") for name in pictures}
+        others = {name: spec for name, spec in specs.items() if name not in pictures}
+        traced = tf.function(serve_bytes, autograph=False).get_concrete_function(**files, **others)
+        module.serve_bytes = signatures["serve_bytes"] = traced
     tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def picture_sizes(model):
+    """{name: (height, width)} of the inputs of a `ViT` or `MultimodalViT` that are pictures in colours."""
+    if isinstance(model, ViT):
+        return {"image": model.image_size}
+    shapes = {name: m.signature()["shape"] for name, m in model.modalities.items() if isinstance(m, Image)}
+    return {name: shape[:2] for name, shape in shapes.items() if shape[2] == 3}
+
+
+def _picture(content, size, optional):
+    """A file to float32 [H, W, 3]; if `optional`, zeros for the empty string."""
+    if not optional:
+        return picture(content, size)
+    empty = tf.equal(tf.strings.length(content), 0)
+    return tf.cond(empty, lambda: tf.zeros((*size, 3)), lambda: picture(content, size))
 
 
 def _servable(model):

@@ -18,6 +18,7 @@ from PIL import Image
 from keras_vit.errors import InputError
 from keras_vit.export.metadata import Builder, parsed, read_metadata, with_zip
 from keras_vit.export.probe import made_inputs
+from keras_vit.export.saved_model import picture_sizes
 
 FILES = ("compose.yaml", "models.config", "batching.config", "README.md")
 SIGNATURE_DEFS = "signature_defs_metadata"  # the name by which TF Serving looks for them in a .tflite
@@ -56,8 +57,20 @@ def write_serving(directory, model, version=1, name="vit", tflite=None, pictures
     (directory / "serving").mkdir(exist_ok=True)
     for file in FILES:
         template = environment.get_template(f"serving.{file}.jinja")
-        text = template.render(name=name, version=version, tflite=tflite is not None)
+        text = template.render(name=name, version=version, tflite=tflite is not None, **_inputs(model))
         (directory / "serving" / file).write_text(text, encoding="utf-8")
+
+
+def _inputs(model):
+    """What the README says of the inputs of a `MultimodalViT`; {} for a `ViT`."""
+    if hasattr(model, "image_size"):
+        return {}
+    lines = [
+        f'"{name}": {entry["dtype"]} [{", ".join(map(str, entry["shape"]))}]'
+        for name, entry in model.signature().items()
+    ]
+    files = " and ".join(f"`{name}_bytes`" for name in picture_sizes(model))
+    return {"inputs": '{"instances": [{' + ", ".join(lines) + "}]}", "files": files}
 
 
 def checked_version(version):
@@ -82,7 +95,7 @@ def write_warmup(folder, model, name="vit", pictures=None):
     TensorFlow prepares a graph in its first run, which takes many times as long as the others.
     The file is a TFRecord of PredictionLog messages: one picture for `serving_default`, two for
     `serve_bytes`, a JPEG and a PNG, since each has a decoder of its own. Of a multimodal model one made-up
-    example for `serving_default`.
+    example for `serving_default`, and two for `serve_bytes` if it takes pictures.
 
     Args:
         folder: of a SavedModel, `saved_model/<version>`.
@@ -94,7 +107,7 @@ def write_warmup(folder, model, name="vit", pictures=None):
     if hasattr(model, "image_size"):
         requests = _picture_requests(model.image_size, pictures)
     else:
-        requests = {"serving_default": made_inputs(model)}
+        requests = _multimodal_requests(model)
     path = Path(folder, "assets.extra", "tf_serving_warmup_requests")
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -120,6 +133,19 @@ def _picture_requests(image_size, pictures):
         "serving_default": {"image": pictures[:1].astype(np.float32)},
         "serve_bytes": {"image_bytes": files},
     }
+
+
+def _multimodal_requests(model):
+    """{signature: {input: value}} for a `MultimodalViT`."""
+    requests, sizes = {"serving_default": made_inputs(model)}, picture_sizes(model)
+    if sizes:
+        inputs = made_inputs(model, 2)
+        for name, size in sizes.items():
+            made = _made_pictures(size)
+            inputs[f"{name}_bytes"] = [_file(made[0], "JPEG"), _file(made[-1], "PNG")]
+            del inputs[name]
+        requests["serve_bytes"] = inputs
+    return requests
 
 
 def with_signature_defs(content):

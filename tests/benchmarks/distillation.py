@@ -1,10 +1,14 @@
-"""Does a small student learn more from a teacher? Held-out top-1 on the handwritten digits, per cent.
+"""Does a small student learn more from a teacher? Held-out top-1, per cent.
 
     python tests/benchmarks/distillation.py [--pictures 200] [--seeds 3] [--out FOLDER]
+    python tests/benchmarks/distillation.py --data cifar10.zip --teacher mobile_demo/cifar10/run --seeds 2
 
-The teacher is `keras-vit train digits` (1,438 pictures). The student has 1/27 of its weights and sees 200 of
-the pictures, other ones for each seed: alone; and with the teacher's answers, hard or soft, with one head
-for both or with a distillation token. All by the same recipe, for the same time.
+The student learns alone; and with the teacher's answers, hard or soft, with one head for both or with a
+distillation token. All by the same recipe, for as many epochs.
+
+- digits: the teacher is `keras-vit train digits` (1,438 pictures). The student has 1/27 of its weights and
+  sees 200 of the pictures, other ones for each seed.
+- --data: the teacher is a RUN, and the student a Nano/4 that sees all pictures, 5 times.
 """
 
 import argparse
@@ -29,6 +33,7 @@ STUDENT = {
     "dropout": 0.0,
     "weight_decay": 0.05,
 }
+LARGER = {"variant": "Nano/4", "pooling": "cls", "epochs": 5, "learning_rate": 2e-3, "warmup_epochs": 1}
 TAUGHT = {
     "alone": {},
     "hard": {"distill": "hard"},
@@ -40,34 +45,41 @@ TAUGHT = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=200, help="that the student sees")
+    parser.add_argument("--pictures", type=int, default=200, help="that the student sees, of the digits")
+    parser.add_argument("--data", help="a folder or .zip of pictures instead of the digits")
+    parser.add_argument("--teacher", help="a RUN trained on them")
+    parser.add_argument("--ways", default=";".join(TAUGHT), help="some of: %(default)s")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="keep the runs here; what is there is not trained again")
     options = parser.parse_args()
     console, silent = Console(), Console(quiet=True)
     with tempfile.TemporaryDirectory() as folder:
-        out, data = options.out or Path(folder), load_data("digits")
-        history = train(data, out / "teacher", recipe("thumbnails", (8, 8)), silent, progress="quiet")
-        teacher = load_teacher(out / "teacher", data.labels)
-        large, small = teacher.model.count_params(), _student(0).build(10).count_params()
-        top1 = 100 * history[-1]["val_accuracy"]
-        console.print(f"teacher: {large:,} weights, {top1:.1f}%; student: {small:,} weights")
+        out, chosen = options.out or Path(folder), ("thumbnails", (8, 8), STUDENT)
+        if options.data is None:
+            data = load_data("digits")
+            train(data, out / "teacher", recipe("thumbnails", (8, 8)), silent, progress="quiet")
+        else:
+            data, chosen = load_data(options.data, 32), ("small", (32, 32), LARGER)
+        teacher = load_teacher(options.teacher or out / "teacher", data.labels)
+
+        def student(seed, how):
+            name, image_size, fields = chosen
+            return recipe(name, image_size, **fields, **how, seed=seed)
+
+        large, small = teacher.model.count_params(), student(0, {}).build(len(data.labels)).count_params()
+        console.print(f"teacher: {large:,} weights; student: {small:,} weights")
         table = Table("student", "mean", "from", "to")
-        for name, how in TAUGHT.items():
-            scores = []
+        for name in options.ways.split(";"):
+            how, scores = TAUGHT[name], []
             for seed in range(options.seeds):
-                part = _part(data, options.pictures, seed)
-                run = out / name.replace(", ", "_") / f"{options.pictures}_{seed}"
+                part = data if options.data else _part(data, options.pictures, seed)
+                run = out / name.replace(", ", "_") / f"{len(part.train)}_{seed}"
                 taught = {"teacher": teacher if how else None, "progress": "quiet"}
-                history = train(part, run, _student(seed, **how), silent, **taught)
+                history = train(part, run, student(seed, how), silent, **taught)
                 scores.append(100 * history[-1]["val_accuracy"])
                 console.print(f"{name}, seed {seed}: {scores[-1]:.1f}")
             table.add_row(name, *(f"{f(scores):.1f}" for f in (np.mean, min, max)))
         console.print(table)
-
-
-def _student(seed, **how):
-    return recipe("thumbnails", (8, 8), **STUDENT, **how, seed=seed)
 
 
 def _part(data, count, seed):

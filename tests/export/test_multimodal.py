@@ -1,11 +1,15 @@
 """A multimodal model through fold, quantization, conversion and the proof that its copies agree."""
 
+import io
 import json
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
+import tensorflow as tf
 from random_weights import randomize
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_vit import MultimodalViT
 from keras_vit.errors import InputError
@@ -227,3 +231,44 @@ def test_the_search_for_parts_to_protect_is_for_images_alone(whole):
     data = (raw, np.zeros(8, "int32"))
     with pytest.raises(InputError, match="models of images alone, not for a multimodal one: name the parts"):
         choose_protected(whole, "int8_static", raw, data, max_drop=0.5)
+
+
+def test_the_saved_model_takes_picture_files_beside_the_other_inputs(whole, directory):
+    """Also as its own warm-up requests ask for it; an absent picture is the empty string."""
+    served = tf.saved_model.load(str(directory / "saved_model" / "1"))
+    inputs = examples(whole, 24)
+    inputs["image"] = np.round(inputs["image"])
+    inputs["image"][12:] = 0  # these are absent
+    files = [png(image.astype(np.uint8)) for image in inputs["image"][:12]] + [b""] * 12
+    expected = answer(whole, inputs)
+    others = {name: tf.constant(x) for name, x in inputs.items() if name != "image"}
+    given = served.signatures["serve_bytes"](image_bytes=tf.constant(files), **others)
+    np.testing.assert_allclose(given["probability"], expected, atol=1e-5)
+    assert given["label"].numpy().tolist() == [LABELS[i].encode() for i in expected.argmax(1)]
+
+    warm_up = directory / "saved_model" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    asked = {}
+    for record in tf.data.TFRecordDataset(str(warm_up)).as_numpy_iterator():
+        request = PredictionLog.FromString(record).predict_log.request
+        inputs = {key: tf.constant(tf.make_ndarray(tensor)) for key, tensor in request.inputs.items()}
+        asked[request.model_spec.signature_name] = inputs
+        answers = served.signatures[request.model_spec.signature_name](**inputs)["probability"].numpy()
+        np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
+    assert list(asked) == ["serving_default", "serve_bytes"]
+    assert [content[:4] for content in asked["serve_bytes"]["image_bytes"].numpy()] == [
+        b"\xff\xd8\xff\xe0",
+        b"\x89PNG",
+    ]
+
+
+def test_the_serving_readme_lists_the_inputs(directory):
+    text = (directory / "serving" / "README.md").read_text()
+    assert '{"instances": [{"image": float32 [8, 8, 3], "text": int32 [5], "audio": float32 [320], ' in text
+    assert '"present": float32 [4]}]}' in text
+    assert '"serve_bytes"`, `image_bytes` takes the place of the pixels' in text
+
+
+def png(pixels):
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

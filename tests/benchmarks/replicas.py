@@ -1,14 +1,14 @@
 """Do two replicas cost anything? Images per second of 2 workers against one process on the same 2 cores.
 
-    python tests/benchmarks/replicas.py            # the recipe `compact`: 3 minutes
+    python tests/benchmarks/replicas.py            # the recipe `compact`: 2 minutes
     python tests/benchmarks/replicas.py --variant Ti/16 --image-size 224 --batch-size 32
 
 The same steps of the same global batch through `fit`, as under `keras-vit launch`: each worker has its share
 of the cores, and gradients are summed over 127.0.0.1. The two take turns; the ratio is that of the medians.
 Anchor: 0.95x.
 
-Expect on two cores of an AMD EPYC, otherwise idle: 0.93x and 0.96x (two runs) with `compact`, 1.05x with
-Ti/16 at 224 pixels. How much work there is for each gradient decides: with Ti/16 at 64 pixels, batch 64, it
+Expect on two cores of an AMD EPYC: 0.91x to 1.14x with `compact` (nine runs on two machines: one process takes
+58 or 69 ms a step, as the machine pleases, two take 62), 0.99x to 1.05x with Ti/16 at 224 pixels. How much work there is for each gradient decides: with Ti/16 at 64 pixels, batch 64, it
 is 0.72x: its gradients, 23 MB, take 38 ms of a step of 260, and each worker updates all weights by itself.
 """
 

@@ -12,9 +12,9 @@ It depends on the processor: XNNPACK's int8 kernels for WebAssembly are fast whe
 dot product of 8-bit numbers (its `use_wasm_sdot`). Arm has (phones since about 2018); on x86, V8 makes it of
 AVX-VNNI alone, not of AVX512-VNNI, and else of an instruction that saturates. The output says which it is.
 
-Found, one thread, Ti/16, where it is exact: 3.05x (float32 53.7 ms, int8_static 17.6) and int8 1.84x on an AMD
+Found, one thread, Ti/16, where it is exact: int8_static 3.05x (17.6 ms, float32 53.7), int8 1.84x on an AMD
 EPYC of Zen 5, otherwise idle. Where it saturates: 1.14x on an older EPYC, 1.20x on a busy Intel Xeon.
-LiteRT's build without relaxed SIMD took as long for int8_static on the older EPYC (52.7 ms; 52.3 with), so the
+LiteRT's build without relaxed SIMD took as long for int8_static on the older EPYC (52.7 ms; 52.3 with): the
 dot product was not in use; its float32 was slower (80.5 ms; 59.3 with), so the page takes the other build.
 """
 

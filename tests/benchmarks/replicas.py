@@ -7,9 +7,10 @@ The same steps of the same global batch through `fit`, as under `keras-vit launc
 of the cores, and gradients are summed over 127.0.0.1. The two take turns; the ratio is that of the medians.
 Anchor: 0.95x.
 
-Expect on two cores of an AMD EPYC: 0.91x to 1.14x with `compact` (nine runs on two machines: one process takes
-58 or 69 ms a step, as the machine pleases, two take 62), 0.99x to 1.05x with Ti/16 at 224 pixels. How much work there is for each gradient decides: with Ti/16 at 64 pixels, batch 64, it
-is 0.72x: its gradients, 23 MB, take 38 ms of a step of 260, and each worker updates all weights by itself.
+Expect on two cores of an AMD EPYC: 0.91x to 1.14x with `compact` (nine runs, two machines: one process takes
+58 or 69 ms a step, as the machine pleases, two take 62), 0.99x to 1.05x with Ti/16 at 224 pixels. How much
+work there is for each gradient decides: with Ti/16 at 64 pixels, batch 64, it is 0.72x: its gradients, 23 MB,
+take 38 ms of a step of 260, and each worker updates all weights by itself.
 """
 
 import argparse

@@ -8,10 +8,11 @@ same number of parameters, AdamW with gradients clipped as a whole, cross-entrop
 has the AdamW of our recipes, theirs that of Keras. Anchor: 1.2x.
 
 Expect on two shared cores, batch 16: 1.17x in float32 (1.16x to 1.22x over several runs on older processors:
-the anchor is not reached reliably; 1.21x on an idle EPYC of Zen 5) and 1.23x in mixed_bfloat16. What makes the difference: only the row of [CLS] through the
-last block (6% of the products), patches as a matrix product, LayerNorm with its gradient written out (2%),
-and in bfloat16 a GELU that is computed in float32 (9%). In float32 four fifths of our step are matrix
-products at the processor's peak, so little is left to win. With `--jit on`: 1.0x to 1.1x.
+the anchor is not reached reliably; 1.21x on an idle EPYC of Zen 5) and 1.23x in mixed_bfloat16. What makes
+the difference: only the row of [CLS] through the last block (6% of the products), patches as a product,
+LayerNorm with its gradient written out (2%), and in bfloat16 a GELU that is computed in float32 (9%). In
+float32 four fifths of our step are matrix products at the processor's peak, so little is left to win. With
+`--jit on`: 1.0x to 1.1x.
 "unsteady" means that the machine was busy: the two ways to take the ratio disagree.
 """
 

@@ -7,7 +7,8 @@ The set must be a packed one (`pack`) of JPEG or PNG files, at the same path for
 service is the pipeline, as a graph of TensorFlow's operators: it needs the same version of TensorFlow there.
 The steps of a run are dealt out to the service's workers, each step once. With one worker the batches are
 those of training without a service, in their order; with several, one that is ready early may come early.
-What a worker had in hand when it was lost is left out.
+What a worker had in hand when it was lost is left out. Whoever reaches its ports can let it run such a graph:
+serve in a network that you trust.
 """
 
 import contextlib
@@ -47,10 +48,11 @@ class ServedSplit:
 
         from keras_vit.training.decoding import picture
 
-        paths = sorted({str(record.path.resolve()) for record in self.records})
+        # Not resolved: a link may lead elsewhere on the machines of the service.
+        paths = sorted({os.path.abspath(record.path) for record in self.records})
         number = {path: i for i, path in enumerate(paths)}
         sizes = tf.constant([os.path.getsize(path) for path in paths], tf.int64)
-        places = [(number[str(r.path.resolve())], r.offset, r.length) for r in self.records]
+        places = [(number[os.path.abspath(r.path)], r.offset, r.length) for r in self.records]
         places, labels = tf.constant(places, tf.int64), tf.constant([r.item.label for r in self.records])
 
         def read(index):

@@ -142,6 +142,12 @@ class QuantizeAware(keras.Model):
             inputs = ops.cast(inputs, "float32") * (std * 255.0) + mean * 255.0
         return self.model(inputs, training=training)
 
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if isinstance(self.model, MultimodalViT):
+            loss = loss + self.model.prediction_loss(sample_weight)
+        return loss
+
     def compute_output_shape(self, input_shape):
         return self.model.compute_output_shape(input_shape)
 

@@ -25,11 +25,11 @@ def test_the_grid_is_rows_by_columns():
     assert ViTConfig.of("Ti/16x8").grid((64, 96)) == (4, 12)
 
 
-def test_the_phone_preset_is_ti_with_three_parts_changed():
+def test_the_phone_preset_is_ti_with_two_parts_changed():
     phone, plain = ViTConfig.of("phone/16").for_size(224), ViTConfig.of("Ti/16")
-    assert (phone.attention, phone.merge, phone.registers) == ("relu", (5, 36), 11)
-    assert dataclasses.replace(phone, attention="soft", merge=None, registers=0) == plain
-    assert ViTConfig.of("phone/16", attention="soft").attention == "soft"
+    assert (phone.merge, phone.registers) == ((4, 36), 11)
+    assert dataclasses.replace(phone, merge=None, registers=0) == plain
+    assert ViTConfig.of("phone/16", merge=None).merge is None
 
 
 @pytest.mark.parametrize(

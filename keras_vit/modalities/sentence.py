@@ -42,7 +42,7 @@ class VisualPrediction(ExplicitMask, keras.layers.Layer):
         return {**super().get_config(), "features": self.features}
 
 
-def visual_prediction_loss(predicted, target, kind="cosine", mask=None):
+def visual_prediction_loss(predicted, target, kind="cosine", mask=None, sample_weight=None):
     """How far predicted features are from the vision module's: a scalar, float32.
 
         cosine: 1 - p . t / (|p| |t|)        l2: mean over the features of (p - t)^2
@@ -54,6 +54,8 @@ def visual_prediction_loss(predicted, target, kind="cosine", mask=None):
         kind: "cosine" or "l2".
         mask: [...], True = counts: where both the text and the picture are there. What else stands there
             (NaN too) changes neither the loss nor a gradient.
+        sample_weight: [...], a factor on each. As in Keras' losses the mean is over how many count, not over
+            their weights: so that the mean over several parts of a batch is that of the batch.
     """
     one_of("kind of visual prediction", kind, KINDS)
     given, expected = tuple(predicted.shape), tuple(target.shape)
@@ -72,9 +74,9 @@ def visual_prediction_loss(predicted, target, kind="cosine", mask=None):
         loss = ops.mean(ops.square(predicted - target), axis=-1)
     else:
         loss = 1 - ops.sum(_unit(predicted) * _unit(target), axis=-1)
-    if mask is None:
-        return ops.mean(loss)
-    counts = ops.cast(mask, "float32")
+    counts = ops.ones_like(loss) if mask is None else ops.cast(mask, "float32")
+    if sample_weight is not None:
+        loss = loss * ops.cast(sample_weight, "float32")
     return ops.sum(loss * counts) / ops.maximum(ops.sum(counts), 1.0)
 
 

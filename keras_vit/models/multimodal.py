@@ -113,7 +113,7 @@ class MultimodalViT(keras.Model):
         self.norm = LayerNorm(affine="norms" not in self.folded or not classes, name="norm", **shared)
         self.mean = Pooling("mean", name="mean", **shared)
         self.head = Linear(classes, kernel_initializer="zeros", name="head", **shared) if classes else None
-        self.prediction = None
+        self.prediction = self._predicted = None
         if self.visual_weight:
             self._sentence, self._picture = self._pair_to_predict()
             self.prediction = VisualPrediction(width, name="prediction", **shared)
@@ -164,7 +164,7 @@ class MultimodalViT(keras.Model):
             here = None if present is None else present[:, i : i + 1]  # no slice that drops an axis
             tokens[name], masks[name] = self.modalities[name](inputs[name], present=here, training=training)
         if training and self.prediction is not None and {self._sentence, self._picture} <= set(names):
-            self.add_loss(self.visual_weight * self._prediction_loss(tokens, masks))
+            self._predicted = self._prediction(tokens, masks)
         x, mask = self._joined(tokens, masks)
         # Tokens that the mask leaves out are 0 and [CLS] is always seen, so one addition does it.
         bias = as_bias(mask)
@@ -195,12 +195,35 @@ class MultimodalViT(keras.Model):
         )
         return stays if present is None else ops.logical_and(stays, present)
 
-    def _prediction_loss(self, tokens, masks):
+    def _prediction(self, tokens, masks):
+        """(predicted features [B, width], those to predict, where both are present [B])."""
         sentence, seen = tokens[self._sentence], masks[self._sentence]
         predicted = self.prediction(sentence, mask=seen)
         target = self.mean(tokens[self._picture], mask=masks[self._picture])
         both = ops.logical_and(ops.any(seen, axis=1), ops.any(masks[self._picture], axis=1))
-        return visual_prediction_loss(predicted, target, self.visual_loss, mask=both)
+        return predicted, target, both
+
+    def prediction_loss(self, sample_weight=None):
+        """`visual_weight` times the visual sentence's loss in the latest call with `training=True`, once.
+
+        `compute_loss`, and so `fit`, adds it; add it in a training loop of your own. It is not in
+        `losses`, as it heeds the weights of the examples: those that fill up a batch have none.
+
+        Args:
+            sample_weight: [B].
+
+        Returns:
+            a scalar; 0 without such a call, or where the text or the image was not given.
+        """
+        if self._predicted is None:
+            return 0.0
+        (predicted, target, both), self._predicted = self._predicted, None
+        loss = visual_prediction_loss(predicted, target, self.visual_loss, both, sample_weight)
+        return self.visual_weight * loss
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        extra = self.prediction_loss(sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training) + extra
 
     def _joined(self, tokens, masks):
         """(all tokens [B, N, width], their mask: of tokens [B, N], or of pairs [B, N, N])."""

@@ -13,8 +13,7 @@ def accumulate(model, parts):
     """Let each training step of a compiled `model` go through its batch in so many `parts`, in place.
 
     The update is that of the whole batch but for rounding, and for what is random in the model; each replica
-    of a strategy divides its own share. (What a model adds to the loss by `add_loss` counts each part alike:
-    parts differ by one example at most.)
+    of a strategy divides its own share.
 
     Args:
         parts: how many; 1 changes nothing.

@@ -23,7 +23,7 @@ import numpy as np
 
 LOST = 0.5  # points
 SHAPE = {"patch_size": 4, "width": 64, "depth": 6, "heads": 2, "mlp_width": 256}
-PARTS = {"registers": {"registers": None}, "relu": {"attention": "relu"}, "merge": {"merge": (3, 16)}}
+PARTS = {"registers": {"registers": None}, "relu": {"attention": "relu"}, "merge": {"merge": (2, 16)}}
 
 
 def accuracy(data, folder, variant, seed, epochs, quantized):
@@ -61,9 +61,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/phone"))
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument(
-        "--kinds", default="plain,registers+relu+merge", help="parts; the first is the anchor"
-    )
+    parser.add_argument("--kinds", default="plain,registers+merge", help="parts; the first is the anchor")
     parser.add_argument("--float", action="store_true", help="without quantization-aware training and files")
     options = parser.parse_args()
     from keras_vit.training import load_data

@@ -233,6 +233,17 @@ def test_the_search_for_parts_to_protect_is_for_images_alone(whole):
         choose_protected(whole, "int8_static", raw, data, max_drop=0.5)
 
 
+def test_a_quantization_aware_model_goes_on_predicting_pictures(whole):
+    """The loss of the visual sentence is part of its training too."""
+    aware = quantize_aware(whole, "int8")
+    aware.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = whole.prepare(made_inputs(whole, 4)), np.array([0, 1, 2, 0])
+    logits = aware(x, training=True)
+    both, labels_alone = (float(aware.compute_loss(x, y, logits, training=True)) for _ in range(2))
+    assert labels_alone == pytest.approx(float(aware.loss(y, logits)), rel=1e-5)
+    assert 0.05 < both - labels_alone < 1, "0.5 times one minus a cosine"
+
+
 def test_the_saved_model_takes_picture_files_beside_the_other_inputs(whole, directory):
     """Also as its own warm-up requests ask for it; an absent picture is the empty string."""
     served = tf.saved_model.load(str(directory / "saved_model" / "1"))

@@ -52,6 +52,7 @@ def accumulate(model, parts):
                 with tf.control_dependencies(carried[2]):
                     carried = step(*carried)
             _, loss, gradients = carried
+        model._loss_tracker.weights_of_batch = weights  # not those of the last part
         model._loss_tracker.update_state(loss * replicas, sample_weight=_length(x))
         gradients = [sum_ if seen else None for sum_, seen in zip(gradients, reached, strict=True)]
         model.optimizer.apply_gradients(zip(gradients, variables, strict=True))

@@ -20,7 +20,7 @@ from keras_vit.training.averaging import EvaluateAverages
 from keras_vit.training.callbacks import SECONDS, Keeper
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.distillation import teach
-from keras_vit.training.metrics import CountedAccuracy
+from keras_vit.training.metrics import CountedAccuracy, count_losses
 from keras_vit.training.optimizer import LayerwiseAdamW, SummedAdamW, warmup_cosine
 from keras_vit.training.pipeline import (
     distributed,
@@ -269,4 +269,5 @@ def compile_for(model, recipe, steps, schedule=None):
             weighted_metrics=[CountedAccuracy(name="accuracy")],
         )
     optimizer.build(model.trainable_variables)
+    count_losses(model)
     accumulate(model, recipe.accumulate)

@@ -62,9 +62,9 @@ def write_serving(directory, model, version=1, name="vit", tflite=None, pictures
 
 
 def _inputs(model):
-    """What the README says of the inputs of a `MultimodalViT`; {} for a `ViT`."""
+    """What the README says of the inputs of a `MultimodalViT`; of a `ViT`'s it says more, by itself."""
     if hasattr(model, "image_size"):
-        return {}
+        return {"inputs": None, "files": None}
     lines = [
         f'"{name}": {entry["dtype"]} [{", ".join(map(str, entry["shape"]))}]'
         for name, entry in model.signature().items()

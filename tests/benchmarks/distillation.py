@@ -8,7 +8,9 @@ distillation token. All by the same recipe, for as many epochs.
 
 - digits: the teacher is `keras-vit train digits` (1,438 pictures). The student has 1/27 of its weights and
   sees 200 of the pictures, other ones for each seed.
-- --data: the teacher is a RUN, and the student a Nano/4 that sees all pictures, 5 times.
+- --data: the teacher is a RUN, and the student a Nano/4 that sees all pictures, 5 times. Expect on CIFAR-10,
+  with the demo model (80.9%) as the teacher: 57.2 and 57.2% alone, 59.4% with soft answers (one seed); the
+  other ways were not run. 6 minutes a student on two cores.
 """
 
 import argparse

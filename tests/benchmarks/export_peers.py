@@ -24,8 +24,9 @@ here. They come from an earlier measurement with float32 at 14.3 ms, where this 
 between runtimes vary with the processor.
 
 On an EPYC of Zen 5 (float32 at 11.4 ms, int8_static at 3.8): 2.97x float32, 6.20x stock full int8, 9.3x
-keras-hub's, 2.17x ONNX Runtime, 1.34x and 1.39x OpenVINO (two runs); phone 2.51x. Two thirds of int8_static
-are FULLY_CONNECTED near the processor's peak there: all the rest is 1.3 ms.
+keras-hub's, 2.17x ONNX Runtime, 1.34x to 1.40x OpenVINO (three runs); phone 2.68x. Two thirds of int8_static
+are FULLY_CONNECTED near the processor's peak there: all the rest is 1.3 ms. (The other figures of phone here
+are those of an earlier preset, with ReLU attention, that was 3% slower.)
 
 On an Intel Xeon with AVX512-VNNI, otherwise idle, int8_static at 8.7 ms: 2.25x float32, 5.7x stock full int8,
 7.9x keras-hub's, 1.80x ONNX Runtime, 1.19x OpenVINO; int8_mixed at 8.0: 2.47x float32, 1.17x stock dynamic,

@@ -67,7 +67,7 @@ def write_saved_model(model, folder, labels=None):
     def serve_bytes(**inputs):
         for name, size in pictures.items():
             inputs[name] = tf.map_fn(
-                functools.partial(_picture, size=size, optional=len(specs) > 1),
+                functools.partial(_picture, size=size, optional=not isinstance(model, ViT)),
                 inputs.pop(f"{name}_bytes"),
                 fn_output_signature=tf.TensorSpec((*size, 3)),
             )

@@ -50,7 +50,7 @@ def _reduce(usual):
         if not several or reduction not in ("auto", "mean"):
             return usual(values, strategy, reduction)
         flat = tf.nest.flatten(values)
-        # In one message for all metrics, where each `strategy.reduce` would be one: 1 ms a step.
+        # In one message for all metrics, where each `strategy.reduce` would be one.
         means = strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.MEAN, [(x, x) for x in flat])
         local = [strategy.experimental_local_results(mean)[0] for mean in means]
         return tf.nest.pack_sequence_as(values, local)

@@ -20,6 +20,7 @@ import threading
 import time
 
 from keras_vit.errors import InputError
+from keras_vit.training.addresses import bind, is_address, parts, why_silent
 
 SECONDS = 10  # to wait for the service at first
 LOST = 60  # and when it was there before
@@ -81,22 +82,18 @@ class ServedSplit:
 
 def check_service(address, seconds=SECONDS):
     """Raise an InputError when nothing answers at "HOST:PORT", where TensorFlow would wait. Returns it."""
-    host, _, port = str(address).removeprefix("grpc://").rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    place = str(address).removeprefix("grpc://")
+    if not is_address(place):
         raise InputError(f"a data service has an address such as 127.0.0.1:5050, not {address!r}.")
     end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=2).close()
-            return f"{host}:{port}"
-        except OSError as error:
-            why = error.strerror or str(error)
+    while why := why_silent(place):
         if time.monotonic() > end:
             raise InputError(
-                f"no data service answers at {host}:{port} ({why}): start one there with keras-vit "
-                f"serve-data --port {port}, or leave out --data-service."
+                f"no data service answers at {place} ({why}): start one there with keras-vit "
+                f"serve-data --port {parts(place)[1]}, or leave out --data-service."
             )
         time.sleep(0.2)
+    return place
 
 
 @contextlib.contextmanager
@@ -173,9 +170,8 @@ def serve(port=0, host=None, join=None, seconds=SECONDS):
 def _check_free(port):
     """TensorFlow would share a port that another server has, and the two would answer in turns."""
     with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not matter
         try:
-            listener.bind(("", port))
+            bind(listener, port)
         except OSError as error:
             raise InputError(
                 f"cannot listen at port {port} ({error.strerror}): is a data service there already? Join it, "

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_vit.errors import InputError, one_of
 from keras_vit.training import replicas
+from keras_vit.training.addresses import bind, is_address, parts, why_silent
 
 STRATEGIES = ("auto", "none", "mirrored", "multiworker")
 SECONDS = 60  # to wait for the other workers
@@ -103,7 +104,7 @@ def _tf_config():
     except ValueError as error:
         raise InputError(f"TF_CONFIG is not valid JSON ({error}): {expected}.") from None
     workers = config.get("cluster", {}).get("worker") if isinstance(config, dict) else None
-    if not isinstance(workers, list) or not workers or not all(_is_address(place) for place in workers):
+    if not isinstance(workers, list) or not workers or not all(is_address(place) for place in workers):
         raise InputError(f"TF_CONFIG has no list of workers' addresses, but {workers!r}: {expected}.")
     others = sorted(set(config["cluster"]) - {"worker"})
     if others:
@@ -114,11 +115,6 @@ def _tf_config():
     if not 0 <= task["index"] < len(workers):
         raise InputError(f"TF_CONFIG has the worker {task['index']} of {len(workers)}: {expected}.")
     return config
-
-
-def _is_address(text):
-    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
-    return bool(host) and port.isdigit() and 0 < int(port) < 65536
 
 
 def meet(workers, index, seconds):
@@ -137,32 +133,18 @@ def meet(workers, index, seconds):
     """
     end, missing = time.monotonic() + seconds, [place for i, place in enumerate(workers) if i != index]
     with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("", _address(workers[index])[1]))
+            bind(listener, parts(workers[index])[1])
         except OSError as error:
             raise InputError(
                 f"worker {index} cannot listen at {workers[index]} ({error.strerror}): is another process of "
                 "an earlier run still there? Stop it, or use another port."
             ) from None
         listener.listen(len(workers))
-        while missing := [place for place in missing if not _answers(place)]:
+        while missing := [place for place in missing if why_silent(place)]:
             if time.monotonic() > end:
                 raise InputError(
                     f"after {seconds:g} s worker {index} cannot reach {', '.join(missing)}: start all "
                     "workers within that time, with addresses that each of them can reach."
                 )
             time.sleep(0.2)
-
-
-def _answers(place):
-    try:
-        with socket.create_connection(_address(place), timeout=2):
-            return True
-    except OSError:
-        return False
-
-
-def _address(place):
-    host, _, port = place.rpartition(":")
-    return host, int(port)

@@ -28,6 +28,7 @@ from keras_vit.export.probe import made_inputs
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantizers import FakeQuantizer, image_limits
 from keras_vit.layers import Convolution, Linear
+from keras_vit.modalities import Modality
 from keras_vit.modalities.pixels import limits
 from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import variables_by_name
@@ -190,7 +191,7 @@ class QuantizeAware(keras.Model):
 
         def observe(key, x):
             if key in seen:
-                seen[key].append(METHODS[method](ops.convert_to_numpy(x)))
+                seen[key].append(METHODS[method](self.quantizers[key].observed(ops.convert_to_numpy(x))))
 
         self._observe = observe
         try:
@@ -219,6 +220,8 @@ class QuantizeAware(keras.Model):
         for name, layer in quantizable_layers(plain):
             if isinstance(layer, Linear | Convolution):
                 layer.kernel.assign(self._quantize(name, "kernel", layer.kernel))
+            elif isinstance(layer, Modality) and f"{name}.table" in self.quantizers:
+                layer.table.assign(self._quantize(name, "table", layer.table))
         if self._takes_pixels:
             names = variables_by_name(plain)
             names = {

@@ -129,13 +129,14 @@ def quantize_file(content, model, ranges, kinds, full=False):
         model: the folded model with rounded kernels that `content` was made from.
         ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
         kinds: "block_0.attention.query.kernel" -> kind of fake quantizer, see `QuantizeAware.kinds`.
-        full: every operator int8, and uint8 in and out.
+        full: every operator int8 that can be, uint8 pixels in, and uint8 probabilities out.
     """
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.quantizer import Quantizer
 
     from keras_vit.export.metadata import packed, parsed
-    from keras_vit.export.placement import plan
+    from keras_vit.export.placement import pixel_inputs, plan
+    from keras_vit.models.multimodal import MultimodalViT
 
     quantizer = Quantizer(bytearray(content))
     rules, tensor_ranges = plan(content, model, ranges, kinds, full)
@@ -156,10 +157,30 @@ def quantize_file(content, model, ranges, kinds, full=False):
         unsigned = qtyping.TensorQuantizationConfig(8, symmetric=False, dtype=qtyping.TensorDataType.UINT)
         weights = qtyping.TensorQuantizationConfig(8, granularity=qtyping.QuantGranularity.CHANNELWISE)
         config = qtyping.OpQuantizationConfig(unsigned, weights, qtyping.ComputePrecision.INTEGER)
-        for end in ("INPUT", "OUTPUT"):
+        # The recipe knows all inputs or none, and a waveform needs more than 8 bits: see `_take_pixels`.
+        for end in ("OUTPUT",) if isinstance(model, MultimodalViT) else ("INPUT", "OUTPUT"):
             quantizer.update_quantization_recipe(".*", end, config)
     result = quantizer.quantize(tensor_ranges or None, enable_progress_report=False)
-    return packed(parsed(result.quantized_model))
+    file = parsed(result.quantized_model)
+    if full and isinstance(model, MultimodalViT):
+        _take_pixels(file, pixel_inputs(model))
+    return packed(file)
+
+
+def _take_pixels(file, names):
+    """Make the inputs called `names` uint8, where an operator QUANTIZE is all that takes them."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    from keras_vit.export.placement import INPUT
+
+    graph = file.subgraphs[0]
+    codes = [flatbuffer_utils.opcode_to_name(file, i) for i in range(len(file.operatorCodes))]
+    for index in graph.inputs:
+        takers = {codes[op.opcodeIndex] for op in graph.operators if index in op.inputs}
+        tensor = graph.tensors[index]
+        if tensor.name.decode() in {f"{INPUT}{name}:0" for name in names} and takers == {"QUANTIZE"}:
+            tensor.type = flatbuffer_utils.TensorType.UINT8
+            tensor.quantization.scale, tensor.quantization.zeroPoint = [1.0], [0]
 
 
 if __name__ == "__main__":

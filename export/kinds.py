@@ -17,9 +17,12 @@ from keras_vit.layers import (
     LearnedPositions,
     Linear,
 )
+from keras_vit.modalities import Modality, Text
+from keras_vit.modalities.grid import GridModality
+from keras_vit.modalities.pixels import Pixels
 from keras_vit.models.multimodal import MultimodalViT
 
-HOOKED = (Linear, Convolution, Attention, LayerNorm, LearnedPositions, EncoderBlock, DecoderBlock)
+HOOKED = (Linear, Convolution, Attention, LayerNorm, LearnedPositions, EncoderBlock, DecoderBlock, Modality)
 
 PATCHES = "patches.projection"
 FIRST = "patches.convolution_1"
@@ -27,8 +30,9 @@ FIRST = "patches.convolution_1"
 LAST = ("head", "pool.")
 # The queries of a visual sentence are learned: what its first decoder block makes of them alone is a constant
 # in the file, and no operator.
-CONSTANT = re.compile(r"\.decoder_0\.(attention($|\.)|cross_attention\.query$)")
+CONSTANT = re.compile(r"\.decoder_0\.(norm_[12]$|attention($|\.)|cross_attention\.query$)")
 FROM_CONSTANT = re.compile(r"\.decoder_0\.cross_attention(\.output)?$")
+UNMASKED = re.compile(r"\.decoder_\d+\.attention$")  # of the attentions of a text
 # Whose outputs enter the products of attention.
 ATTENDED = ("attention.query", "attention.key", "attention.value")
 # The values of a config that int8_full takes; each has a fixed list of tensors with int8 kernels.
@@ -49,8 +53,7 @@ def quantizable_layers(model):
 
     Of a `MultimodalViT` those that take part in an answer: not what only training has.
     """
-    if not isinstance(model, MultimodalViT):
-        yield "model", model
+    yield "model", model
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, HOOKED):
             name = layer.path.removeprefix(f"{model.name}/").replace("/", ".")
@@ -60,13 +63,8 @@ def quantizable_layers(model):
 
 def check_takes(profile, model):
     """Raise an InputError when a folded model has a part that `profile` cannot quantize."""
-    if profile.activations != "full":
+    if profile.activations != "full" or isinstance(model, MultimodalViT):
         return
-    if isinstance(model, MultimodalViT):
-        raise InputError(
-            f"{profile.name} takes a ViT of images alone, not a MultimodalViT, some of whose operators have "
-            "no int8 kernels: use int8 or int8_static."
-        )
     config = model.config
     for field, known in FULL.items():
         value = getattr(config, field)
@@ -92,7 +90,9 @@ def kinds_of(model, profile, protect=()):
         idle.difference_update(inside)
         if inside:
             continue
-        choose = _full if profile.activations == "full" else _of_matmuls
+        choose = _of_matmuls
+        if profile.activations == "full":
+            choose = _full_of_several if isinstance(model, MultimodalViT) else _full
         for role, kind in choose(name, layer, model, profile).items():
             kinds[f"{name}.{role}"] = kind
     if idle:
@@ -104,12 +104,14 @@ def kinds_of(model, profile, protect=()):
 
 
 def _of_matmuls(name, layer, model, profile):
-    """Role -> kind for one layer, of the profiles that leave everything but products float."""
+    """Role -> kind for one layer, of the profiles that leave everything but products (and tables) float."""
     static, mixed = profile.activations == "static", profile.activations == "mixed"
     several = isinstance(model, MultimodalViT)
     turned = not several and (model.config.position == "rotary2d" or model.config.qk_norm)
     if CONSTANT.search(name):
         return {}
+    if isinstance(layer, Modality):
+        return {"table": "constant"} if hasattr(layer, "table") else {}
     if isinstance(layer, Attention):
         if not (static or mixed) or name.startswith(LAST):
             return {}
@@ -193,3 +195,57 @@ def _full(name, layer, model, profile):
     if name == "model":
         return {"tokens": "range", "positioned": "range", "embedded": "range"}
     return {"sum_1": "range", "sum_2": "range"}  # an encoder block
+
+
+def _full_of_several(name, layer, model, profile):
+    """Role -> kind for one layer of a `MultimodalViT` when every operator is int8 that can be.
+
+    Float stay: masks, spectrograms, tracks until they are projected, patches of other stems than "linear" and
+    "compact", and modalities of your own up to the trunk.
+    """
+    modality = model.modalities.get(name.split(".")[0])
+    if CONSTANT.search(name):
+        return {}
+    if isinstance(layer, Attention):
+        masked = modality is None or (isinstance(modality, Text) and not UNMASKED.search(name))
+        scores = {"biased": "biased_range"} if masked else {"scores": "range"}
+        return {**scores, "probabilities": "probability"}
+    if isinstance(layer, Linear | Convolution):
+        patches, first = _of_input(name, model)
+        if patches and _stem(name, model) != "linear":
+            return _of_matmuls(name, layer, model, profile)
+        input_kind = "image" if isinstance(modality, Pixels) else "range"
+        roles = {"kernel": "weight"}
+        if isinstance(layer, Convolution):
+            return {**roles, "output": "range", **({"input": input_kind} if first else {})}
+        # Where a constant is added to an output, the converter adds the bias to that.
+        into_constant = FROM_CONSTANT.search(name) or (
+            name.endswith(".projection") and getattr(modality, "position", "learned") != "none"
+        )
+        roles["product" if into_constant else "output"] = _output(name)
+        if name.endswith(".projection"):
+            roles["input"] = input_kind
+        elif name.endswith(("attention.output", "mlp.contract")):
+            roles["input"] = "range"  # of the others, a LayerNorm's output is the input
+        return roles
+    if isinstance(layer, LayerNorm):
+        roles = ["mean", "centred", "square", "variance", "inverse", "output"]
+        roles = dict.fromkeys([*roles, *(["scaled", "shifted"] if layer.affine else [])], "range")
+        return {**roles, "inverse": "inverse_range"}
+    if isinstance(layer, LearnedPositions):
+        # The file's table of projected tokens has their bias in it, see above, and is rounded with that.
+        projects = hasattr(getattr(modality, "pieces", modality), "projection")
+        return {} if projects else {"table": "constant"}
+    if isinstance(layer, Modality):
+        if hasattr(layer, "table"):
+            return {"table": "constant", "positioned": "range"}
+        known = isinstance(layer, GridModality) or hasattr(layer, "projection")
+        return {"positioned": "range"} if known else {}
+    if name == "model":
+        return {"joined": "range"}
+    sums = {"sum_1": "range", "sum_2": "range"}  # of an encoder block
+    if isinstance(layer, DecoderBlock):
+        sums["sum_3"] = "range"
+        if name.endswith(".decoder_0"):
+            del sums["sum_1"]
+    return sums

@@ -17,11 +17,28 @@ from keras_vit.export.kinds import quantizable_layers
 from keras_vit.export.probe import made_inputs
 from keras_vit.export.quantizers import BLOCK, FIXED
 from keras_vit.layers import Convolution, Linear
+from keras_vit.modalities.pixels import Pixels
+from keras_vit.models.vit import ViT
 
 MOVES = ("RESHAPE", "TRANSPOSE")  # they move numbers and keep the range
 POOLS = ("MAX_POOL_2D", "PAD")  # their numbers are others, in the same range
 SLICES = ("STRIDED_SLICE", "SLICE")  # so are theirs; but what is sliced may be float, and the slice not
 MATMULS = ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL")
+# What else our models consist of that has an int8 kernel in LiteRT and is known to ai-edge-quantizer.
+OTHERS = (
+    "ADD",
+    "CONCATENATION",
+    "GATHER",
+    "GELU",
+    "MEAN",
+    "MUL",
+    "RSQRT",
+    "SELECT_V2",
+    "SOFTMAX",
+    "SUB",
+    "SUM",
+)
+INPUT = "serving_default_"  # the converter names the tensor of an input `INPUT` + its name + ":0"
 POINTS = 64  # of a tensor's sorted values are compared
 SAME = 1e-3  # of the tensor's root mean square: rounding makes 1e-5, another tensor 1e-2 and more
 
@@ -52,7 +69,8 @@ def plan(content, model, ranges, kinds, full=False):
         model: the folded model, whose kernels are in the file unchanged.
         ranges: "block_0.attention.query.input" -> (low, high).
         kinds: "block_0.attention.query.kernel" -> kind of fake quantizer.
-        full: every operator must become int8, not only the products and what lies between them.
+        full: every operator becomes int8, not only the products and what lies between them: of a `ViT` all of
+            them, else an error; of a `MultimodalViT` those whose float tensors all have ranges.
 
     Returns:
         (list of `Rule`, {tensor name: {"min": array, "max": array}}).
@@ -64,25 +82,33 @@ def plan(content, model, ranges, kinds, full=False):
     if lost:
         raise RuntimeError(f"no operator of the file holds the kernel of {', '.join(sorted(lost)[:5])}.")
     found = _ranges(content, ops, constants, model, ranges) if ranges else {}
+    tables = _fix_tables(ops, constants, model, kinds, found)
     rules = []
+    floats = _floats(content) - set(constants)
     if full:
         _fix_softmax(ops, found)
-        _fix_image(ops, constants, found)
+        _fix_images(ops, names, constants, model, found)
+        _fix_masks(ops, constants, found)
+        _fix_joins(ops, floats, found)
+    all_of_it = full and isinstance(model, ViT)
+    if all_of_it:
         lost = [names[t] for op in ops for t in op.outputs if t not in found and t not in constants]
         if lost:
             raise RuntimeError(f"no range is known for {', '.join(lost[:5])} ({len(lost)} in all).")
     for index, op in enumerate(ops):
         owner = owners.get(index)
         kernel = kinds.get(f"{owner}.kernel")
-        touched = *op.inputs[: 2 if op.kind == "BATCH_MATMUL" else 1], *op.outputs
         if owner is not None and kinds.get(f"{owner}.input") == "token":
             bits, block = (8 if kernel == "weight" else 4), (BLOCK if kernel == "weight4_block" else 0)
             rules.append(Rule(op.kind, _only(names, op), False, bits, block))
-        elif full or (
-            op.kind in (*MOVES, *POOLS, *MATMULS)
-            and (owner is None or kernel)
-            and all(t in found for t in touched)
-        ):
+            continue
+        # A BATCH_MATMUL with a constant stays float: LiteRT's int8 one gives wrong numbers.
+        known, touched = (*MOVES, *POOLS, *MATMULS), op.inputs[: 2 if op.kind == "BATCH_MATMUL" else 1]
+        if full and op.kind != "BATCH_MATMUL":
+            known, touched = (*known, *SLICES, *OTHERS), [t for t in op.inputs if t in floats]
+        has_ranges = all(t in found for t in (*touched, *op.outputs))
+        known_int8 = op.kind in known and has_ranges and (owner is None or kernel)
+        if all_of_it or known_int8 or index in tables:
             rules.append(Rule(op.kind, _only(names, op), True))
     calibration = {
         names[t]: {
@@ -115,6 +141,14 @@ def read(content):
     return ops, names, shapes, constants
 
 
+def _floats(content):
+    """Indices of the float32 tensors of a .tflite's graph."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    tensors = flatbuffer_utils.read_model_from_bytearray(bytearray(content)).subgraphs[0].tensors
+    return {i for i, tensor in enumerate(tensors) if tensor.type == flatbuffer_utils.TensorType.FLOAT32}
+
+
 def _owners(ops, constants, model):
     """Operator index -> name of the layer whose kernel it holds, for FULLY_CONNECTED and CONV_2D."""
     layers = {}
@@ -140,6 +174,9 @@ def _key(array):
 def _ranges(content, ops, constants, model, ranges):
     """Tensor index -> (low, high), of every tensor that holds what some role with a range holds."""
     inputs = made_inputs(model)
+    # Scores have the range that they have with a mask added: then that is no second rounding.
+    masked = {key: value for key, value in ranges.items() if key.endswith(".biased")}
+    ranges = {**ranges, **{key.replace(".biased", ".scores"): value for key, value in masked.items()}}
     roles = {key: _sorted(values) for key, values in _by_role(model, inputs).items() if key in ranges}
     found, met = {}, set()
     for tensor, values in _by_tensor(content, ops, inputs).items():
@@ -162,6 +199,22 @@ def _ranges(content, ops, constants, model, ranges):
     return found
 
 
+def _fix_tables(ops, constants, model, kinds, found):
+    """Indices of the operators GATHER whose table becomes int8; what they give has the range of that."""
+    tables = {
+        _key(keras.ops.convert_to_numpy(layer.table))
+        for name, layer in quantizable_layers(model)
+        if f"{name}.table" in kinds and hasattr(layer, "table")
+    }
+    indices = set()
+    for index, op in enumerate(ops):
+        table = constants.get(op.inputs[0]) if op.kind == "GATHER" else None
+        if table is not None and _key(table) in tables:
+            indices.add(index)
+            found[op.outputs[0]] = (min(float(table.min()), 0.0), max(float(table.max()), 0.0))
+    return indices
+
+
 def _fix_softmax(ops, found):
     """LiteRT's int8 softmax always answers in 0..255/256, also at the end of the model."""
     for op in ops:
@@ -169,13 +222,46 @@ def _fix_softmax(ops, found):
             found[op.outputs[0]] = FIXED["probability"]
 
 
-def _fix_image(ops, constants, found):
-    """The image is 0..255, and so is what a stem that pads multiplies by its 1 / (255 std)."""
-    image = ops[0].inputs[0]
-    found.setdefault(image, FIXED["pixels"])
+def _fix_images(ops, names, constants, model, found):
+    """Images are 0..255, and so is what is multiplied by its 1 / (255 std) where normalisation stays outside.
+
+    Other inputs stay float: of a track, rounding could make the number that stands for "no step".
+    """
+    pixels = {"image"} if isinstance(model, ViT) else pixel_inputs(model)
+    inputs = {index: name[len(INPUT) : -2] for index, name in enumerate(names) if name.startswith(INPUT)}
+    for index, name in inputs.items():
+        found.pop(index, None)
+        if name in pixels:
+            found[index] = FIXED["pixels"]
+    images = {index for index, name in inputs.items() if name in pixels}
     for op in ops:
-        if op.kind == "MUL" and op.inputs[0] == image and op.inputs[1] in constants:
+        if op.kind == "MUL" and op.inputs[0] in images and op.inputs[1] in constants:
             found.setdefault(op.outputs[0], (0.0, 255.0 * float(constants[op.inputs[1]].max())))
+
+
+def _fix_masks(ops, constants, found):
+    """What is made of a mask: 0 or 1 times the vector of a modality, and what is added to scores."""
+    made_by = {t: op for op in ops for t in op.outputs}
+    into_softmax = {op.inputs[0] for op in ops if op.kind == "SOFTMAX"}
+    for op in ops:
+        first, second = (*op.inputs[:2], None, None)[:2]
+        if op.kind == "MUL" and second in constants and made_by.get(first, op).kind == "CAST":
+            found.setdefault(first, (0.0, 1.0))
+            vector = constants[second]
+            found.setdefault(op.outputs[0], (min(0.0, float(vector.min())), max(0.0, float(vector.max()))))
+        if op.kind == "ADD" and op.outputs[0] in into_softmax and op.outputs[0] in found and first in found:
+            # Added to the highest score it gives the lowest number of the sum: whatever is lower, is clipped.
+            step = found[op.outputs[0]][0] - found[first][1]
+            found[second] = (min(step, found.get(second, (0.0, 0.0))[0]), 0.0)
+
+
+def _fix_joins(ops, floats, found):
+    """What is joined has one range."""
+    for op in ops:
+        if op.kind == "CONCATENATION" and op.outputs[0] in found:
+            for t in op.inputs:
+                if t in floats:
+                    found.setdefault(t, found[op.outputs[0]])
 
 
 def _by_role(model, inputs):
@@ -239,3 +325,8 @@ def _distance(one, two):
 def _only(names, op):
     """A pattern that fits this operator's scope (its outputs' names) and no other."""
     return "^" + re.escape("".join(names[t] + ";" for t in op.outputs)) + "$"
+
+
+def pixel_inputs(model):
+    """Names of a `MultimodalViT`'s inputs that are pixels."""
+    return {name for name, modality in model.modalities.items() if isinstance(modality, Pixels)}

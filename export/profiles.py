@@ -13,7 +13,8 @@ class Profile:
         name: what people type.
         activations: "float"; "token" (int8, the range of each token taken while running);
             "mixed" (so are the inputs of projections; attention's products are int8 with trained ranges);
-            "static" (int8 around the matmuls, one trained range for each tensor); "full" (all of them).
+            "static" (int8 around the matmuls, one trained range for each tensor); "full" (all of them; of a
+            multimodal model all but masks and what comes before the first projection of sounds and tracks).
         weights: kind of the kernels: "weight" (int8), "weight4" (int4) or "weight4_block", see
             `export.quantizers`; None for float ones.
         purpose: for help texts.

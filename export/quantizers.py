@@ -9,6 +9,8 @@ These kinds are all that a ViT needs:
 - "range": int8 with a moving average of the tensor's range (tfmot MovingAverageQuantizer);
 - "symmetric_range": the same with zero point 0, range (-128 s, 127 s): what XNNPACK demands of
   the right-hand side of a batched matmul (keys and values);
+- "biased_range": "range" of scores with a mask added, and with room for the masked ones (`HIDDEN_STEP`);
+- "inverse_range": "range" of 1 / deviation, tokens that are zero left out (`NO_TOKEN`);
 - "pixels": the fixed range 0..255, exact for 8-bit images (tfmot FixedQuantizer);
 - "image": the fixed range of normalised images, for stems that need those (tfmot FixedQuantizer);
 - "constant": int8 with the extremes of a tensor that is no input: positions (tfmot LastValueQuantizer);
@@ -20,9 +22,18 @@ import functools
 import os
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from keras_vit.layers.masks import HIDDEN
+
 BLOCK = 32  # inputs that share a scale in "weight4_block"
+# A masked score (of -30000) need only be so far below the lowest of the others that int8 softmax, which
+# counts in 1/256, makes 0 of it: e^-8 = 0.09 / 256. One range for both then loses few of its steps.
+HIDDEN_STEP = 8.0
+# 1 / sqrt(epsilon) is 1000: a number from here on is that of a masked token, all 0, and is multiplied by 0. A
+# range with it would round those of the others, around 1, to 0.
+NO_TOKEN = 900.0
 FIXED = {"pixels": (0.0, 255.0), "probability": (0.0, 255 / 256)}
 
 
@@ -85,13 +96,16 @@ def _tfmot():
     def fixed(low, high):
         return quantizers.FixedQuantizer(8, init_min=low, init_max=high, narrow_range=False)
 
+    def moving():
+        return quantizers.MovingAverageQuantizer(8, per_axis=False, symmetric=False, narrow_range=False)
+
     return {
         "weight": lambda: weights(8),
         "weight4": lambda: weights(4),
         "weight4_block": BlockQuantizer,
-        "range": lambda: quantizers.MovingAverageQuantizer(
-            8, per_axis=False, symmetric=False, narrow_range=False
-        ),
+        "range": moving,
+        "biased_range": moving,
+        "inverse_range": moving,
         "symmetric_range": lambda: quantizers.MovingAverageQuantizer(
             8, per_axis=False, symmetric=True, narrow_range=False
         ),
@@ -113,6 +127,14 @@ def image_limits(low, high):
     """
     low, high = min(low, 0.0), max(high, 0.0)
     return low, high + (high - low) / 254
+
+
+def _with_room(scores):
+    """Flat `scores`, masked ones raised to `HIDDEN_STEP` below the lowest others; that number once more."""
+    flat = tf.reshape(scores, (-1,))
+    lowest = tf.minimum(tf.reduce_min(tf.where(flat > HIDDEN / 2, flat, 0.0)), 0.0)
+    floor = tf.stop_gradient(lowest) - HIDDEN_STEP
+    return tf.concat([tf.maximum(flat, floor), [floor]], axis=0)
 
 
 class _VariablesOf:
@@ -161,7 +183,15 @@ class FakeQuantizer(keras.layers.Layer):
         # kept from the last training step would be one update behind.
         training = True if self.is_of_weights else bool(training)
         ranges = {key: variable.value for key, variable in self.ranges.items()}
-        y = self.quantizer(tf.cast(x, "float32"), training, ranges)
+        y = tf.cast(x, "float32")
+        if self.kind == "biased_range":
+            y = self.quantizer(_with_room(y), training, ranges)[:-1]
+            y = tf.reshape(y, tf.shape(x))
+        else:
+            if self.kind == "inverse_range":
+                highest = tf.reduce_max(tf.where(y < NO_TOKEN, y, 0.0))
+                y = tf.minimum(y, tf.maximum(highest, ranges["max_var"]))
+            y = self.quantizer(y, training, ranges)
         return tf.cast(y, x.dtype)
 
     @property
@@ -170,11 +200,19 @@ class FakeQuantizer(keras.layers.Layer):
 
     @property
     def has_trained_range(self):
-        return self.kind in ("range", "symmetric_range")
+        return self.kind.endswith("range")
+
+    def observed(self, x):
+        """The numbers of the array x, as it arrives here, that a range has to hold."""
+        if self.kind == "biased_range":
+            return np.append(x[x > HIDDEN / 2], 0.0)
+        return np.append(x[x < NO_TOKEN], 0.0) if self.kind == "inverse_range" else x
 
     def set_range(self, low, high):
         """Start the moving average from the range [low, high] of a calibration pass."""
         low, high = min(float(low), 0.0), max(float(high), 0.0)
+        if self.kind == "biased_range":
+            low -= HIDDEN_STEP
         if high == low:
             high = 1e-6  # a tensor that was always zero: any range but an empty one
         if self.kind == "symmetric_range":

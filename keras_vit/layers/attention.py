@@ -33,8 +33,8 @@ class Attention(ExplicitMask, keras.layers.Layer):
     - "relu": relu(score) / number of keys seen (Wortsman et al. 2023, arXiv:2309.08586).
 
     A query that may see no key gets zeros. `quantize` is the hook of `Linear`, here for the roles
-    "queries" and "keys" (as they enter Q K^T), "scores" (Q K^T), "probabilities" (the weights) and "context"
-    (their product with V).
+    "queries" and "keys" (as they enter Q K^T), "scores" (Q K^T), "biased" (the sum of "scores" and a bias),
+    "probabilities" (the weights) and "context" (their product with V).
 
     Args:
         heads: number of heads; must divide D.
@@ -172,7 +172,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
     def _weights(self, scores, visible, bias, training):
         """Scores [B, heads, M, N] in float32 to weights; rows without a visible key are cleared later."""
         if bias is not None:
-            scores = scores + ops.cast(bias, "float32")
+            scores = self.quantize("biased", scores + ops.cast(bias, "float32"))
         if self.kind == "relu":
             weights = ops.relu(scores)
             if visible is None:

@@ -17,7 +17,8 @@ class Linear(keras.layers.Layer):
 
     Input [..., inputs], output [..., units]. `quantize` is a hook for quantization-aware
     training: `keras_vit.export` replaces it by a function (role, tensor) -> tensor that is
-    called with the roles "input", "kernel" and "output". It is not part of the config.
+    called with the roles "input", "kernel", "product" (before the bias, if there is one) and "output". It is
+    not part of the config.
 
     Args:
         units: length of the output's last axis.
@@ -54,7 +55,7 @@ class Linear(keras.layers.Layer):
         x = self.quantize("input", x)
         y = ops.matmul(x, self.quantize("kernel", self.kernel))
         if self.bias is not None:
-            y = ops.add(y, self.bias)
+            y = ops.add(self.quantize("product", y), self.bias)
         return self.quantize("output", y)
 
     def compute_output_shape(self, input_shape):

@@ -49,7 +49,8 @@ class LayerNorm(keras.layers.Layer):
     Ba et al. 2016 (arXiv:1607.06450). Keras' own layer computes x * a + (b - mean * a): two
     large products that cancel, which loses digits in low precision. Epsilon is 1e-6 in every
     published ViT checkpoint. `quantize` is the hook of `Linear`, here for the roles "mean",
-    "centred" (x - mean), "square", "variance", "inverse" (1 / sqrt(var + epsilon)) and "output".
+    "centred" (x - mean), "square", "variance", "inverse" (1 / sqrt(var + epsilon)), "output" (the product of
+    "centred" and "inverse") and, where scale and shift exist, "scaled" and "shifted".
 
     Args:
         epsilon: added to the variance.
@@ -71,13 +72,13 @@ class LayerNorm(keras.layers.Layer):
             self.shift = self.add_weight(initializer="zeros", name="shift", **options)
 
     def call(self, x, training=None):
-        if training and self.affine:
+        if training and self.affine and self.quantize is untouched:
             # Tensors, not variables: TensorFlow's custom gradients refuse to close over a variable.
             scale, shift = ops.add(self.scale, 0.0), ops.add(self.shift, 0.0)
             return _normalised_with_gradient(x, scale, shift, self.epsilon, self.compute_dtype)
         y, _ = _normalised(x, self.epsilon, self.quantize)
         if self.affine:
-            y = y * self.scale + self.shift
+            y = self.quantize("shifted", self.quantize("scaled", y * self.scale) + self.shift)
         return ops.cast(y, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

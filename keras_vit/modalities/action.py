@@ -65,7 +65,7 @@ class Action(Modality):
         mask = None
         if self.values:
             mask = ops.logical_and(track >= 0, track < self.values)
-            tokens = ops.take(self.table, ops.where(mask, track, 0), axis=0)
+            tokens = ops.take(self.quantize("table", self.table), ops.where(mask, track, 0), axis=0)
         else:
             if self.padding is not None:
                 mask = ops.any(ops.not_equal(track, ops.cast(self.padding, track.dtype)), axis=2)

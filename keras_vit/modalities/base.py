@@ -62,7 +62,8 @@ class Modality(ExplicitMask, keras.layers.Layer):
     `call` does what all share: where `present` is 0, the input counts as `blank`, whatever stands there
     (NaN too), and the mask is False. Tokens that the mask leaves out are exactly 0.
 
-    `quantize` is the hook of `Linear`, here for "tokens" (before) and "positioned" (after the positions).
+    `quantize` is the hook of `Linear`, here for "table" (of vectors that ids choose from), "tokens" (before)
+    and "positioned" (after the positions).
 
     Args:
         width: length of a token; None until `with_width` says it.

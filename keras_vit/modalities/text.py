@@ -105,7 +105,7 @@ class Text(Modality):
 
     def tokenize(self, ids):
         mask = ops.not_equal(ids, PADDING)
-        x = self.quantize("tokens", look_up(self.table, ids))
+        x = self.quantize("tokens", look_up(self.quantize("table", self.table), ids))
         x = self.quantize("positioned", self.positions(x))
         bias = None
         if self.encoder or self.decoder:

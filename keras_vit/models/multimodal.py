@@ -16,6 +16,7 @@ from keras import ops
 from keras_vit.config import PRESENT, folds, integer, number, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
+from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
 from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
@@ -113,6 +114,7 @@ class MultimodalViT(keras.Model):
         self.norm = LayerNorm(affine="norms" not in self.folded or not classes, name="norm", **shared)
         self.mean = Pooling("mean", name="mean", **shared)
         self.head = Linear(classes, kernel_initializer="zeros", name="head", **shared) if classes else None
+        self.quantize = untouched  # the hook of `Linear`, here for "joined": what enters the trunk
         self.prediction = self._predicted = None
         if self.visual_weight:
             self._sentence, self._picture = self._pair_to_predict()
@@ -168,7 +170,7 @@ class MultimodalViT(keras.Model):
         x, mask = self._joined(tokens, masks)
         # Tokens that the mask leaves out are 0 and [CLS] is always seen, so one addition does it.
         bias = as_bias(mask)
-        x = self.drop(x, training=training)
+        x = self.drop(self.quantize("joined", x), training=training)
         for i, block in enumerate(self.blocks):
             rows = 1 if i == len(self.blocks) - 1 else None  # only [CLS] leaves the last block
             x = block(x, bias=bias, rows=rows, training=training)

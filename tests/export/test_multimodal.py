@@ -2,12 +2,15 @@
 
 import io
 import json
+import re
+from collections import Counter
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from random_weights import randomize
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -22,6 +25,7 @@ from keras_vit.modalities import Action, Audio, Image, Text, Vocabulary
 from keras_vit.training.examples import Examples, MultimodalData
 
 WORDS = Vocabulary(["red", "blue", "circle", "square", "a"])
+WITHOUT_DELEGATES = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 LABELS = ["no", "yes", "maybe"]
 
 
@@ -45,7 +49,7 @@ def whole():
 @pytest.fixture(scope="module")
 def directory(whole, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "dist"
-    profiles = ["float32", "float16", "int8", "int8_mixed", "int4", "int8_static"]
+    profiles = ["float32", "float16", "int8", "int8_mixed", "int4", "int8_static", "int8_full"]
     export(whole, folder, profiles, made_inputs(whole, 64, 1), labels=LABELS)
     return folder
 
@@ -57,6 +61,7 @@ def examples(whole, count=24):
     inputs["text"][8:12] = 3
     inputs["present"][12:, 0] = 0
     inputs["text"][4] = 0  # an empty text
+    inputs["text"][5:8, 2:] = 0  # short ones
     return inputs
 
 
@@ -89,6 +94,7 @@ def test_every_copy_answers_alike_also_with_absent_modalities(whole, directory):
         ("int8_mixed", 0.03),
         ("int4", 0.01),
         ("int8_static", 0.03),
+        ("int8_full", 0.06),
     ):
         source = "float32" if name.startswith("float") else name
         expected = load_runner(directory / "keras" / f"{source}.keras").predict(inputs)
@@ -105,8 +111,8 @@ def test_what_stands_in_an_absent_input_changes_nothing_on_the_phone(whole, dire
     inputs = examples(whole)
     other = {name: x.copy() for name, x in inputs.items()}
     other["text"][8:16] = 1
-    other["image"][12:] = np.nan
-    for name in ("float32", "int8", "int8_static"):
+    for name in ("float32", "int8", "int8_static", "int8_full"):
+        other["image"][12:] = 7 if name == "int8_full" else np.nan  # whose pixels are uint8
         runner = load_runner(directory / f"{name}.tflite")
         np.testing.assert_allclose(runner.predict(other), runner.predict(inputs), atol=1e-6)
 
@@ -141,6 +147,48 @@ def test_products_are_int8_in_int8_static(directory):
     # Float are the products of the visual sentence's queries, and those whose ranges are taken at run time.
     assert sum(kinds["BATCH_MATMUL"]) >= len(kinds["BATCH_MATMUL"]) - 3
     assert sum(kinds["FULLY_CONNECTED"]) >= 0.6 * len(kinds["FULLY_CONNECTED"])
+
+
+@pytest.mark.parametrize("profile", ["int8", "int8_mixed", "int4", "int8_static", "int8_full"])
+def test_the_table_of_words_is_int8_to_the_last_bit(profile, directory):
+    plain, _ = load_runner(directory / "keras" / f"{profile}.keras").model.deploy()
+    table = keras.ops.convert_to_numpy(plain.modalities["text"].table)
+    interpreter = Interpreter(str(directory / f"{profile}.tflite"))
+    [found] = [d for d in interpreter.get_tensor_details() if tuple(d["shape"]) == table.shape]
+    scale, zero_point = found["quantization"]
+    assert found["dtype"] == np.int8 and np.ptp(table) == pytest.approx(255 * scale, rel=0.02)
+    stored = interpreter.get_tensor(found["index"]).astype("float32")
+    np.testing.assert_allclose((stored - zero_point) * scale, table, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["single_stream", "bottleneck"])
+def test_int8_full_leaves_only_masks_and_sounds_float(fusion, tmp_path):
+    whole = model(fusion)
+    export(whole, tmp_path / "dist", ["int8_full"], made_inputs(whole, 64, 1), labels=LABELS)
+    path = tmp_path / "dist" / "int8_full.tflite"
+    interpreter = Interpreter(str(path), experimental_op_resolver_type=WITHOUT_DELEGATES)
+    tensors = {d["index"]: d for d in interpreter.get_tensor_details()}
+    ends = {d["name"]: d for d in interpreter.get_input_details()}
+    assert ends["serving_default_image:0"]["dtype"] == np.uint8
+    assert ends["serving_default_image:0"]["quantization"] == (1.0, 0), "pixels go in as they are"
+    assert ends["serving_default_audio:0"]["dtype"] == ends["serving_default_action:0"]["dtype"] == np.float32
+    assert interpreter.get_output_details()[0]["dtype"] == np.uint8
+    kinds, floats = Counter(), []
+    for op in interpreter._get_ops_details():
+        types = {tensors[i]["dtype"] for i in op["outputs"]}
+        kinds[op["op_name"]] += np.int8 in types
+        name = tensors[op["outputs"][0]]["name"]
+        if (
+            np.float32 in types
+            and op["op_name"] != "CAST"
+            and "audio/logmel" not in re.sub("_[0-9]", "", name)
+        ):
+            floats.append(op["op_name"])
+    # `present` and masks, tracks and sounds before their projection and spectrogram, and the scores of the
+    # visual sentence's queries, which are constants.
+    masks = ["GATHER", "MUL", "MUL", "RESHAPE", "SELECT_V2", "SELECT_V2", "SUB", "SUB"]
+    assert sorted(floats) == sorted([*masks, "BATCH_MATMUL", "DEQUANTIZE"])
+    assert kinds["SOFTMAX"] >= 6 and kinds["GELU"] == 6 and kinds["BATCH_MATMUL"] == 11
 
 
 @pytest.mark.slow
@@ -218,8 +266,6 @@ def test_calibration_that_does_not_fit(whole, change, message):
 
 
 def test_what_a_multimodal_model_cannot_take(whole):
-    with pytest.raises(InputError, match="int8_full takes a ViT of images alone, not a MultimodalViT"):
-        quantize_aware(whole, "int8_full")
     with pytest.raises(InputError, match=r"not a MultimodalViT without a head \(classes=None\)"):
         fold(model(classes=None))
     with pytest.raises(InputError, match="a multimodal model takes examples as"):

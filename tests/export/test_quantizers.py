@@ -91,6 +91,40 @@ def test_keys_and_values_have_zero_point_zero():
     assert -128 - low / ((high - low) / 255) == pytest.approx(0, abs=1e-3)
 
 
+def test_masked_scores_lie_a_little_below_the_others():
+    """Eight is enough: e^-8 is less than half of the step 1/256 of an int8 softmax."""
+    quantizer = FakeQuantizer("biased_range")
+    scores = normal(4, 6)
+    scores[:, 4:] -= 30000
+    quantizer(scores)
+    quantizer.set_range(*(f(quantizer.observed(scores)) for f in (np.min, np.max)))
+    seen = scores[:, :4]
+    low, high = seen.min() - 8, seen.max()
+    np.testing.assert_allclose(quantizer.get_range(), (low, high), rtol=1e-5)
+    rounded = np.asarray(quantizer(scores))
+    np.testing.assert_allclose(rounded[:, :4], asymmetric(seen, low, high), atol=1e-5)
+    np.testing.assert_allclose(rounded[:, 4:], low, atol=(high - low) / 255)
+    # Training moves the range to what is seen, and keeps the room also where nothing is masked.
+    quantizer(seen * 3, training=True)
+    expected = 0.999 * np.array([low, high]) + 0.001 * np.array([3 * seen.min() - 8, 3 * seen.max()])
+    np.testing.assert_allclose(quantizer.get_range(), expected, rtol=1e-4)
+
+
+def test_tokens_that_are_zero_do_not_widen_the_range_of_one_over_the_deviation():
+    quantizer = FakeQuantizer("inverse_range")
+    inverse = np.array([[0.5], [2.0], [1000.0], [1.25]], "float32")
+    quantizer(inverse)
+    quantizer.set_range(*(f(quantizer.observed(inverse)) for f in (np.min, np.max)))
+    assert quantizer.get_range() == (0.0, 2.0)
+    quantizer(inverse * np.array([[2], [2], [1], [2]], "float32"), training=True)
+    assert quantizer.get_range() == pytest.approx((0.0, 2 * 0.999 + 4 * 0.001))
+    np.testing.assert_allclose(np.asarray(quantizer(inverse)), [[0.5], [2], [2], [1.25]], atol=0.005)
+    small = np.array([[0.5], [1000.0]], "float32")
+    np.testing.assert_allclose(
+        np.asarray(quantizer(small)), [[0.5], [2.0]], atol=0.005
+    )  # as LiteRT: the most
+
+
 def test_pixels_pass_unchanged():
     pixels = np.arange(256, dtype="float32").reshape(1, 16, 16)
     np.testing.assert_array_equal(np.asarray(FakeQuantizer("pixels")(pixels)), pixels)

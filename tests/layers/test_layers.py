@@ -185,11 +185,28 @@ def test_the_hooks_of_linear_are_called_and_used():
     layer, x, scales = (
         built(Linear(5), noise(*TOKENS)),
         noise(*TOKENS),
-        {"input": 2, "kernel": 3, "output": 5},
+        {"input": 2, "kernel": 3, "product": 7, "output": 5},
     )
     kernel, bias = layer.get_weights()
     layer.quantize = lambda role, tensor: tensor * scales[role]
-    np.testing.assert_allclose(array(layer(x)), 5 * (6 * (x @ kernel) + bias), atol=1e-5)
+    np.testing.assert_allclose(array(layer(x)), 5 * (42 * (x @ kernel) + bias), rtol=1e-5, atol=1e-4)
+    bare = built(Linear(5, use_bias=False), x)
+    bare.quantize = layer.quantize
+    np.testing.assert_allclose(array(bare(x)), 30 * (x @ bare.get_weights()[0]), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.needs_gradients
+def test_the_hooks_of_the_norm_are_used_also_in_training():
+    """There its gradient is written out unless a hook wants to see what lies between."""
+    x = noise(3, 50)
+    layer = built(LayerNorm(), x)
+    _, shift = layer.get_weights()
+    plain = norm(layer, x.astype("float64"))
+    scales = {"output": 2, "scaled": 3, "shifted": 5}
+    layer.quantize = lambda role, tensor: tensor * scales.get(role, 1)
+    expected = 5 * (6 * (plain - shift) + shift)
+    for training in (False, True):
+        np.testing.assert_allclose(array(layer(x, training=training)), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_norm_is_the_formula_also_far_from_zero():

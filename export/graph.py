@@ -23,6 +23,7 @@ from keras_vit.models.transfer import variables_by_name
 from keras_vit.models.vit import ViT
 
 RAW_PIXELS = {"mean": [0.0, 0.0, 0.0], "std": [1 / 255] * 3}  # (pixel / 255 - 0) * 255 = pixel
+LAST = ("attention/output", "mlp/contract")  # whose outputs a block adds to its tokens
 NOT_ADDED = ("rotary2d", "relative")  # positions that act inside the attention
 
 
@@ -168,6 +169,25 @@ def fold_layer_scale(weights, model):
     return bool(names)
 
 
+def fold_means(weights, model):
+    """LayerNorm(x) = LayerNorm(x - mean(x)): x has none to subtract if nothing that is added to it has one.
+
+    Ashkboos et al. 2024 (SliceGPT, arXiv:2401.15024, section 3.2). Not for stems that end in ReLU and
+    pooling: what these give has a mean.
+    """
+    if "patches/projection/kernel" not in weights or any(name.endswith("/gamma") for name in weights):
+        return False
+    added = ["patches/projection", *(f"block_{i}/{part}" for i in range(model.config.depth) for part in LAST)]
+    names = [f"{layer}/{part}" for layer in added for part in ("kernel", "bias")]
+    names += ["cls", "distillation", "registers"]
+    if model.config.position not in NOT_ADDED:
+        names.append("positions/table")
+    for name in names:
+        if name in weights:
+            weights[name] = weights[name] - weights[name].mean(axis=-1, keepdims=True)
+    return True
+
+
 def fold_norms(weights, model):
     """W (n g + h) + b = (diag(g) W) n + (W h + b): LayerNorm's scale and shift into what follows it."""
     norms = [name.removesuffix("/scale") for name in weights if name.endswith("/scale")]
@@ -292,6 +312,7 @@ def shift_patches(weights, model, vector):
 
 REWRITES = {
     "layer_scale": fold_layer_scale,
+    "means": fold_means,
     "norms": fold_norms,
     "attention_scale": fold_attention_scale,
     "value_bias": fold_value_bias,

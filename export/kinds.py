@@ -189,12 +189,18 @@ def _full(name, layer, model, profile):
             roles["input"] = "range"  # of the others, a LayerNorm's output is the input
         return roles
     if isinstance(layer, LayerNorm):
-        return dict.fromkeys(("mean", "centred", "square", "variance", "inverse", "output"), "range")
+        return dict.fromkeys(_roles_of_norm(layer), "range")
     if isinstance(layer, LearnedPositions):
         return {"table": "constant"}
     if name == "model":
         return {"tokens": "range", "positioned": "range", "embedded": "range"}
     return {"sum_1": "range", "sum_2": "range"}  # an encoder block
+
+
+def _roles_of_norm(layer):
+    roles = ["mean", "centred"] if layer.centre else []
+    roles += ["square", "variance", "inverse", "output"]
+    return roles + (["scaled", "shifted"] if layer.affine else [])
 
 
 def _full_of_several(name, layer, model, profile):
@@ -229,9 +235,7 @@ def _full_of_several(name, layer, model, profile):
             roles["input"] = "range"  # of the others, a LayerNorm's output is the input
         return roles
     if isinstance(layer, LayerNorm):
-        roles = ["mean", "centred", "square", "variance", "inverse", "output"]
-        roles = dict.fromkeys([*roles, *(["scaled", "shifted"] if layer.affine else [])], "range")
-        return {**roles, "inverse": "inverse_range"}
+        return {**dict.fromkeys(_roles_of_norm(layer), "range"), "inverse": "inverse_range"}
     if isinstance(layer, LearnedPositions):
         # The file's table of projected tokens has their bias in it, see above, and is rounded with that.
         projects = hasattr(getattr(modality, "pieces", modality), "projection")

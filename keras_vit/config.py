@@ -42,7 +42,7 @@ ATTENTIONS = ("soft", "hard", "relu")
 MLPS = ("gelu", "gelu_tanh", "swiglu")
 POOLINGS = ("cls", "mean", "attention", None)
 PRESENT = "present"  # the input of a multimodal model that says which of the others are there
-FOLDS = ("norms", "attention_scale", "key_bias", "value_bias", "patch_bias")
+FOLDS = ("means", "norms", "attention_scale", "key_bias", "value_bias", "patch_bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +77,9 @@ class ViTConfig:
         patch_dropout: share of the patch tokens left out in each training step.
         remat: compute each block again in the backward pass instead of keeping its values: less memory.
         folded: parameters that `keras_vit.export.fold` has moved into their neighbours, so that they exist no
-            more: "norms" (scale and shift of LayerNorm), "attention_scale" (1/sqrt(d), and the 1/N of relu
-            attention), "key_bias", "value_bias", "patch_bias". Such a model computes the same function.
-            True stands for all of them.
+            more: "means" (what LayerNorm subtracts), "norms" (its scale and shift), "attention_scale"
+            (1/sqrt(d), and the 1/N of relu attention), "key_bias", "value_bias", "patch_bias". Such a model
+            computes the same function. True stands for all of them.
     """
 
     patch_size: tuple = (16, 16)

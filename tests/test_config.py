@@ -75,7 +75,10 @@ def test_folded_names_what_is_gone():
         (lambda: ViTConfig(mlp="relu"), r"unknown mlp 'relu': .*gelu, gelu_tanh, swiglu"),
         (lambda: ViTConfig(registers=-1), r"registers must be a non-negative integer, not -1"),
         (lambda: ViTConfig(registers=1.5), r"registers must be a non-negative integer, not 1.5"),
-        (lambda: ViTConfig(folded="norms"), r"folded must be True, False or some of norms, .*not 'norms'"),
+        (
+            lambda: ViTConfig(folded="norms"),
+            r"folded must be True, False or some of means, norms, .*not 'norms'",
+        ),
         (lambda: ViTConfig(attention="hard"), r"top_k, which attention='hard' needs, must be .*not None"),
         (lambda: ViTConfig(attention="hard", top_k=0), r"top_k.*must be a positive integer, not 0"),
         (lambda: ViTConfig(top_k=4), r"top_k=4 belongs to attention='hard', not 'soft'"),

@@ -13,7 +13,9 @@ from keras_vit.errors import InputError
 
 def quantize(
     run: Run,
-    profile: Annotated[str, typer.Option(help="int8 or int8_static.")],
+    profile: Annotated[
+        str, typer.Option(help="int8, int8_mixed, int8_static, int8_full, int4 or int4_block.")
+    ],
     data: Annotated[str | None, typer.Option(help="The run's data, if it has moved.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: a tenth of the run's, 3 to 10.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: a tenth of the run's.")] = None,

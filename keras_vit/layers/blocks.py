@@ -71,7 +71,8 @@ class _Block(ExplicitMask, keras.layers.Layer):
         return mlp_for(self.mlp_kind, self.mlp_width, self.dropout, dtype=self.dtype_policy, name="mlp")
 
     def _norm(self, name):
-        return LayerNorm(self.epsilon, affine="norms" not in self.folded, dtype=self.dtype_policy, name=name)
+        folded = {"affine": "norms" not in self.folded, "centre": "means" not in self.folded}
+        return LayerNorm(self.epsilon, **folded, dtype=self.dtype_policy, name=name)
 
     def _branch(self, number):
         """The layers on the residual branch `number`, in order."""

@@ -28,9 +28,8 @@ class PatchMerger(ExplicitMask, keras.layers.Layer):
         self.tokens = integer("number of merged tokens", tokens, at_least=1)
         self.epsilon = positive("epsilon", epsilon)
         self.folded = folds(folded)
-        self.norm = LayerNorm(
-            epsilon, affine="norms" not in self.folded, dtype=self.dtype_policy, name="norm"
-        )
+        shared = {"affine": "norms" not in self.folded, "centre": "means" not in self.folded}
+        self.norm = LayerNorm(epsilon, **shared, dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
         self.norm.build(input_shape)

@@ -7,10 +7,12 @@ from keras_vit.config import boolean, positive
 from keras_vit.layers.linear import untouched
 
 
-def _normalised(x, epsilon, quantize=untouched):
+def _normalised(x, epsilon, quantize=untouched, centre=True):
     """x - mean over the deviation, and one over the deviation; float32."""
-    x = ops.cast(x, "float32")
-    centred = quantize("centred", x - quantize("mean", ops.mean(x, axis=-1, keepdims=True)))
+    centred = ops.cast(x, "float32")
+    if centre:
+        mean = quantize("mean", ops.mean(centred, axis=-1, keepdims=True))
+        centred = quantize("centred", centred - mean)
     # A product, not a square: of the two only that one has an int8 kernel in XNNPACK.
     square = quantize("square", centred * centred)
     variance = quantize("variance", ops.mean(square, axis=-1, keepdims=True))
@@ -55,12 +57,14 @@ class LayerNorm(keras.layers.Layer):
     Args:
         epsilon: added to the variance.
         affine: whether scale and shift exist.
+        centre: whether the mean is subtracted; False for inputs whose mean is 0, as `keras_vit.export.fold`
+            makes them.
     """
 
-    def __init__(self, epsilon=1e-6, affine=True, **kwargs):
+    def __init__(self, epsilon=1e-6, affine=True, centre=True, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = positive("epsilon", epsilon)
-        self.affine = boolean("affine", affine)
+        self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)
         self.quantize = untouched
 
     def build(self, input_shape):
@@ -72,11 +76,11 @@ class LayerNorm(keras.layers.Layer):
             self.shift = self.add_weight(initializer="zeros", name="shift", **options)
 
     def call(self, x, training=None):
-        if training and self.affine and self.quantize is untouched:
+        if training and self.affine and self.centre and self.quantize is untouched:
             # Tensors, not variables: TensorFlow's custom gradients refuse to close over a variable.
             scale, shift = ops.add(self.scale, 0.0), ops.add(self.shift, 0.0)
             return _normalised_with_gradient(x, scale, shift, self.epsilon, self.compute_dtype)
-        y, _ = _normalised(x, self.epsilon, self.quantize)
+        y, _ = _normalised(x, self.epsilon, self.quantize, self.centre)
         if self.affine:
             y = self.quantize("shifted", self.quantize("scaled", y * self.scale) + self.shift)
         return ops.cast(y, self.compute_dtype)
@@ -85,4 +89,9 @@ class LayerNorm(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon, "affine": self.affine}
+        return {
+            **super().get_config(),
+            "epsilon": self.epsilon,
+            "affine": self.affine,
+            "centre": self.centre,
+        }

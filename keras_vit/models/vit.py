@@ -126,9 +126,11 @@ class ViT(keras.Model):
             else None
         )
         # Folding moves the last norm's scale and shift into the head, so it needs one.
-        self.norm = LayerNorm(
-            config.epsilon, affine="norms" not in config.folded or not classes, name="norm", **shared
-        )
+        folded = {
+            "affine": "norms" not in config.folded or not classes,
+            "centre": "means" not in config.folded,
+        }
+        self.norm = LayerNorm(config.epsilon, **folded, name="norm", **shared)
         if config.pooling == "attention":
             self.pool = AttentionPooling(
                 config.heads,

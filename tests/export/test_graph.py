@@ -77,6 +77,7 @@ def test_every_part_folds_exactly(changes):
 # What is gone after each rewrite alone: a variable, or the pixel normalisation.
 GONE = {
     "layer_scale": "block_0/scale_1/gamma",
+    "means": None,
     "norms": "block_1/norm_2/shift",
     "attention_scale": None,
     "value_bias": "block_0/attention/value/bias",
@@ -88,7 +89,7 @@ GONE = {
 
 @pytest.mark.parametrize("rewrite", REWRITES)
 def test_each_rewrite_alone_is_exact_and_removes_what_it_says(rewrite):
-    model = random_vit(layer_scale=0.5)
+    model = random_vit(layer_scale=None if rewrite == "means" else 0.5)
     largest, folded = difference(model, rewrites=[rewrite])
     assert largest < 1e-5
     gone = set(variables_by_name(model)) - set(variables_by_name(folded))
@@ -100,11 +101,27 @@ def test_each_rewrite_alone_is_exact_and_removes_what_it_says(rewrite):
     assert folded.config.folded == ((rewrite,) if rewrite in FOLDS else ())
 
 
+def test_tokens_without_a_mean_need_none_subtracted():
+    folded = fold(random_vit(layer_scale=0.5, registers=2))
+    assert not folded.norm.centre and not any(b.norm_1.centre or b.norm_2.centre for b in folded.blocks)
+    seen = []
+    for block in folded.blocks:
+        block.quantize = lambda role, tokens: seen.append(np.asarray(tokens)) or tokens
+    folded(pixels())
+    assert len(seen) == 4 and np.ptp(seen[-1]) > 1
+    for tokens in seen:
+        assert np.abs(tokens.mean(-1)).max() < 1e-5 * np.abs(tokens).max()
+    stays = fold(random_vit(stem="compact", patch_size=2))
+    assert stays.norm.centre and "means" not in stays.config.folded
+
+
 def test_without_rewrites_nothing_changes():
     largest, folded = difference(random_vit(), rewrites=[], pixels=False)
     assert largest == 0.0
     assert folded.config.folded == ()
-    with pytest.raises(InputError, match="unknown rewrite 'biases': the known ones are layer_scale, norms"):
+    with pytest.raises(
+        InputError, match="unknown rewrite 'biases': the known ones are layer_scale, means, norms"
+    ):
         fold(random_vit(), rewrites=["biases"])
 
 

@@ -193,7 +193,9 @@ def _full(name, layer, model, profile):
     if isinstance(layer, LearnedPositions):
         return {"table": "constant"}
     if name == "model":
-        return {"tokens": "range", "positioned": "range", "embedded": "range"}
+        # Only what the one before is not already: two fake quantizers of one tensor would round it twice.
+        added = {"tokens": model.class_tokens, "positioned": True, "embedded": model.config.registers}
+        return {role: "range" for role, there in added.items() if there}
     return {"sum_1": "range", "sum_2": "range"}  # an encoder block
 
 
@@ -244,7 +246,8 @@ def _full_of_several(name, layer, model, profile):
         if hasattr(layer, "table"):
             return {"table": "constant", "positioned": "range"}
         known = isinstance(layer, GridModality) or hasattr(layer, "projection")
-        return {"positioned": "range"} if known else {}
+        added = getattr(layer, "position", "learned") != "none"  # else the projection's output is it
+        return {"positioned": "range"} if known and added else {}
     if name == "model":
         return {"joined": "range"}
     sums = {"sum_1": "range", "sum_2": "range"}  # of an encoder block

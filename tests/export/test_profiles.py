@@ -1,5 +1,6 @@
 """Every part of a ViT, every profile: the quantization-aware model against its file in the real LiteRT."""
 
+import itertools
 from collections import Counter
 
 import keras
@@ -13,7 +14,7 @@ from keras_vit.export import load_runner, quantize_aware
 from keras_vit.export.convert import float_file, quantize_file
 from keras_vit.export.graph import fold
 from keras_vit.export.kinds import kinds_of, quantizable_layers
-from keras_vit.export.placement import plan, read
+from keras_vit.export.placement import _by_role, plan, read
 from keras_vit.export.profiles import PROFILES
 from keras_vit.export.quantizers import FakeQuantizer
 
@@ -86,6 +87,18 @@ def test_the_file_answers_as_the_keras_model(part, profile, tmp_path):
     assert not [kind for kind in runner.operators if kind.startswith("Flex")]
     if profile != "int8_full" and part != "chosen":  # hard attention's TOPK_V2 and ONE_HOT are no XNNPACK's
         assert runner.delegated == 1.0
+
+
+@pytest.mark.parametrize("part", ["plain", "averaged", "alone"])
+def test_no_tensor_of_int8_full_has_two_ranges(part):
+    """Trained apart they would round it twice, which the file does not."""
+    changes = {"pooling": "mean", "stem": "compact", "patch_size": 4} if part == "alone" else PARTS[part]
+    aware = quantize_aware(random_vit(**changes), "int8_full", pictures(8, seed=1))
+    seen = _by_role(aware.deploy()[0], {"image": pictures(2, seed=2).astype("float32")})
+    trained = {key: seen[key] for key, kind in aware.kinds.items() if kind.endswith("range")}
+    assert len(trained) > 40
+    for (one, a), (other, b) in itertools.combinations(trained.items(), 2):
+        assert a.size != b.size or not np.allclose(a.ravel(), b.ravel(), atol=1e-6), (one, other)
 
 
 @pytest.mark.parametrize("profile", ["int4", "int4_block"])

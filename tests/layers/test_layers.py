@@ -217,6 +217,17 @@ def test_the_norm_is_the_formula_also_far_from_zero():
     np.testing.assert_allclose(values(small, x - 300), norm(small, x.astype("float64") - 300), atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_norm_that_does_not_centre_divides_by_the_root_of_the_mean_square(training):
+    x = noise(3, 50) + 2
+    layer = built(LayerNorm(centre=False), x)
+    scale, shift = layer.get_weights()
+    expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale + shift
+    np.testing.assert_allclose(array(layer(x, training=training)), expected, atol=1e-5)
+    centred = LayerNorm.from_config({**layer.get_config(), "centre": True})
+    assert not layer.get_config()["centre"] and centred.centre
+
+
 def test_the_norm_computes_in_float32():
     """The squares of 300 are beyond float16, and 300 + 1/8 is beyond bfloat16."""
     x = 300 * noise(3, 50)

@@ -16,7 +16,8 @@ def weights_of(layer):
 
 def norm(layer, x):
     w = weights_of(layer)
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + layer.epsilon)
+    x = x - x.mean(-1, keepdims=True) if layer.centre else x
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + layer.epsilon)
     return x * w.get("scale", 1.0) + w.get("shift", 0.0)
 
 

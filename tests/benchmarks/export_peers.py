@@ -16,22 +16,21 @@ and softmax inside. The peers:
 - openvino: that .onnx file, int8 by NNCF for transformers; where the processor has bfloat16, OpenVINO uses it
   for the rest.
 
-Expect for Ti/16 on an AMD EPYC with AVX512-VNNI, otherwise idle, int8_static at 7.8 ms: 3.08x float32, 4.45x
-stock full int8, 6.3x keras-hub's full int8, 1.86x ONNX Runtime (static QDQ of the matrix products), 1.30x
-OpenVINO. int8 is as fast as the stock dynamic-range file and 1.16x keras-hub's; int8_full is 3.2x stock full
-int8; phone is 2.31x OpenVINO's plain Ti/16. Sizes: int8 5.98 MB, int4 3.32. Most anchors of speed are missed
-here. They come from an earlier measurement with float32 at 14.3 ms, where this machine takes 24: ratios
-between runtimes vary with the processor.
+What a processor has for int8 decides. Expect for Ti/16, otherwise idle:
 
-On an EPYC of Zen 5 (float32 at 11.4 ms, int8_static at 3.8): 2.97x float32, 6.20x stock full int8, 9.3x
-keras-hub's, 2.17x ONNX Runtime, 1.34x to 1.40x OpenVINO (three runs); phone 2.68x. Two thirds of int8_static
-are FULLY_CONNECTED near the processor's peak there: all the rest is 1.3 ms. (The other figures of phone here
-are those of an earlier preset, with ReLU attention, that was 3% slower.)
+- Intel Xeon with AMX (int8_static at 5.3 ms), which XNNPACK uses: int8_static 4.0x to 4.5x
+  float32 (three runs)
+- Zen 5, AVX-VNNI (3.8 ms): int8_static 2.97x float32, 6.20x stock full int8, 9.3x keras-hub's, 2.17x ONNX
+  Runtime, 1.34x to 1.40x OpenVINO (three runs); phone 2.68x OpenVINO's plain Ti/16. Two thirds of int8_static
+  are FULLY_CONNECTED near the processor's peak there: all the rest is 1.3 ms.
+- AMD EPYC with AVX512-VNNI (7.8 ms): 3.08x float32, 4.45x stock full int8, 6.3x keras-hub's, 1.86x ONNX
+  Runtime, 1.30x OpenVINO; int8 as fast as the stock dynamic-range file and 1.16x keras-hub's; int8_full 3.2x
+  stock full int8.
+- Intel Xeon with AVX512-VNNI (8.7 ms): 2.25x float32, 5.7x stock full int8, 7.9x keras-hub's, 1.80x ONNX
+  Runtime, 1.19x OpenVINO; int8_mixed at 8.0: 2.47x float32, 1.17x stock dynamic; int8_full 4.2x stock.
 
-On an Intel Xeon with AVX512-VNNI, otherwise idle, int8_static at 8.7 ms: 2.25x float32, 5.7x stock full int8,
-7.9x keras-hub's, 1.80x ONNX Runtime, 1.19x OpenVINO; int8_mixed at 8.0: 2.47x float32, 1.17x stock dynamic,
-1.96x ONNX Runtime, 1.29x OpenVINO; int8_full 4.2x stock; phone 2.13x OpenVINO, as int8_mixed 2.32x. What
-int8 can gain there at all: fully_connected.py.
+All but the first are of files in which LayerNorm still subtracted the mean, 2% slower (see `rewrites.py`).
+What int8 can gain at all: fully_connected.py. Sizes: int8 5.97 MB, int4 3.32.
 
 "unsteady" means that the machine was busy: the three ways to take the ratio disagree; then believe the one
 by CPU time. A peer that cannot be installed, and a profile that does not exist yet, become rows that say so.

@@ -392,7 +392,7 @@ def test_a_mask_of_another_shape_is_refused(shape, message):
         (lambda: Attention(2, dropout=1.0), r"attention dropout must be in \[0, 1\), not 1.0"),
         (lambda: Attention(2, dropout=-0.1), r"attention dropout must be in \[0, 1\), not -0.1"),
         (lambda: Attention(2, qk_norm=1), "qk_norm must be True or False, not 1"),
-        (lambda: Attention(2, folded="yes"), "folded must be True, False or some of norms, .* not 'yes'"),
+        (lambda: Attention(2, folded="yes"), "folded must be True, False or some of means, .* not 'yes'"),
         (lambda: Attention(2, folded=["bias"]), r"folded must be True, False or some of .* not \['bias'\]"),
         (lambda: Attention(2, epsilon=-1.0), "epsilon must be .* not -1.0"),
         (lambda: Attention(2, epsilon="small"), "epsilon must be .* not 'small'"),

@@ -191,6 +191,28 @@ def test_int8_full_leaves_only_masks_and_sounds_float(fusion, tmp_path):
     assert kinds["SOFTMAX"] >= 6 and kinds["GELU"] == 6 and kinds["BATCH_MATMUL"] == 11
 
 
+def test_masks_of_int8_full_reach_below_every_score(directory):
+    """The highest score plus the mask is the lowest number that softmax can be given."""
+    interpreter = Interpreter(
+        str(directory / "int8_full.tflite"), experimental_op_resolver_type=WITHOUT_DELEGATES
+    )
+    tensors = {d["index"]: d for d in interpreter.get_tensor_details()}
+
+    def limits(index):
+        scale, zero_point = tensors[index]["quantization"]
+        return scale * (-128 - zero_point), scale * (127 - zero_point), scale
+
+    operators = interpreter._get_ops_details()
+    softmaxed = {op["inputs"][0] for op in operators if op["op_name"] == "SOFTMAX"}
+    sums = [op for op in operators if op["op_name"] == "ADD" and op["outputs"][0] in softmaxed]
+    masked = [op for op in sums if tensors[op["inputs"][0]]["dtype"] == np.int8]
+    assert len(masked) >= 4
+    for op in masked:
+        (_, highest, _), (mask, _, _), (lowest, _, step) = map(limits, (*op["inputs"][:2], op["outputs"][0]))
+        assert highest + mask <= lowest + step
+        assert lowest < -8 and tensors[op["inputs"][1]]["dtype"] == np.int8
+
+
 @pytest.mark.slow
 def test_verify_compares_the_copies(whole, directory):
     inputs = examples(whole)

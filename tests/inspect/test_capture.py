@@ -158,7 +158,7 @@ def test_a_hook_that_is_there_is_called_and_its_result_recorded():
     np.testing.assert_allclose(found["block_1.mlp.expand.input"], 2 * plain, rtol=1e-6)
     np.testing.assert_allclose(found["head"], answer, atol=1e-6)
     assert layer.quantize is double
-    assert roles == ["input", "kernel", "output"] * 2
+    assert roles == ["input", "kernel", "product", "output"] * 2
 
 
 def test_a_quantization_aware_model_shows_rounded_values():

@@ -18,8 +18,10 @@ and softmax inside. The peers:
 
 What a processor has for int8 decides. Expect for Ti/16, otherwise idle:
 
-- Intel Xeon with AMX (int8_static at 5.3 ms), which XNNPACK uses: int8_static 4.0x to 4.5x
-  float32 (three runs)
+- Intel Xeon with AMX (5.3 ms), which XNNPACK uses: int8_static 4.39x float32, 12.0x stock full int8, 16.3x
+  keras-hub's, 3.07x ONNX Runtime, 1.72x OpenVINO (another run: 4.48x, 11.0x, 14.9x, 3.12x, 1.76x); int8 1.02x
+  the stock dynamic-range file, 1.31x keras-hub's; int8_mixed 1.33x stock dynamic; int8_full 6.5x stock full
+  int8; phone 3.39x OpenVINO's plain Ti/16. S/16: 5.64x, 7.37x, 9.93x, 2.31x, 1.21x.
 - Zen 5, AVX-VNNI (3.8 ms): int8_static 2.97x float32, 6.20x stock full int8, 9.3x keras-hub's, 2.17x ONNX
   Runtime, 1.34x to 1.40x OpenVINO (three runs); phone 2.68x OpenVINO's plain Ti/16. Two thirds of int8_static
   are FULLY_CONNECTED near the processor's peak there: all the rest is 1.3 ms.
@@ -29,7 +31,7 @@ What a processor has for int8 decides. Expect for Ti/16, otherwise idle:
 - Intel Xeon with AVX512-VNNI (8.7 ms): 2.25x float32, 5.7x stock full int8, 7.9x keras-hub's, 1.80x ONNX
   Runtime, 1.19x OpenVINO; int8_mixed at 8.0: 2.47x float32, 1.17x stock dynamic; int8_full 4.2x stock.
 
-All but the first are of files in which LayerNorm still subtracted the mean, 2% slower (see `rewrites.py`).
+All but the first, and S/16, are of files in which LayerNorm still subtracted the mean, 2% slower.
 What int8 can gain at all: fully_connected.py. Sizes: int8 5.97 MB, int4 3.32.
 
 "unsteady" means that the machine was busy: the three ways to take the ratio disagree; then believe the one

@@ -1,6 +1,6 @@
 """Quantization-aware training: `quantize_aware(model, profile)` gives a model for `fit`.
 
-The model is folded first (`export.graph`), then fake quantizers are hung into the `quantize` hooks of
+The model is folded first (`export.graph`), then fake quantizers are hung into the `fake_quantize` hooks of
 its layers. What it computes is what the exported file will compute: what you train is what you ship.
 Which tensor gets which quantizer is `kinds_of`, in `export/kinds.py`.
 """
@@ -114,7 +114,7 @@ class QuantizeAware(keras.Model):
             for key, kind in self.kinds.items()
         }
         for layer_name, layer in quantizable_layers(model):
-            layer.quantize = functools.partial(self._quantize, layer_name)
+            layer.fake_quantize = functools.partial(self._quantize, layer_name)
         self.build()
 
     def build(self, input_shape=None):
@@ -153,7 +153,7 @@ class QuantizeAware(keras.Model):
         return self.model.compute_output_shape(input_shape)
 
     def _quantize(self, name, role, x):
-        """The `quantize` hook of every layer: a fake quantizer where there is one."""
+        """The `fake_quantize` hook of every layer: a fake quantizer where there is one."""
         if self._takes_pixels:
             if (name, role) == (PATCHES, "kernel"):
                 x = x / self._pixel_scale[:, None]

@@ -1,6 +1,6 @@
 """Which tensor of a folded model gets which fake quantizer, for each profile.
 
-A tensor is named by its layer and the role that the layer's `quantize` hook calls it by, for example
+A tensor is named by its layer and the role that the layer's `fake_quantize` hook calls it by, for example
 "block_0.attention.query.input". The kinds are those of `export.quantizers`.
 """
 
@@ -49,7 +49,7 @@ FULL = {
 
 
 def quantizable_layers(model):
-    """Yield (dotted name, layer) for every layer of `model` that has a `quantize` hook, itself as "model".
+    """Yield (dotted name, layer) for every layer of `model` with a `fake_quantize` hook, itself as "model".
 
     Of a `MultimodalViT` those that take part in an answer: not what only training has.
     """

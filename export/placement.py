@@ -276,14 +276,14 @@ def _by_role(model, inputs):
 
         return hook
 
-    before = [(layer, layer.quantize) for _, layer in quantizable_layers(model)]
+    before = [(layer, layer.fake_quantize) for _, layer in quantizable_layers(model)]
     try:
         for name, layer in quantizable_layers(model):
-            layer.quantize = look(name)
+            layer.fake_quantize = look(name)
         model(from_raw(inputs, model))
     finally:
         for layer, hook in before:
-            layer.quantize = hook
+            layer.fake_quantize = hook
     return seen
 
 

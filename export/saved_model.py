@@ -113,11 +113,11 @@ def _servable(model):
     # Its own weight quantizers store the range that they just saw, in every run: a server shall not write.
     plain, _ = model.deploy()
     for name, layer in quantizable_layers(plain):
-        layer.quantize = functools.partial(_round, model.quantizers, name)
+        layer.fake_quantize = functools.partial(_round, model.quantizers, name)
     return [plain, *(q for q in model.quantizers.values() if not q.is_of_weights)]
 
 
 def _round(quantizers, name, role, x):
-    """The `quantize` hook of a deployed model, whose weights are rounded already."""
+    """The `fake_quantize` hook of a deployed model, whose weights are rounded already."""
     quantizer = quantizers.get(f"{name}.{role}")
     return x if quantizer is None or quantizer.is_of_weights else quantizer(x, training=False)

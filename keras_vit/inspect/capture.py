@@ -2,7 +2,7 @@
 
 A name is the path of a layer, as its parts are called in `keras_vit.layers`: "patches",
 "block_3", "block_3.mlp.expand", "norm", "head". It stands for the layer's output. `Linear` and
-`Attention` compute more than their output, and say so through their `quantize` hooks:
+`Attention` compute more than their output, and say so through their `fake_quantize` hooks:
 "block_3.mlp.expand.input", "block_3.attention.scores", "block_3.attention.probabilities".
 """
 
@@ -121,7 +121,7 @@ def recording(model, names, keep=lambda value: value, every_token=False):
         stack.enter_context(_replaced(model_in(model), "every_token", every_token))
         for name in names:
             layer, role = places[name]
-            attribute, watched = ("call", _call) if role is None else ("quantize", _hook)
+            attribute, watched = ("call", _call) if role is None else ("fake_quantize", _hook)
             function = watched(getattr(layer, attribute), role, lambda value, name=name: record(name, value))
             stack.enter_context(_replaced(layer, attribute, function))
         yield values

@@ -32,7 +32,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
       "soft" (straight through, Bengio et al. 2013, arXiv:1308.3432);
     - "relu": relu(score) / number of keys seen (Wortsman et al. 2023, arXiv:2309.08586).
 
-    A query that may see no key gets zeros. `quantize` is the hook of `Linear`, here for the roles
+    A query that may see no key gets zeros. `fake_quantize` is the hook of `Linear`, here for the roles
     "queries" and "keys" (as they enter Q K^T), "scores" (Q K^T), "biased" (the sum of "scores" and a bias),
     "probabilities" (the weights) and "context" (their product with V).
 
@@ -76,7 +76,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
             raise InputError(f"fused must be True, False or None, not {fused!r}.")
         self.fused = fused
         self.folded = folds(folded)
-        self.quantize = untouched
+        self.fake_quantize = untouched
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
     def build(self, queries_shape, tokens_shape):
@@ -138,11 +138,12 @@ class Attention(ExplicitMask, keras.layers.Layer):
         else:
             if self.compute_dtype == "float16":
                 q, k = ops.cast(q, "float32"), ops.cast(k, "float32")  # products beyond 65504 are normal
-            q, k = self.quantize("queries", q), self.quantize("keys", k)
-            scores = self.quantize("scores", ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
+            q, k = self.fake_quantize("queries", q), self.fake_quantize("keys", k)
+            scores = self.fake_quantize("scores", ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
             weights = self._weights(ops.cast(scores, "float32"), visible, bias, training)
             dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
-            context = self.quantize("context", ops.matmul(self.quantize("probabilities", dropped), v))
+            dropped = self.fake_quantize("probabilities", dropped)
+            context = self.fake_quantize("context", ops.matmul(dropped, v))
             context = ops.transpose(context, (0, 2, 1, 3))
         output = self.output_projection(ops.reshape(context, (-1, m, width)))
         if visible is not None:
@@ -172,7 +173,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
     def _weights(self, scores, visible, bias, training):
         """Scores [B, heads, M, N] in float32 to weights; rows without a visible key are cleared later."""
         if bias is not None:
-            scores = self.quantize("biased", scores + ops.cast(bias, "float32"))
+            scores = self.fake_quantize("biased", scores + ops.cast(bias, "float32"))
         if self.kind == "relu":
             weights = ops.relu(scores)
             if visible is None:
@@ -193,7 +194,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
 
     def _can_fuse(self, training, return_scores):
         fused = self.fused if self.fused is not None else keras.backend.backend() in ("jax", "torch")
-        plain = self.kind == "soft" and self.quantize is untouched and not return_scores
+        plain = self.kind == "soft" and self.fake_quantize is untouched and not return_scores
         # JAX has no such kernel for float16 on a CPU.
         return fused and plain and self.compute_dtype != "float16" and not (training and self.dropout)
 

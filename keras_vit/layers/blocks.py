@@ -55,7 +55,7 @@ class _Block(ExplicitMask, keras.layers.Layer):
         self.mlp_kind, self.dropout, self.epsilon = mlp, dropout, positive("epsilon", epsilon)
         self.stochastic_depth, self.layer_scale = stochastic_depth, layer_scale
         self.remat, self.folded = boolean("remat", remat), folds(folded)
-        self.quantize = untouched  # the hook of `Linear`, here for "sum_1", "sum_2", ...: after each branch
+        self.fake_quantize = untouched  # the hook of `Linear`, for "sum_1", "sum_2", ...: after each branch
 
     def _attention(self, name):
         return Attention(
@@ -139,9 +139,9 @@ class EncoderBlock(_Block):
                 seen = mask[:, :rows] if mask is not None and len(mask.shape) == 3 else mask
                 offsets = bias[..., :rows, :] if bias is not None else None
             y = self.attention(queries, y, mask=seen, bias=offsets, rotary=rotary, training=training)
-            x = self.quantize("sum_1", x + self._run(self.branch_1, y, training))
+            x = self.fake_quantize("sum_1", x + self._run(self.branch_1, y, training))
             y = self.mlp(self.norm_2(x), training=training)
-            return self.quantize("sum_2", x + self._run(self.branch_2, y, training))
+            return self.fake_quantize("sum_2", x + self._run(self.branch_2, y, training))
 
         if self.remat and training:
             return rematerialised(self, forward, tokens, bias)
@@ -189,13 +189,13 @@ class DecoderBlock(_Block):
         def forward(tokens, memory):
             y = self.norm_1(tokens)
             y = self.attention(y, y, mask=mask, training=training)
-            x = self.quantize("sum_1", tokens + self._run(self.branch_1, y, training))
+            x = self.fake_quantize("sum_1", tokens + self._run(self.branch_1, y, training))
             y = self.cross_attention(
                 self.norm_2(x), memory, mask=memory_mask, bias=memory_bias, training=training
             )
-            x = self.quantize("sum_2", x + self._run(self.branch_2, y, training))
+            x = self.fake_quantize("sum_2", x + self._run(self.branch_2, y, training))
             y = self.mlp(self.norm_3(x), training=training)
-            return self.quantize("sum_3", x + self._run(self.branch_3, y, training))
+            return self.fake_quantize("sum_3", x + self._run(self.branch_3, y, training))
 
         if self.remat and training:
             return rematerialised(self, forward, tokens, memory)

@@ -7,7 +7,7 @@ from keras_vit.config import boolean, integer
 
 
 def untouched(role, tensor):
-    """The default `quantize` hook: leaves every tensor as it is."""
+    """The default `fake_quantize` hook: leaves every tensor as it is."""
     return tensor
 
 
@@ -15,7 +15,7 @@ def untouched(role, tensor):
 class Linear(keras.layers.Layer):
     """y = x W + b over the last axis.
 
-    Input [..., inputs], output [..., units]. `quantize` is a hook for quantization-aware
+    Input [..., inputs], output [..., units]. `fake_quantize` is a hook for quantization-aware
     training: `keras_vit.export` replaces it by a function (role, tensor) -> tensor that is
     called with the roles "input", "kernel", "product" (before the bias, if there is one) and "output". It is
     not part of the config.
@@ -39,7 +39,7 @@ class Linear(keras.layers.Layer):
         self.use_bias = boolean("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.quantize = untouched
+        self.fake_quantize = untouched
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
@@ -52,11 +52,11 @@ class Linear(keras.layers.Layer):
         )
 
     def call(self, x):
-        x = self.quantize("input", x)
-        y = ops.matmul(x, self.quantize("kernel", self.kernel))
+        x = self.fake_quantize("input", x)
+        y = ops.matmul(x, self.fake_quantize("kernel", self.kernel))
         if self.bias is not None:
-            y = ops.add(self.quantize("product", y), self.bias)
-        return self.quantize("output", y)
+            y = ops.add(self.fake_quantize("product", y), self.bias)
+        return self.fake_quantize("output", y)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
@@ -77,13 +77,13 @@ class Convolution(keras.layers.Conv2D):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.quantize = untouched
+        self.fake_quantize = untouched
 
     def call(self, x):
-        kernel = self.quantize("kernel", self.kernel)
+        kernel = self.fake_quantize("kernel", self.kernel)
         y = ops.conv(
-            self.quantize("input", x), kernel, self.strides, self.padding, data_format=self.data_format
+            self.fake_quantize("input", x), kernel, self.strides, self.padding, data_format=self.data_format
         )
         if self.bias is not None:
             y = ops.add(y, self.bias)
-        return self.quantize("output", self.activation(y))
+        return self.fake_quantize("output", self.activation(y))

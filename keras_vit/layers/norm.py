@@ -7,17 +7,17 @@ from keras_vit.config import boolean, positive
 from keras_vit.layers.linear import untouched
 
 
-def _normalised(x, epsilon, quantize=untouched, centre=True):
+def _normalised(x, epsilon, fake_quantize=untouched, centre=True):
     """x - mean over the deviation, and one over the deviation; float32."""
     centred = ops.cast(x, "float32")
     if centre:
-        mean = quantize("mean", ops.mean(centred, axis=-1, keepdims=True))
-        centred = quantize("centred", centred - mean)
+        mean = fake_quantize("mean", ops.mean(centred, axis=-1, keepdims=True))
+        centred = fake_quantize("centred", centred - mean)
     # A product, not a square: of the two only that one has an int8 kernel in XNNPACK.
-    square = quantize("square", centred * centred)
-    variance = quantize("variance", ops.mean(square, axis=-1, keepdims=True))
-    inverse = quantize("inverse", ops.rsqrt(variance + epsilon))
-    return quantize("output", centred * inverse), inverse
+    square = fake_quantize("square", centred * centred)
+    variance = fake_quantize("variance", ops.mean(square, axis=-1, keepdims=True))
+    inverse = fake_quantize("inverse", ops.rsqrt(variance + epsilon))
+    return fake_quantize("output", centred * inverse), inverse
 
 
 def _normalised_with_gradient(x, scale, shift, epsilon, dtype):
@@ -50,7 +50,7 @@ class LayerNorm(keras.layers.Layer):
 
     Ba et al. 2016 (arXiv:1607.06450). Keras' own layer computes x * a + (b - mean * a): two
     large products that cancel, which loses digits in low precision. Epsilon is 1e-6 in every
-    published ViT checkpoint. `quantize` is the hook of `Linear`, here for the roles "mean",
+    published ViT checkpoint. `fake_quantize` is the hook of `Linear`, here for the roles "mean",
     "centred" (x - mean), "square", "variance", "inverse" (1 / sqrt(var + epsilon)), "output" (the product of
     "centred" and "inverse") and, where scale and shift exist, "scaled" and "shifted".
 
@@ -65,7 +65,7 @@ class LayerNorm(keras.layers.Layer):
         super().__init__(**kwargs)
         self.epsilon = positive("epsilon", epsilon)
         self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)
-        self.quantize = untouched
+        self.fake_quantize = untouched
 
     def build(self, input_shape):
         if self.affine:
@@ -76,13 +76,13 @@ class LayerNorm(keras.layers.Layer):
             self.shift = self.add_weight(initializer="zeros", name="shift", **options)
 
     def call(self, x, training=None):
-        if training and self.affine and self.centre and self.quantize is untouched:
+        if training and self.affine and self.centre and self.fake_quantize is untouched:
             # Tensors, not variables: TensorFlow's custom gradients refuse to close over a variable.
             scale, shift = ops.add(self.scale, 0.0), ops.add(self.shift, 0.0)
             return _normalised_with_gradient(x, scale, shift, self.epsilon, self.compute_dtype)
-        y, _ = _normalised(x, self.epsilon, self.quantize, self.centre)
+        y, _ = _normalised(x, self.epsilon, self.fake_quantize, self.centre)
         if self.affine:
-            y = self.quantize("shifted", self.quantize("scaled", y * self.scale) + self.shift)
+            y = self.fake_quantize("shifted", self.fake_quantize("scaled", y * self.scale) + self.shift)
         return ops.cast(y, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

@@ -128,7 +128,7 @@ class LearnedPositions(Positions):
 
     One weight, `table` [1, prefix + rows * columns, D], from normal(0, `stddev`). At another grid the
     table is resized in the graph, antialiased bicubic, in float32; its first `prefix` rows stay.
-    `quantize` is the hook of `Linear`, here for "table" where it is added as it is.
+    `fake_quantize` is the hook of `Linear`, here for "table" where it is added as it is.
 
     Args:
         grid, prefix: see `Positions`.
@@ -139,7 +139,7 @@ class LearnedPositions(Positions):
     def __init__(self, grid, prefix=0, stddev=0.02, **kwargs):
         super().__init__(grid, prefix, **kwargs)
         self.stddev = positive("stddev", stddev)
-        self.quantize = untouched
+        self.fake_quantize = untouched
 
     def build(self, tokens_shape, sizes_shape=None):
         super().build(tokens_shape)
@@ -153,7 +153,7 @@ class LearnedPositions(Positions):
     def call(self, tokens, grid=None, sizes=None):
         if sizes is None and self._grid_for(tokens, grid) == self.grid:
             # One ADD of a constant: this is what runs on a phone.
-            return tokens + ops.cast(self.quantize("table", self.table), self.compute_dtype)
+            return tokens + ops.cast(self.fake_quantize("table", self.table), self.compute_dtype)
         return super().call(tokens, grid, sizes)
 
     def encode(self, grid=None, sizes=None):

@@ -28,7 +28,7 @@ class ConvPatches(Patches):
     """`Patches` computed as a convolution: the same function, arguments and variables.
 
     For runtimes whose convolution is faster than a transpose and a matrix product. The roles of
-    `Linear.quantize` hold, but "input" is the image [B, H, W, C] here, not the cut patches.
+    `Linear.fake_quantize` hold, but "input" is the image [B, H, W, C] here, not the cut patches.
     """
 
     def call(self, images, mask=None):
@@ -41,11 +41,12 @@ class ConvPatches(Patches):
         top, left = self.window[0] - h, self.window[1] - w
         if top or left:
             x = ops.pad(x, ((0, 0), (top, 0), (left, 0), (0, 0)))
-        quantize, bias = self.projection.quantize, self.projection.bias
-        kernel = ops.reshape(quantize("kernel", self.projection.kernel), (*self.window, channels, self.width))
-        x = ops.conv(quantize("input", x), kernel, (h, w), "valid", data_format="channels_last")
+        fake_quantize, bias = self.projection.fake_quantize, self.projection.bias
+        kernel = fake_quantize("kernel", self.projection.kernel)
+        kernel = ops.reshape(kernel, (*self.window, channels, self.width))
+        x = ops.conv(fake_quantize("input", x), kernel, (h, w), "valid", data_format="channels_last")
         tokens = ops.reshape(x, (-1, rows * columns, self.width))
-        tokens = quantize("output", tokens if bias is None else ops.add(tokens, bias))
+        tokens = fake_quantize("output", tokens if bias is None else ops.add(tokens, bias))
         return tokens if mask is None else only_real(tokens, mask)
 
 

@@ -65,12 +65,12 @@ class Action(Modality):
         mask = None
         if self.values:
             mask = ops.logical_and(track >= 0, track < self.values)
-            tokens = ops.take(self.quantize("table", self.table), ops.where(mask, track, 0), axis=0)
+            tokens = ops.take(self.fake_quantize("table", self.table), ops.where(mask, track, 0), axis=0)
         else:
             if self.padding is not None:
                 mask = ops.any(ops.not_equal(track, ops.cast(self.padding, track.dtype)), axis=2)
             tokens = self.projection(track)
-        return self.quantize("positioned", self.positions(self.quantize("tokens", tokens))), mask
+        return self.fake_quantize("positioned", self.positions(self.fake_quantize("tokens", tokens))), mask
 
     def encode(self, tracks):
         """Tracks of any length each as one array, padded or cut at the end.

@@ -62,8 +62,8 @@ class Modality(ExplicitMask, keras.layers.Layer):
     `call` does what all share: where `present` is 0, the input counts as `blank`, whatever stands there
     (NaN too), and the mask is False. Tokens that the mask leaves out are exactly 0.
 
-    `quantize` is the hook of `Linear`, here for "table" (of vectors that ids choose from), "tokens" (before)
-    and "positioned" (after the positions).
+    `fake_quantize` is the hook of `Linear`, here for "table" (of vectors that ids choose from), "tokens"
+    (before) and "positioned" (after the positions).
 
     Args:
         width: length of a token; None until `with_width` says it.
@@ -77,7 +77,7 @@ class Modality(ExplicitMask, keras.layers.Layer):
     def __init__(self, width=None, **kwargs):
         super().__init__(**kwargs)
         self._width = None if width is None else integer("width", width, 1)
-        self.quantize = untouched
+        self.fake_quantize = untouched
 
     @property
     def width(self):

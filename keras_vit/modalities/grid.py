@@ -53,8 +53,8 @@ class GridModality(Modality):
         return input_shape
 
     def tokenize(self, inputs):
-        tokens = self.quantize("tokens", self.pieces(inputs))
-        return self.quantize("positioned", self.positions(tokens)), None
+        tokens = self.fake_quantize("tokens", self.pieces(inputs))
+        return self.fake_quantize("positioned", self.positions(tokens)), None
 
     def encode(self, examples):
         return self._finite(super().encode(examples))

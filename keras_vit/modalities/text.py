@@ -105,8 +105,8 @@ class Text(Modality):
 
     def tokenize(self, ids):
         mask = ops.not_equal(ids, PADDING)
-        x = self.quantize("tokens", look_up(self.quantize("table", self.table), ids))
-        x = self.quantize("positioned", self.positions(x))
+        x = self.fake_quantize("tokens", look_up(self.fake_quantize("table", self.table), ids))
+        x = self.fake_quantize("positioned", self.positions(x))
         bias = None
         if self.encoder or self.decoder:
             x, bias = only_real(x, mask), as_bias(mask)

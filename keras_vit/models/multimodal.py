@@ -114,7 +114,7 @@ class MultimodalViT(keras.Model):
         self.norm = LayerNorm(affine="norms" not in self.folded or not classes, name="norm", **shared)
         self.mean = Pooling("mean", name="mean", **shared)
         self.head = Linear(classes, kernel_initializer="zeros", name="head", **shared) if classes else None
-        self.quantize = untouched  # the hook of `Linear`, here for "joined": what enters the trunk
+        self.fake_quantize = untouched  # the hook of `Linear`, here for "joined": what enters the trunk
         self.prediction = self._predicted = None
         if self.visual_weight:
             self._sentence, self._picture = self._pair_to_predict()
@@ -170,7 +170,7 @@ class MultimodalViT(keras.Model):
         x, mask = self._joined(tokens, masks)
         # Tokens that the mask leaves out are 0 and [CLS] is always seen, so one addition does it.
         bias = as_bias(mask)
-        x = self.drop(self.quantize("joined", x), training=training)
+        x = self.drop(self.fake_quantize("joined", x), training=training)
         for i, block in enumerate(self.blocks):
             rows = 1 if i == len(self.blocks) - 1 else None  # only [CLS] leaves the last block
             x = block(x, bias=bias, rows=rows, training=training)

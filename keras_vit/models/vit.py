@@ -77,7 +77,7 @@ class ViT(keras.Model):
         # How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture was
         # scaled to cover the image size and cropped in the centre.
         self.preprocessing = checked_preprocessing(preprocessing or None, channels=3)
-        self.quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
+        self.fake_quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
         self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
         self.each_head = False  # True: in training, both heads' logits [B, 2, classes] if distilled
 
@@ -184,9 +184,9 @@ class ViT(keras.Model):
         grid = self.config.grid(images.shape[1:3])
         sizes = None if mask is None else grid_sizes(mask, grid)
         x = self.patches(images, mask=mask)
-        x = self.quantize("tokens", self._with_class_tokens(x))
-        x = self.quantize("positioned", self.positions(x, grid=grid, sizes=sizes))
-        x = self.quantize("embedded", self._with_registers(x))
+        x = self.fake_quantize("tokens", self._with_class_tokens(x))
+        x = self.fake_quantize("positioned", self.positions(x, grid=grid, sizes=sizes))
+        x = self.fake_quantize("embedded", self._with_registers(x))
         mask = self._mask_with_prefix(mask)
         x = self.drop(x, training=training)
         geometry = self.positions.for_attention(grid, self.prefix)  # rotary angles, or a bias on the scores

@@ -68,7 +68,7 @@ def numpy_values(model, images):
 def state(model):
     """What `features` touches, as it is now."""
     parts = model._flatten_layers()
-    hooks = [vars(part).get("quantize") for part in parts]
+    hooks = [vars(part).get("fake_quantize") for part in parts]
     return (
         hooks,
         [vars(part).get("call") for part in parts],
@@ -152,12 +152,12 @@ def test_a_hook_that_is_there_is_called_and_its_result_recorded():
         roles.append(role)
         return tensor * 2 if role == "input" else tensor
 
-    layer.quantize = double
+    layer.fake_quantize = double
     answer = np.asarray(model(images))
     found = features(model, images, ["block_1.mlp.expand.input", "block_1.mlp.expand", "head"])
     np.testing.assert_allclose(found["block_1.mlp.expand.input"], 2 * plain, rtol=1e-6)
     np.testing.assert_allclose(found["head"], answer, atol=1e-6)
-    assert layer.quantize is double
+    assert layer.fake_quantize is double
     assert roles == ["input", "kernel", "product", "output"] * 2
 
 
@@ -195,11 +195,12 @@ def test_the_model_is_as_before_after_an_exception():
     with pytest.raises(ValueError, match="images of shape"):
         features(model, pictures(1, 9, 9), ["block_0"])
     assert state(model) == before
-    model.blocks[1].attention.quantize = fail
+    model.blocks[1].attention.fake_quantize = fail
     with pytest.raises(RuntimeError, match="someone else"):
         features(model, images, ["block_0", "block_1.attention.scores", "block_1.attention"])
-    assert vars(model.blocks[1].attention).pop("quantize") is fail
-    model.blocks[1].attention.quantize = before[0][model._flatten_layers().index(model.blocks[1].attention)]
+    assert vars(model.blocks[1].attention).pop("fake_quantize") is fail
+    index = model._flatten_layers().index(model.blocks[1].attention)
+    model.blocks[1].attention.fake_quantize = before[0][index]
     assert state(model) == before
     np.testing.assert_array_equal(np.asarray(model(images)), answer)
 

@@ -345,7 +345,7 @@ def test_the_hook_of_quantization_is_called_and_used():
 
     bias = array(layer.output_projection.bias)
     expected = values(layer, QUERIES, TOKENS) - bias
-    layer.quantize = double
+    layer.fake_quantize = double
     np.testing.assert_allclose(array(layer(QUERIES, TOKENS)) - bias, 2 * expected, atol=2e-6)
     assert seen == [
         ("queries", (B, HEADS, M, D // HEADS)),

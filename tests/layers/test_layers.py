@@ -177,7 +177,7 @@ def test_convolution_is_that_of_keras_and_its_hooks_are_called_and_used():
     scales = {"input": 2, "kernel": 3, "output": 5}
     twin.set_weights([2 * 3 * kernel, bias])
     expected = 5 * array(twin(x))
-    layer.quantize = lambda role, tensor: tensor * scales[role]
+    layer.fake_quantize = lambda role, tensor: tensor * scales[role]
     np.testing.assert_allclose(array(layer(x)), expected, rtol=1e-5, atol=1e-4)
 
 
@@ -188,10 +188,10 @@ def test_the_hooks_of_linear_are_called_and_used():
         {"input": 2, "kernel": 3, "product": 7, "output": 5},
     )
     kernel, bias = layer.get_weights()
-    layer.quantize = lambda role, tensor: tensor * scales[role]
+    layer.fake_quantize = lambda role, tensor: tensor * scales[role]
     np.testing.assert_allclose(array(layer(x)), 5 * (42 * (x @ kernel) + bias), rtol=1e-5, atol=1e-4)
     bare = built(Linear(5, use_bias=False), x)
-    bare.quantize = layer.quantize
+    bare.fake_quantize = layer.fake_quantize
     np.testing.assert_allclose(array(bare(x)), 30 * (x @ bare.get_weights()[0]), rtol=1e-5, atol=1e-4)
 
 
@@ -203,7 +203,7 @@ def test_the_hooks_of_the_norm_are_used_also_in_training():
     _, shift = layer.get_weights()
     plain = norm(layer, x.astype("float64"))
     scales = {"output": 2, "scaled": 3, "shifted": 5}
-    layer.quantize = lambda role, tensor: tensor * scales.get(role, 1)
+    layer.fake_quantize = lambda role, tensor: tensor * scales.get(role, 1)
     expected = 5 * (6 * (plain - shift) + shift)
     for training in (False, True):
         np.testing.assert_allclose(array(layer(x, training=training)), expected, rtol=1e-4, atol=1e-3)

@@ -45,7 +45,7 @@ def test_the_hooks_of_quantization_are_called_and_used():
     layer(images)
     scales = {"input": 2.0, "kernel": 3.0, "output": 5.0}
     expected = 30 * np.asarray(layer(images))
-    layer.projection.quantize = lambda role, x: x * scales[role]
+    layer.projection.fake_quantize = lambda role, x: x * scales[role]
     np.testing.assert_allclose(np.asarray(layer(images)), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -314,11 +314,11 @@ def test_the_example_in_the_docs_takes_under_40_lines_and_is_what_it_says():
 )
 def test_tokens_are_pieces_plus_positions(name, cut):
     layer, (_, inputs, _) = modality(name), EVERY[name]
-    layer.quantize = lambda role, x: 2 * x if role == "tokens" else 3 * x
+    layer.fake_quantize = lambda role, x: 2 * x if role == "tokens" else 3 * x
     try:
         tokens = array(layer(inputs)[0])
     finally:
-        layer.quantize = base.untouched
+        layer.fake_quantize = base.untouched
     seen = array(layer.spectrogram(inputs)) if name == "audio" else inputs
     pieces = cut()
     pieces.build(seen.shape)

@@ -308,7 +308,7 @@ def test_greedy_takes_the_best_word_until_the_end():
     np.testing.assert_array_equal(layer.greedy(memory), 0)
     # Words that would follow the end are none.
     wanted = ops.one_hot(np.array([[3, 0, 5, 2]] * 2 + [[0, 4, 4, 4]] + [[6, 2, 3, 0]]), 7)
-    layer.head.quantize = lambda role, x: wanted if role == "output" else x
+    layer.head.fake_quantize = lambda role, x: wanted if role == "output" else x
     np.testing.assert_array_equal(layer.greedy(memory), [[3, 0, 0, 0]] * 2 + [[0] * 4, [6, 2, 3, 0]])
     with pytest.raises(InputError, match=r"captions are ids \[batch, 4\], not \[4, 3\]"):
         layer(IDS[:, :3], memory)

@@ -21,6 +21,7 @@ from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
 from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
 from keras_vit.modalities.image import Image
+from keras_vit.models.activation import AUTO, checked_activation, inherited_activation
 
 FUSIONS = ("single_stream", "bottleneck")
 
@@ -54,11 +55,12 @@ class MultimodalViT(keras.Model):
             predict the features of the `Image` (see `visual_features`), where both are present.
         visual_loss: "cosine" or "l2".
         dropout, stochastic_depth, folded: as in `ViTConfig`.
+        activation: "auto", "softmax", "sigmoid" or None: what files make of the logits, as in `ViT`.
 
     Raises:
-        InputError: no modality, one named "present", an unknown fusion; a `visual_weight` without a visual
-            sentence and an image. When called: a name that is no modality, nothing given, `present` of
-            another width or with a row of zeros.
+        InputError: no modality, one named "present", an unknown fusion or activation, a softmax over one
+            class; a `visual_weight` without a visual sentence and an image. When called: a name that is no
+            modality, nothing given, `present` of another width or with a row of zeros.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class MultimodalViT(keras.Model):
         dropout=0.0,
         stochastic_depth=0.0,
         folded=(),
+        activation=AUTO,
         name="multimodal_vit",
         dtype=None,
         trainable=True,
@@ -86,6 +89,7 @@ class MultimodalViT(keras.Model):
         self.width, self.depth = integer("width", width, 1), integer("depth", depth, 1)
         self.heads, self.mlp_width = heads, 4 * width if mlp_width is None else mlp_width
         self.classes = classes if classes is None else integer("classes", classes, 1)
+        self.activation = checked_activation(activation, classes)
         self.fusion = one_of("fusion", fusion, FUSIONS)
         self.bottleneck = integer("bottleneck", bottleneck, 1)
         self.modality_dropout = rate("modality_dropout", modality_dropout)
@@ -256,7 +260,8 @@ class MultimodalViT(keras.Model):
 
         What a modality has of `folded` and of a dtype follows the model.
         """
-        config = {**self.get_config(), "dtype": "float32", **changes}
+        usual = {"dtype": "float32", "activation": inherited_activation(self)}
+        config = {**self.get_config(), **usual, **changes}
         for _, modality in config["modalities"]:
             modality["config"]["dtype"] = None
             if "folded" in modality["config"]:
@@ -345,6 +350,7 @@ class MultimodalViT(keras.Model):
             "dropout": self.dropout,
             "stochastic_depth": self.stochastic_depth,
             "folded": list(self.folded),
+            "activation": self.activation,
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "trainable": self.trainable,

@@ -27,6 +27,7 @@ from keras_vit.layers.dropping import take_geometry, take_tokens
 from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import as_mask
 from keras_vit.modalities.pixels import checked_preprocessing
+from keras_vit.models.activation import AUTO, checked_activation, inherited_activation
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -49,11 +50,15 @@ class ViT(keras.Model):
         classes: number of classes, or None.
         preprocessing: {"mean": [3], "std": [3]} of pixels in [0, 1]; kept with the model, applied
             by training and prediction, baked into every export. Never applied in `call`.
+        activation: what every export, runner and report makes of the logits; never applied in `call`, so
+            compile with a loss `from_logits=True`. "softmax", one class of several (CategoricalCrossentropy);
+            "sigmoid", each class on its own (BinaryCrossentropy); None, numbers that are answered as they
+            are (MeanSquaredError). "auto" is "sigmoid" for classes=1, else "softmax".
         **overrides: fields of `ViTConfig` to replace.
 
     Raises:
-        InputError (a ValueError): unknown variant or field, or an image size that is not a
-            multiple of the patch.
+        InputError (a ValueError): unknown variant, field or activation, a softmax over one class, or an
+            image size that is not a multiple of the patch.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class ViT(keras.Model):
         name="vit",
         dtype=None,
         trainable=True,
+        activation=AUTO,
         **overrides,
     ):
         config = ViTConfig.of(config, **overrides).for_size(image_size)
@@ -74,6 +80,7 @@ class ViT(keras.Model):
         self.config = config
         self.image_size = pair(image_size, "image_size")
         self.classes = classes
+        self.activation = checked_activation(activation, classes)
         # How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture was
         # scaled to cover the image size and cropped in the centre.
         self.preprocessing = checked_preprocessing(preprocessing or None, channels=3)
@@ -304,13 +311,14 @@ class ViT(keras.Model):
 
         Another `image_size` gets resized positions, another `patch_size` a resized patch kernel, another
         number of `classes` a fresh head; every other variable that is new or has a new shape starts afresh.
+        An `activation` that is not the usual one for its classes is kept.
 
         Args:
             **changes: arguments of the constructor, fields of `ViTConfig` included.
         """
         from keras_vit.models.transfer import transfer
 
-        arguments = {**self._arguments(), **changes}
+        arguments = {**self._arguments(), "activation": inherited_activation(self), **changes}
         return transfer(self, type(self)(**arguments))
 
     def reset_classifier(self, classes):
@@ -323,6 +331,7 @@ class ViT(keras.Model):
             "image_size": self.image_size,
             "classes": self.classes,
             "preprocessing": self.preprocessing,
+            "activation": self.activation,
             "name": self.name,
             "dtype": self.dtype_policy,
             "trainable": self.trainable,

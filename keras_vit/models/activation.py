@@ -1,0 +1,55 @@
+"""What the logits of a head mean: the activation between a model's logits and the answers of its files.
+
+A model gives logits, which losses take with `from_logits=True`. Whoever answers with it, an exported file, a
+server, `predict`, applies `activate` to them: the one place where that is done.
+"""
+
+from typing import Any
+
+from keras import ops
+
+from keras_vit.errors import InputError
+
+AUTO = "auto"
+ACTIVATIONS = ("softmax", "sigmoid", None)
+
+
+def default_activation(classes: int | None) -> str:
+    """What "auto" means: "sigmoid" for one logit, since a softmax over one number is always 1."""
+    return "sigmoid" if classes == 1 else "softmax"
+
+
+def checked_activation(activation: str | None, classes: int | None) -> str | None:
+    """One of `ACTIVATIONS`, "auto" resolved. Raises InputError for another, or a softmax over one logit."""
+    if activation == AUTO:
+        return default_activation(classes)
+    if activation is not None and activation not in ACTIVATIONS:
+        raise InputError(
+            f"activation must be 'softmax', 'sigmoid', None or 'auto', not {activation!r}: it says what "
+            "exported files make of the logits."
+        )
+    if activation == "softmax" and classes == 1:
+        raise InputError(
+            "activation='softmax' with classes=1 is always 1.0: use activation='sigmoid' (for a "
+            "BinaryCrossentropy), None (for a number), or classes=2."
+        )
+    return activation
+
+
+def inherited_activation(model: Any) -> str | None:
+    """The activation of a model made from `model`, perhaps of other classes: "auto" if nothing was chosen."""
+    return AUTO if model.activation == default_activation(model.classes) else model.activation
+
+
+def activate(logits: Any, activation: str | None) -> Any:
+    """Logits [B, classes] as a file answers them, float32 [B, classes].
+
+    Args:
+        logits: of any floating dtype; computed in float32, as losses do.
+        activation: "softmax" (probabilities that sum to one), "sigmoid" (of each class on its own) or None
+            (the logits).
+    """
+    logits = ops.cast(logits, "float32")
+    if activation is None:
+        return logits
+    return ops.sigmoid(logits) if activation == "sigmoid" else ops.softmax(logits, axis=-1)

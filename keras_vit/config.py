@@ -40,6 +40,7 @@ POSITIONS = (
 )
 ATTENTIONS = ("soft", "hard", "relu")
 MLPS = ("gelu", "gelu_tanh", "swiglu")
+OWN = ("attention", "mlp", "block")  # the fields that may name a layer of the user's
 POOLINGS = ("cls", "mean", "attention", None)
 PRESENT = "present"  # the input of a multimodal model that says which of the others are there
 FOLDS = ("means", "norms", "attention_scale", "key_bias", "value_bias", "patch_bias")
@@ -51,6 +52,7 @@ class ViTConfig:
 
     Attributes:
         patch_size: (height, width) of a patch in pixels; one integer means a square.
+        channels: of a picture: 3 for RGB, 1 for grey, any other number for other sensors.
         width: length of a token.
         depth: number of encoder blocks.
         heads: attention heads; must divide `width`.
@@ -64,10 +66,13 @@ class ViTConfig:
         pooling: "cls" (a learned token), "mean" (over patch tokens), "attention" or None (all patch tokens).
         distilled: a second [CLS] with a head of its own, as in DeiT; logits are the mean of both heads.
         patch_mask: the model takes {"image", "patch_mask"}: pictures of several sizes in one batch.
-        attention: "soft", "hard" (each query sees its `top_k` best keys) or "relu".
+        attention: "soft", "hard" (each query sees its `top_k` best keys), "relu", or a layer of your own (see
+            `keras_vit.layers.own`): its class, which is kept as the name it is registered under.
         top_k: number of keys for hard attention.
         qk_norm: LayerNorm on queries and keys.
-        mlp: "gelu" (the exact one), "gelu_tanh" (its approximation, as in the original JAX code) or "swiglu".
+        mlp: "gelu" (the exact one), "gelu_tanh" (its approximation, as in the original JAX code), "swiglu",
+            or a layer of your own.
+        block: a layer of your own in the place of every encoder block; None for ours.
         layer_scale: initial value of the factors on each residual branch; None for none.
         epsilon: of every LayerNorm.
         merge: (block, tokens): merge the patch tokens to so many before that block; None for never.
@@ -83,6 +88,7 @@ class ViTConfig:
     """
 
     patch_size: tuple = (16, 16)
+    channels: int = 3
     width: int = 192
     depth: int = 12
     heads: int = 3
@@ -97,6 +103,7 @@ class ViTConfig:
     top_k: int | None = None
     qk_norm: bool = False
     mlp: str = "gelu"
+    block: str | None = None
     layer_scale: float | None = None
     epsilon: float = 1e-6
     merge: tuple | None = None
@@ -109,7 +116,9 @@ class ViTConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "patch_size", pair(self.patch_size, "patch_size"))
-        for field in ("width", "depth", "heads", "mlp_width"):
+        for field in OWN:
+            object.__setattr__(self, field, registered_name(field, getattr(self, field)))
+        for field in ("channels", "width", "depth", "heads", "mlp_width"):
             integer(field, getattr(self, field), at_least=1)
         if self.registers is not None:
             integer("registers", self.registers, at_least=0)
@@ -124,8 +133,10 @@ class ViTConfig:
             ("pooling", POOLINGS),
             ("attention", ATTENTIONS),
             ("mlp", MLPS),
+            ("block", (None,)),
         ):
-            one_of(field, getattr(self, field), known)
+            if field not in self.own:
+                one_of(field, getattr(self, field), known)
         for field in ("dropout", "attention_dropout", "stochastic_depth", "patch_dropout"):
             rate(field, getattr(self, field))
         for field in ("distilled", "patch_mask", "qk_norm", "remat"):
@@ -142,6 +153,12 @@ class ViTConfig:
         positive("epsilon", self.epsilon)
         if self.merge is not None:
             object.__setattr__(self, "merge", self._checked_merge())
+
+    @property
+    def own(self):
+        """{field: registered name} of the layers of your own: {"attention": "mine>MyAttention"}."""
+        values = {field: getattr(self, field) for field in OWN}
+        return {field: value for field, value in values.items() if is_registered_name(value)}
 
     def _checked_merge(self):
         try:
@@ -220,6 +237,31 @@ def _from_variant(text):
     patch_size = (int(match[2]), int(match[3] or match[2]))
     shape = {"width": width, "depth": depth, "heads": heads, "mlp_width": mlp_width}
     return {"patch_size": patch_size, **shape, **parts}
+
+
+def is_registered_name(value):
+    """Whether `value` looks like a name that Keras registers a class under: "package>Class"."""
+    return isinstance(value, str) and ">" in value
+
+
+def registered_name(field, value):
+    """The name under which a class or function is registered with Keras; any other value as it is.
+
+    Raises:
+        InputError: a class or function that is not registered, so that no saved model could find it again.
+    """
+    if not callable(value):
+        return value
+    import keras  # whoever made the layer has it; a config alone goes without
+
+    name = keras.saving.get_registered_name(value)
+    if keras.saving.get_registered_object(name) is not value:
+        called = getattr(value, "__name__", type(value).__name__)
+        raise InputError(
+            f"{field}={called} is not registered with Keras, so no saved model could find it again: write "
+            f'@keras.saving.register_keras_serializable("mine") above it.'
+        )
+    return name
 
 
 def pair(value, name):

@@ -4,6 +4,7 @@ import keras
 
 from keras_vit.config import boolean, folds, integer, positive
 from keras_vit.errors import InputError, one_of
+from keras_vit.layers import own
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import ExplicitMask
@@ -110,22 +111,45 @@ class EncoderBlock(_Block):
 
         x = x + Attention(LayerNorm(x));  x = x + Mlp(LayerNorm(x))
 
-    Tokens [B, N, D] -> [B, N, D], or [B, rows, D] with `rows`. Arguments: see `_Block`.
+    Tokens [B, N, D] -> [B, N, D], or [B, rows, D] with `rows`. Arguments: see `_Block`; `attention` and `mlp`
+    may also be layers of your own, see `keras_vit.layers.own`.
     """
 
     __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
 
     def __init__(self, heads, mlp_width, attention=None, mlp="gelu", **kwargs):
-        super().__init__(heads, mlp_width, attention, mlp, **kwargs)
-        self.norm_1, self.attention = self._norm("norm_1"), self._attention("attention")
+        layers = {
+            name: layer
+            for name, layer in (("attention", attention), ("mlp", mlp))
+            if isinstance(layer, keras.layers.Layer)
+        }
+        super().__init__(
+            heads,
+            mlp_width,
+            None if "attention" in layers else attention,
+            "gelu" if "mlp" in layers else mlp,
+            **kwargs,
+        )
+        self.own = tuple(layers)  # which of the two are the user's
+        self.norm_1, self.attention = (
+            self._norm("norm_1"),
+            layers.get("attention") or self._attention("attention"),
+        )
         self.branch_1 = self._branch(1)
-        self.norm_2, self.mlp = self._norm("norm_2"), self._mlp()
+        self.norm_2, self.mlp = self._norm("norm_2"), layers.get("mlp") or self._mlp()
         self.branch_2 = self._branch(2)
 
     def build(self, input_shape):
-        for layer in (self.norm_1, self.norm_2, self.mlp, *self.branch_1, *self.branch_2):
+        for layer in (self.norm_1, self.norm_2, *self.branch_1, *self.branch_2):
             layer.build(input_shape)
-        self.attention.build(input_shape, input_shape)
+        if "attention" in self.own:
+            own.build(self.attention, input_shape)
+        else:
+            self.attention.build(input_shape, input_shape)
+        if "mlp" in self.own:
+            own.build(self.mlp, input_shape)
+        else:
+            self.mlp.build(input_shape)
 
     def call(self, tokens, mask=None, bias=None, rotary=None, rows=None, training=None):
         """`mask`, `bias`, `rotary`: see `Attention`. `rows`: compute only that many leading tokens; the
@@ -138,14 +162,31 @@ class EncoderBlock(_Block):
                 x, queries = tokens[:, :rows], y[:, :rows]
                 seen = mask[:, :rows] if mask is not None and len(mask.shape) == 3 else mask
                 offsets = bias[..., :rows, :] if bias is not None else None
-            y = self.attention(queries, y, mask=seen, bias=offsets, rotary=rotary, training=training)
+            if "attention" in self.own:
+                y = own.answer(self.attention, y, mask=mask, bias=bias, rotary=rotary, training=training)
+                y = y if rows is None else y[:, :rows]
+            else:
+                y = self.attention(queries, y, mask=seen, bias=offsets, rotary=rotary, training=training)
             x = self.fake_quantize("sum_1", x + self._run(self.branch_1, y, training))
-            y = self.mlp(self.norm_2(x), training=training)
+            y = own.answer(self.mlp, self.norm_2(x), training=training)
             return self.fake_quantize("sum_2", x + self._run(self.branch_2, y, training))
 
         if self.remat and training:
             return rematerialised(self, forward, tokens, bias)
         return forward(tokens, bias)
+
+    def get_config(self):
+        layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self.own}
+        return {**super().get_config(), **layers}
+
+    @classmethod
+    def from_config(cls, config):
+        saved = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("attention", "mlp")
+            if isinstance(config.get(name), dict) and "class_name" in config[name]
+        }
+        return super().from_config({**config, **saved})
 
     def compute_output_spec(self, tokens, mask=None, bias=None, rotary=None, rows=None, training=None):
         shape = tokens.shape if rows is None else (tokens.shape[0], rows, tokens.shape[2])

@@ -1,11 +1,102 @@
-"""What the modalities share whose raw input is pixels: pictures and clips."""
+"""What models and modalities share whose raw input is pixels: pictures and clips."""
 
+import sys
+import warnings
+
+import keras
+import numpy as np
 from keras import ops
 
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
+
+SLACK = 3.0  # times the span of normalised pixels: so far beyond it no augmentation goes, and 0..255 does
+LOOKED_AT = 32  # examples
 
 
-class Pixels:
+class FirstLook:
+    """Mixed into what takes pixels: says once if the first values that can be seen are on another scale.
+
+    `include_preprocessing`: whether pixels 0..255 are taken, or (pixel / 255 - mean) / std.
+    """
+
+    include_preprocessing = False
+    looked = False
+
+    def look(self, images, present=None):
+        """Look at the first batch, where it has values: not while a graph is traced, and never again.
+
+        Args:
+            images: [B, ..., C].
+            present: [B], 0 for examples that do not count.
+        """
+        if self.looked:
+            return
+        values, present = _values(images), None if present is None else _values(present)
+        if values is None or values.dtype.kind not in "buif":
+            return
+        self.looked = True
+        if present is not None:
+            values = values[np.reshape(present, len(values)) > 0.5]
+        values = values[np.isfinite(values)]  # what pads a canvas may be NaN
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        found = f"{self.name}: the first batch runs from {low:.4g} to {high:.4g}"
+        if self.include_preprocessing:
+            if high <= SLACK and (low < 0 or (0 < high <= 1 and values.dtype.kind == "f")):
+                warnings.warn(
+                    f"{found}, but this model takes pixels 0..255 and normalises them itself "
+                    "(include_preprocessing=True): leave out the normalisation before it.",
+                    Notice,
+                    stacklevel=3,
+                )
+            return
+        least, most = limits(self.preprocessing)
+        span = SLACK * (most - least)
+        if low < least - span or high > most + span:
+            pixels = ", or build it with include_preprocessing=True" if hasattr(self, "image_size") else ""
+            warnings.warn(
+                f"{found}, but it takes normalised images, {least:.4g} to {most:.4g}: give it "
+                f"model.prepare(images){pixels if isinstance(self, keras.Model) else ''}.",
+                Notice,
+                stacklevel=3,
+            )
+
+
+class LooksFirst:
+    """Mixed into a model with a method `look`: `fit`, `evaluate` and `predict` look at arrays, too."""
+
+    def fit(self, x=None, *arguments, **options):
+        self._look_at_arrays(x)
+        return super().fit(x, *arguments, **options)
+
+    def evaluate(self, x=None, *arguments, **options):
+        self._look_at_arrays(x)
+        return super().evaluate(x, *arguments, **options)
+
+    def predict(self, x, *arguments, **options):
+        self._look_at_arrays(x)
+        return super().predict(x, *arguments, **options)
+
+    def _look_at_arrays(self, x):
+        parts = x if isinstance(x, dict) else {"image": x}
+        if all(hasattr(part, "shape") and len(part.shape) for part in parts.values()):
+            parts = {name: part[:LOOKED_AT] for name, part in parts.items()}
+            self.look_at(parts if isinstance(x, dict) else parts["image"])
+
+
+def _values(x):
+    """`x` as a NumPy array; None while a graph is traced, where tensors have no values."""
+    torch = sys.modules.get("torch")
+    if isinstance(x, keras.KerasTensor) or (torch is not None and torch.compiler.is_compiling()):
+        return None
+    try:
+        return np.asarray(ops.convert_to_numpy(x))
+    except Exception:  # each backend has its own for a symbolic tensor
+        return None
+
+
+class Pixels(FirstLook):
     """Mixed into a `Modality` with `channels`: raw pixels 0..255 become (pixel / 255 - mean) / std.
 
     The layer itself takes normalised pixels, as its weights expect them; `prepare` makes them so. Training,
@@ -16,6 +107,11 @@ class Pixels:
 
     def take_preprocessing(self, value):
         self.preprocessing = checked_preprocessing(value, self.channels)
+
+    def __call__(self, inputs, present=None, **options):
+        if not self.looked and hasattr(inputs, "shape"):
+            self.look(inputs, present)
+        return super().__call__(inputs, present=present, **options)
 
     def prepare(self, raw):
         pixels = ops.cast(raw, "float32")
@@ -29,6 +125,19 @@ def limits(preprocessing):
     """(lowest, highest) number that a normalised pixel can be."""
     pairs = list(zip(preprocessing["mean"], preprocessing["std"], strict=True))
     return min(-m / s for m, s in pairs), max((1 - m) / s for m, s in pairs)
+
+
+def for_channels(preprocessing, channels):
+    """`preprocessing` for pictures of another number of channels.
+
+    For one channel the mean of the entries; for more the entries again and again, as `transfer` does with
+    the kernels that they belong to.
+    """
+    if len(preprocessing["mean"]) == channels:
+        return preprocessing
+    if channels == 1:
+        return {key: [sum(values) / len(values)] for key, values in preprocessing.items()}
+    return {key: [values[i % len(values)] for i in range(channels)] for key, values in preprocessing.items()}
 
 
 def checked_preprocessing(value, channels):

@@ -18,6 +18,7 @@ from keras_vit.layers.dropping import take_geometry, take_tokens
 from keras_vit.layers.masks import ExplicitMask, as_mask
 from keras_vit.layers.patches import cut
 from keras_vit.losses import MaskedReconstruction, patch_statistics
+from keras_vit.modalities.pixels import LooksFirst
 from keras_vit.models.vit import ViT
 
 MODES = ("simmim", "mae")
@@ -25,7 +26,7 @@ HEAD_WIDTH = 32  # channels of an attention head in the decoder: those of MAE's
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MaskedViT(keras.Model):
+class MaskedViT(LooksFirst, keras.Model):
     """Masked image modelling around a `ViT`: a random part of the patches is hidden and predicted.
 
     - "simmim" (Xie et al. 2021, arXiv:2111.09886): a learned [MASK] takes the place of hidden tokens, the
@@ -34,7 +35,7 @@ class MaskedViT(keras.Model):
       step costs less; a small decoder, given [MASK] and its position for each hidden one, predicts.
 
     `compile(optimizer)` and `fit(images)` are all it takes; labels beside the images are not looked at.
-    Images [B, H, W, 3] give {"patches": predicted float [B, N, P], "mask": bool [B, N], True = hidden}. In
+    Images [B, H, W, C] give {"patches": predicted float [B, N, P], "mask": bool [B, N], True = hidden}. In
     training every step and every example has a mask of its own; otherwise masks follow from a fixed seed and
     the place in the batch, so that `evaluate` can be repeated. In each example round(ratio * N) patches are
     hidden; where the encoder takes a `patch_mask`, N counts the real ones.
@@ -104,8 +105,12 @@ class MaskedViT(keras.Model):
 
     classes = None  # it knows none; `training.pipeline` asks
 
+    def look_at(self, inputs):
+        """See `FirstLook.look`."""
+        self.encoder.look_at(inputs)
+
     def prepare(self, images):
-        """Pixels [B, H, W, 3] in 0..255, normalised as the encoder takes them."""
+        """Pixels [B, H, W, C] in 0..255 as the encoder takes them."""
         return self.encoder.prepare(images)
 
     # What makes it a model of images.
@@ -123,23 +128,24 @@ class MaskedViT(keras.Model):
         """Tokens [B, N, D] before positions are added; those where `visible` [B, N] is False may be anything,
         but must not have been seen by the others (as convolutions do)."""
         images, _ = self.encoder._images_and_mask(inputs)
-        return self.encoder.patches(images, mask=visible)
+        return self.encoder.patches(self.encoder.normalised(images), mask=visible)
 
     def targets(self, inputs):
-        """[B, N, P], what is to be predicted for each token: the pixels of its patch."""
+        """[B, N, P], what is to be predicted for each token: the pixels of its patch, normalised."""
         images, _ = self.encoder._images_and_mask(inputs)
         h, w = self.encoder.config.patch_size
-        return cut(images, self.grid(inputs), h, w * images.shape[3])
+        return cut(self.encoder.normalised(images), self.grid(inputs), h, w * images.shape[3])
 
     def target_width(self):
         """P."""
         h, w = self.encoder.config.patch_size
-        return h * w * 3
+        return h * w * self.encoder.config.channels
 
     # The model.
 
     def __call__(self, inputs, *arguments, **options):
         self.grid(inputs)  # here, since Keras wraps what `call` raises in many lines
+        self.look_at(inputs)
         return super().__call__(inputs, *arguments, **options)
 
     def call(self, inputs, training=None):
@@ -201,7 +207,7 @@ class MaskedViT(keras.Model):
             x, geometry = take_tokens(x, keep), take_geometry(geometry, keep)
             mask = None if mask is None else take_tokens(mask, keep)
         for block in encoder.blocks:
-            x = block(x, mask=mask, training=training, **geometry)
+            x = encoder.through(block, x, mask=mask, training=training, **geometry)
         return encoder.norm(x, training=training)
 
     def _with_mask_tokens(self, x, places, visible):
@@ -274,11 +280,11 @@ class MaskedViT(keras.Model):
         each predicted patch then gets those of the true one.
 
         Args:
-            images: what the model takes: normalised [B, H, W, 3], or {"image", "patch_mask"}.
+            images: what the model takes: normalised [B, H, W, C], or {"image", "patch_mask"}.
 
         Returns:
-            (masked, reconstructions, mask): NumPy float32 [B, H, W, 3] with hidden patches 0, the same with
-            hidden patches predicted, and bool [B, N], True = hidden.
+            (masked, reconstructions, mask): NumPy float32 [B, H, W, C], normalised, with hidden patches 0,
+            the same with hidden patches predicted, and bool [B, N], True = hidden.
         """
         answer = self(images, training=False)
         true = ops.cast(self.targets(images), "float32")

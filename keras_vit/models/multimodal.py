@@ -21,13 +21,14 @@ from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
 from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
 from keras_vit.modalities.image import Image
+from keras_vit.modalities.pixels import LooksFirst, Pixels
 from keras_vit.models.activation import AUTO, checked_activation, inherited_activation
 
 FUSIONS = ("single_stream", "bottleneck")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MultimodalViT(keras.Model):
+class MultimodalViT(LooksFirst, keras.Model):
     """A Vision Transformer over any set of modalities. Inputs by name give logits [B, classes].
 
         model = MultimodalViT({"image": Image(32, 4), "text": Text(vocabulary, length=16)},
@@ -267,6 +268,13 @@ class MultimodalViT(keras.Model):
             if "folded" in modality["config"]:
                 modality["config"]["folded"] = config["folded"]
         return type(self).from_config(config)
+
+    def look_at(self, inputs):
+        """See `FirstLook.look`."""
+        present = inputs.get(PRESENT)
+        for i, (name, modality) in enumerate(self.modalities.items()):
+            if isinstance(modality, Pixels) and name in inputs:
+                modality.look(inputs[name], None if present is None else present[:, i])
 
     def signature(self):
         """{name: {"shape", "dtype"}} of what an exported file takes: each raw input, and "present"."""

@@ -1,21 +1,45 @@
-"""`transfer`: the weights of one ViT into another of other classes, image size, patch or parts."""
+"""`transfer`: the weights of one ViT into another of other classes, image size, channels, patch or parts."""
 
 import keras
+import numpy as np
 
 from keras_vit.layers.resize import resize_patch_kernel
 
 KERNEL = "patches/projection/kernel"
+FIRST = "patches/convolution_1/kernel"  # of the stem "compact"
 
 
 def variables_by_name(model):
-    """{"block_0/norm_1/scale": variable, ...} of all weights of a model, without its own name."""
-    return {variable.path.split("/", 1)[1]: variable for variable in model.weights}
+    """{"block_0/norm_1/scale": variable, ...} of all weights of a model, without its own name.
+
+    Those of a layer of the user's are numbered, "block_0/attention/0": Keras counts layers without a name up
+    in a process, so that their paths differ from model to model.
+    """
+    theirs = {
+        id(variable): f"{name}/{i}"
+        for name, layer in own_layers(model)
+        for i, variable in enumerate(layer.weights)
+    }
+    return {theirs.get(id(v), v.path.split("/", 1)[1]): v for v in model.weights}
+
+
+def own_layers(model):
+    """[("block_0/attention", layer), ...] of the layers in a `ViT` that are the user's, see `layers.own`."""
+    config = getattr(model, "config", None)
+    if config is None or not config.own:
+        return []
+    if "block" in config.own:
+        return [(block.name, block) for block in model.blocks]
+    return [
+        (f"{block.name}/{field}", getattr(block, field)) for block in model.blocks for field in config.own
+    ]
 
 
 def transfer(old, new):
     """Copy into `new`, in place, each variable that `old` has in the same shape; return `new`.
 
-    Positions of another grid and a patch kernel of another patch are resized.
+    Positions of another grid and a patch kernel of another patch are resized, and the kernel that meets
+    pixels is fitted to another number of channels (`for_channels`).
     """
     source = variables_by_name(old)
     moved = new.config.position == old.config.position and _grid(new) != _grid(old)
@@ -23,9 +47,9 @@ def transfer(old, new):
         if name not in source or (moved and name.startswith("positions/")):
             continue
         value = source[name]
-        if name == KERNEL and variable.shape != value.shape and new.config.width == old.config.width:
-            variable.assign(_resized_kernel(value, old.config.patch_size, new.config.patch_size))
-        elif tuple(variable.shape) == tuple(value.shape):
+        if name in (KERNEL, FIRST):
+            value = _fitted_kernel(keras.ops.convert_to_numpy(value), old, new)
+        if tuple(variable.shape) == tuple(value.shape):
             variable.assign(value)
     if moved:
         new.positions.set_weights(old.positions.resized(_grid(new)))
@@ -36,7 +60,28 @@ def _grid(model):
     return model.config.grid(model.image_size)
 
 
-def _resized_kernel(kernel, old_size, new_size):
-    kernel = keras.ops.convert_to_numpy(kernel)
-    window = kernel.reshape(*old_size, -1, kernel.shape[-1])
-    return resize_patch_kernel(window, new_size).reshape(-1, kernel.shape[-1])
+def _fitted_kernel(kernel, old, new):
+    """The kernel that meets pixels for another patch or other channels; empty where that cannot be."""
+    if kernel.ndim == 4:  # of the stem "compact"
+        return for_channels(kernel, new.config.channels)
+    kernel = kernel.reshape(*old.patches.window, old.config.channels, -1)
+    kernel = for_channels(kernel, new.config.channels)
+    if old.patches.window != new.patches.window:
+        overlaps = "overlapping" in (old.config.stem, new.config.stem)
+        kernel = kernel[:0] if overlaps else resize_patch_kernel(kernel, new.config.patch_size)
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def for_channels(kernel, channels):
+    """A kernel [..., C, width] for pictures of another number of channels, as timm's `adapt_input_conv` does.
+
+    To one channel it is summed: a grey picture gets the answer of the same picture in three equal channels.
+    To more the channels are repeated in turn (R, G, B, R, G, ...), times C / channels, so that what comes out
+    keeps its size.
+    """
+    old = kernel.shape[-2]
+    if channels == old:
+        return kernel
+    if channels == 1:
+        return kernel.sum(axis=-2, keepdims=True)
+    return kernel[..., np.arange(channels) % old, :] * np.float32(old / channels)

@@ -8,7 +8,7 @@ image -> patches -> [CLS] + patch tokens -> + positions -> blocks -> norm -> poo
 import keras
 from keras import ops
 
-from keras_vit.config import ViTConfig, pair
+from keras_vit.config import ViTConfig, boolean, pair
 from keras_vit.errors import InputError
 from keras_vit.layers import (
     AttentionPooling,
@@ -20,19 +20,20 @@ from keras_vit.layers import (
     Pooling,
     depth_rates,
     grid_sizes,
+    own,
     positions_for,
     stem_for,
 )
 from keras_vit.layers.dropping import take_geometry, take_tokens
 from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import as_mask
-from keras_vit.modalities.pixels import checked_preprocessing
+from keras_vit.modalities.pixels import FirstLook, LooksFirst, checked_preprocessing, for_channels
 from keras_vit.models.activation import AUTO, checked_activation, inherited_activation
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class ViT(keras.Model):
-    """A Vision Transformer. Images [B, H, W, 3], normalised, give logits [B, classes].
+class ViT(FirstLook, LooksFirst, keras.Model):
+    """A Vision Transformer. Images [B, H, W, C], normalised, give logits [B, classes].
 
         model = keras_vit.ViT("Ti/16", image_size=224, classes=1000)
         model = keras_vit.ViT(ViTConfig(...), image_size=(64, 96), classes=10, pooling="mean")
@@ -40,7 +41,7 @@ class ViT(keras.Model):
     With `classes=None` there is no head: the output is the pooled feature [B, width], or all
     patch tokens [B, N, width] with `pooling=None`.
 
-    With `patch_mask=True` it takes {"image": [B, H, W, 3], "patch_mask": [B, N]} (`layers.pad_images` makes
+    With `patch_mask=True` it takes {"image": [B, H, W, C], "patch_mask": [B, N]} (`layers.pad_images` makes
     both): pictures of any size that is a multiple of the patch, each in the top left of its canvas, 1 for
     every patch that is real. Each picture gets the logits that it gets alone.
 
@@ -48,13 +49,16 @@ class ViT(keras.Model):
         config: a variant ("Ti/16", "S/16", "B/32", ... see `keras_vit.config`) or a `ViTConfig`.
         image_size: one integer or (height, width), multiples of the patch.
         classes: number of classes, or None.
-        preprocessing: {"mean": [3], "std": [3]} of pixels in [0, 1]; kept with the model, applied
-            by training and prediction, baked into every export. Never applied in `call`.
+        preprocessing: {"mean": [C], "std": [C]} of pixels in [0, 1]; kept with the model, applied
+            by training and prediction, baked into every export. Not applied in `call`, but for:
+        include_preprocessing: True: the model takes pixels 0..255 and normalises them in `call`, as those of
+            `keras.applications` do. `prepare` then leaves them as they are.
         activation: what every export, runner and report makes of the logits; never applied in `call`, so
             compile with a loss `from_logits=True`. "softmax", one class of several (CategoricalCrossentropy);
             "sigmoid", each class on its own (BinaryCrossentropy); None, numbers that are answered as they
             are (MeanSquaredError). "auto" is "sigmoid" for classes=1, else "softmax".
-        **overrides: fields of `ViTConfig` to replace.
+        **overrides: fields of `ViTConfig` to replace: `channels=1` for grey pictures; `attention`, `mlp` and
+            `block` also take a layer of your own (see `keras_vit.layers.own`).
 
     Raises:
         InputError (a ValueError): unknown variant, field or activation, a softmax over one class, or an
@@ -67,6 +71,7 @@ class ViT(keras.Model):
         image_size=224,
         classes=1000,
         preprocessing=None,
+        include_preprocessing=False,
         name="vit",
         dtype=None,
         trainable=True,
@@ -83,7 +88,8 @@ class ViT(keras.Model):
         self.activation = checked_activation(activation, classes)
         # How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture was
         # scaled to cover the image size and cropped in the centre.
-        self.preprocessing = checked_preprocessing(preprocessing or None, channels=3)
+        self.preprocessing = checked_preprocessing(preprocessing or None, config.channels)
+        self.include_preprocessing = boolean("include_preprocessing", include_preprocessing)
         self.fake_quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
         self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
         self.each_head = False  # True: in training, both heads' logits [B, 2, classes] if distilled
@@ -106,26 +112,7 @@ class ViT(keras.Model):
         self.drop = keras.layers.Dropout(config.dropout, name="drop", **shared)
         self.patch_drop = PatchDropout(config.patch_dropout, prefix=self.prefix, name="patch_drop", **shared)
         self.blocks = [
-            EncoderBlock(
-                config.heads,
-                config.mlp_width,
-                attention={
-                    "kind": config.attention,
-                    "top_k": config.top_k,
-                    "qk_norm": config.qk_norm,
-                    "dropout": config.attention_dropout,
-                },
-                mlp=config.mlp,
-                dropout=config.dropout,
-                stochastic_depth=skip_rate,
-                layer_scale=config.layer_scale,
-                epsilon=config.epsilon,
-                remat=config.remat,
-                folded=config.folded,
-                name=f"block_{i}",
-                **shared,
-            )
-            for i, skip_rate in enumerate(depth_rates(config.stochastic_depth, config.depth))
+            self._block(i, rate) for i, rate in enumerate(depth_rates(config.stochastic_depth, config.depth))
         ]
         self.merger = (
             PatchMerger(config.merge[1], config.epsilon, config.folded, name="merger", **shared)
@@ -153,7 +140,43 @@ class ViT(keras.Model):
             self.pool = Pooling(config.pooling, prefix=self.prefix, name="pool", **shared)
         self.head = self._head("head") if classes else None
         self.head_distillation = self._head("head_distillation") if classes and config.distilled else None
-        self.build((None, *self.image_size, 3))
+        self.build((None, *self.image_size, config.channels))
+
+    def _block(self, index, skip_rate):
+        config, shared = self.config, {"dtype": self.dtype_policy}
+        theirs = {
+            field: own.made(
+                field,
+                registered,
+                config,
+                index,
+                f"block_{index}" if field == "block" else field,
+                self.dtype_policy,
+            )
+            for field, registered in config.own.items()
+        }
+        if "block" in theirs:
+            return theirs["block"]
+        attention = {
+            "kind": config.attention,
+            "top_k": config.top_k,
+            "qk_norm": config.qk_norm,
+            "dropout": config.attention_dropout,
+        }
+        return EncoderBlock(
+            config.heads,
+            config.mlp_width,
+            attention=theirs.get("attention", attention),
+            mlp=theirs.get("mlp", config.mlp),
+            dropout=config.dropout,
+            stochastic_depth=skip_rate,
+            layer_scale=config.layer_scale,
+            epsilon=config.epsilon,
+            remat=config.remat,
+            folded=config.folded,
+            name=f"block_{index}",
+            **shared,
+        )
 
     def _head(self, name):
         return Linear(self.classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)
@@ -176,21 +199,30 @@ class ViT(keras.Model):
         self.positions.build((None, self.class_tokens + rows * columns, config.width))
         if self.merger is not None:
             self.merger.build(patches)
-        for layer in (*self.blocks, self.norm, self.pool):
+        for i, block in enumerate(self.blocks):
+            merged = self.merger is not None and i >= config.merge[0]
+            shape = (None, self.prefix + config.merge[1], config.width) if merged else tokens
+            if "block" in config.own:
+                own.build(block, shape)
+            else:
+                block.build(shape)
+        for layer in (self.norm, self.pool):
             layer.build(tokens)
         for head in filter(None, (self.head, self.head_distillation)):
             head.build((None, config.width))
         self.built = True
 
     def __call__(self, inputs, *arguments, **options):
-        self._images_and_mask(inputs)  # here, since Keras wraps what `call` raises in many lines
+        # Here, since Keras wraps what `call` raises in many lines.
+        images, _ = self._images_and_mask(inputs)
+        self.look(images)
         return super().__call__(inputs, *arguments, **options)
 
     def call(self, inputs, training=None):
         images, mask = self._images_and_mask(inputs)
         grid = self.config.grid(images.shape[1:3])
         sizes = None if mask is None else grid_sizes(mask, grid)
-        x = self.patches(images, mask=mask)
+        x = self.patches(self.normalised(images), mask=mask)
         x = self.fake_quantize("tokens", self._with_class_tokens(x))
         x = self.fake_quantize("positioned", self.positions(x, grid=grid, sizes=sizes))
         x = self.fake_quantize("embedded", self._with_registers(x))
@@ -206,8 +238,19 @@ class ViT(keras.Model):
                 x, mask, geometry = self._merged(x, mask), None, {}
             # Only [CLS] leaves the last block, so only its row is computed: exact, and less work.
             last = i == len(self.blocks) - 1 and self.class_tokens and not self.every_token
-            x = block(x, mask=mask, rows=self.class_tokens if last else None, training=training, **geometry)
+            rows = self.class_tokens if last else None
+            x = self.through(block, x, mask=mask, rows=rows, training=training, **geometry)
         return self._answer(self.norm(x), mask, training)
+
+    def through(self, block, tokens, **options):
+        """Tokens through one of `blocks`; one of the user's gets those of the options that it takes."""
+        return (
+            own.answer(block, tokens, **options) if "block" in self.config.own else block(tokens, **options)
+        )
+
+    def look_at(self, inputs):
+        """See `FirstLook.look`."""
+        self.look(inputs.get("image") if isinstance(inputs, dict) else inputs)
 
     def _images_and_mask(self, inputs):
         """(images, boolean mask [B, N] or None), after a look at their shapes."""
@@ -220,12 +263,18 @@ class ViT(keras.Model):
                     + ("." if self.config.patch_mask else ": build it with patch_mask=True for a mask.")
                 )
             images, mask = inputs["image"], inputs.get("patch_mask")
-        given, (height, width) = tuple(images.shape), self.image_size
-        if len(given) != 4 or given[3] != 3 or (given[1:3] != (height, width) and not self.config.patch_mask):
+        given, (height, width), channels = tuple(images.shape), self.image_size, self.config.channels
+        wrong_size = len(given) != 4 or (given[1:3] != (height, width) and not self.config.patch_mask)
+        if wrong_size or given[3] != channels:
             size = f"{height}, {width}" if not self.config.patch_mask else "height, width"
+            way_out = f"use model.rebuilt(channels={given[-1]})"
+            if wrong_size:
+                way_out = (
+                    f"resize them, use model.rebuilt(image_size={list(given[1:3])}), or patch_mask=True for "
+                    "many sizes"
+                )
             raise InputError(
-                f"this model takes images of shape [batch, {size}, 3], not {list(given)}: resize "
-                f"them, use model.rebuilt(image_size={list(given[1:3])}), or patch_mask=True for many sizes."
+                f"this model takes images of shape [batch, {size}, {channels}], not {list(given)}: {way_out}."
             )
         if mask is None:
             return images, None
@@ -271,11 +320,21 @@ class ViT(keras.Model):
         return pooled if self.head is None else self.head(pooled)
 
     def signature(self):
-        """{"image": {"shape": (H, W, 3), "dtype": "float32"}}: what an exported file takes, pixels 0..255."""
-        return {"image": {"shape": (*self.image_size, 3), "dtype": "float32"}}
+        """{"image": {"shape": (H, W, C), "dtype": "float32"}}: what an exported file takes, pixels 0..255."""
+        return {"image": {"shape": (*self.image_size, self.config.channels), "dtype": "float32"}}
 
     def prepare(self, images):
-        """Pixels [B, H, W, 3] in 0..255, as exported files take them, normalised as this model takes them."""
+        """Pixels [B, H, W, C] in 0..255, as exported files take them, as this model takes them.
+
+        That is normalised; or as they are, with `include_preprocessing`.
+        """
+        return ops.cast(images, "float32") if self.include_preprocessing else self._normalise(images)
+
+    def normalised(self, images):
+        """What this model takes, [B, H, W, C], normalised, if it is not so already."""
+        return self._normalise(images) if self.include_preprocessing else images
+
+    def _normalise(self, images):
         mean, std = (ops.convert_to_tensor(self.preprocessing[key], "float32") for key in ("mean", "std"))
         return (ops.cast(images, "float32") / 255.0 - mean) / std
 
@@ -312,6 +371,8 @@ class ViT(keras.Model):
         Another `image_size` gets resized positions, another `patch_size` a resized patch kernel, another
         number of `classes` a fresh head; every other variable that is new or has a new shape starts afresh.
         An `activation` that is not the usual one for its classes is kept.
+        For other `channels` the kernel that meets pixels is summed (to 1) or repeated (see `for_channels` in
+        `models/transfer.py`), and `preprocessing`, unless given, averaged or repeated.
 
         Args:
             **changes: arguments of the constructor, fields of `ViTConfig` included.
@@ -319,6 +380,9 @@ class ViT(keras.Model):
         from keras_vit.models.transfer import transfer
 
         arguments = {**self._arguments(), "activation": inherited_activation(self), **changes}
+        if "preprocessing" not in changes:
+            channels = changes.get("channels", ViTConfig.of(arguments["config"]).channels)
+            arguments["preprocessing"] = for_channels(self.preprocessing, channels)
         return transfer(self, type(self)(**arguments))
 
     def reset_classifier(self, classes):
@@ -331,6 +395,7 @@ class ViT(keras.Model):
             "image_size": self.image_size,
             "classes": self.classes,
             "preprocessing": self.preprocessing,
+            "include_preprocessing": self.include_preprocessing,
             "activation": self.activation,
             "name": self.name,
             "dtype": self.dtype_policy,

@@ -16,7 +16,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from keras_vit.files import atomic_write, write_json
+from keras_vit.files import atomic_write, finite, write_json
 
 BASE = "float32.tflite"  # what the other latencies are compared with
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -69,7 +69,7 @@ def write_report(report, directory, images=None):
         images: the images that `verify` was given, uint8 [N, H, W, 3], for the pictures of the samples.
     """
     directory = Path(directory)
-    report = _finite(report)
+    report = finite(report)
     page = html(report, images)
     write_json(directory / "report.json", report)
     with atomic_write(directory / "report.html") as temporary:
@@ -78,7 +78,7 @@ def write_report(report, directory, images=None):
 
 def html(report, images=None):
     """The page as a string."""
-    report = _finite(report)
+    report = finite(report)
     environment = jinja2.Environment(
         autoescape=True,
         keep_trailing_newline=True,
@@ -174,15 +174,6 @@ def in_bytes(value):
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} GB"
-
-
-def _finite(value):
-    """`value` with every NaN and infinity replaced by None."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _data_uri(image):

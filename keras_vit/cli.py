@@ -29,7 +29,8 @@ from keras_vit.commands.recipes import recipes
 from keras_vit.commands.serve_data import serve_data
 from keras_vit.commands.show import show
 from keras_vit.commands.train import train
-from keras_vit.errors import InputError, Interrupted, Notice
+from keras_vit.commands.wording import speaks_of_options
+from keras_vit.errors import InputError, Interrupted, Notice, printable
 
 COMMANDS = {
     "import": import_,
@@ -60,8 +61,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _options_of(name):
+    """{argument: option} of a command."""
+    parameters = typer.main.get_command(app).commands[name].params
+    return {p.name: p.opts[0] for p in parameters if p.opts[0].startswith("--")}
+
+
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name)(speaks_of_options(command, functools.partial(_options_of, name)))
 
 
 def main():
@@ -72,7 +81,7 @@ def main():
     except InputError as error:
         sys.exit(_fail(str(error), 2))
     except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
+        print(printable(stopped), file=sys.stderr)
         sys.exit(stopped.code)
     except OSError as error:
         what = ": ".join(filter(None, [error.filename, error.strerror])) or str(error)
@@ -93,7 +102,7 @@ def _note(usual, message, category, *where, **more):
 
 
 def _fail(message, code):
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return code
 
 
@@ -102,6 +111,8 @@ def _way_out(error):
         return "make room, or give another --out, and run it again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "give an --out that you may write to"
+    if error.errno == errno.ENAMETOOLONG:
+        return "give a shorter name"
     return "put it right and run it again"
 
 

@@ -1,6 +1,26 @@
 """What is said to a user: the exception for a mistake and its wording, a warning, the one for Ctrl-C."""
 
 import difflib
+import re
+
+LONGEST_WORD, LONGEST_LINE = 300, 2000  # characters of a message
+
+
+def printable(text: object, longest: int = LONGEST_LINE) -> str:
+    """`text` as one line that a terminal shows as it is: what a file was named by a stranger may go in.
+
+    Line breaks, escape sequences, marks that turn the direction of writing and undecodable bytes are
+    written as in Python, e.g. `\\x1b`. Long words, and a long line, lose their middle, so that the way out
+    at the end of a message stays.
+    """
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    text = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: _cut(word[0], LONGEST_WORD), text)
+    return _cut(text, longest)
+
+
+def _cut(text, longest):
+    half = longest // 2 - 2
+    return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
 
 
 class InputError(ValueError):
@@ -10,9 +30,15 @@ class InputError(ValueError):
     line prints it without a traceback and exits with code 2.
     """
 
+    def __init__(self, message: object = ""):
+        super().__init__(printable(message))
+
 
 class Notice(UserWarning):
     """Something the user gave was used in part only. The command line prints it as a note."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(message))
 
 
 class Interrupted(Exception):

@@ -3,9 +3,12 @@
 import contextlib
 import glob
 import json
+import math
 import os
 import shutil
 from pathlib import Path
+
+from keras_vit.errors import InputError
 
 
 @contextlib.contextmanager
@@ -29,10 +32,25 @@ def atomic_write(path):
 
 
 def write_json(path, value):
-    """Write `value` to `path` as JSON, atomically. NaN is an error, since JSON has none."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    """Write `value` to `path` as JSON, atomically. NaN is an `InputError`, since JSON has none."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except ValueError:
+        raise InputError(
+            f"{path} cannot be written: a number in it is not finite. Look for NaN or infinity in the "
+            "model's weights and in the data."
+        ) from None
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def finite(value: object) -> object:
+    """`value`, plain JSON types, with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

@@ -1,12 +1,11 @@
 """`keras-vit benchmark`: latency, memory and size of models, side by side."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keras_vit.commands.terminal import task, wide_console
+from keras_vit.commands.terminal import print_json, task, wide_console
 
 
 def benchmark(
@@ -31,6 +30,6 @@ def benchmark(
     with task("measuring") as progress:
         report = benchmark(files, threads, seconds, operators, progress)
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
         return
     wide_console().print(*pages(report), sep="\n")

@@ -44,7 +44,8 @@ def demo(
             words += argument if isinstance(argument, list) else [argument]
         for key, value in options.items():
             words += [f"--{key}", value]
-        say("\n$ keras-vit " + " ".join(map(str, words)))
+        say("")
+        say("$ keras-vit " + " ".join(map(str, words)))
         function(*arguments, **options)
 
     step(train, "digits", out=run)

@@ -63,7 +63,8 @@ def _show_phone(address, https):
 
     import segno
 
-    say(f"On a phone in the same network:  {address}\n")
+    say(f"On a phone in the same network:  {address}")
+    say("")
     segno.make(address, error="m").terminal(out=sys.stderr, border=2, compact=True)
     if https:
         say("The browser warns of the certificate, as it is this machine's own: go on to the page.")

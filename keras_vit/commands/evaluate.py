@@ -8,7 +8,7 @@ import typer
 from keras_vit.commands.common import is_multimodal, load_images, load_multimodal, restored_modalities
 from keras_vit.commands.options import Data, SkipBad
 from keras_vit.commands.terminal import import_tensorflow, task, wide_console
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, printable
 
 
 def evaluate(
@@ -40,7 +40,7 @@ def evaluate(
 
     write_report(report, directory, pictures_of(loaded.test))
     wide_console().print(table(report))
-    print(directory / "report.html")
+    print(printable(directory / "report.html"))
     refused = [row for row in report["artifacts"] if row["refused"]]
     if refused:
         names = ", ".join(row["name"] for row in refused)

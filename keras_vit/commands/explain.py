@@ -7,7 +7,7 @@ import typer
 
 from keras_vit.commands.predict import Action, Audio, Text, Video
 from keras_vit.commands.terminal import import_tensorflow, say, without_chatter
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, printable
 
 
 def explain(
@@ -33,5 +33,5 @@ def explain(
             model, picture or image, out, text=text, audio=audio, video=video, action=action
         )
     for label, probability in predictions:
-        print(f"  {probability:7.2%}  {label}")
+        print(f"  {probability:7.2%}  {printable(label)}")
     say(str(out))

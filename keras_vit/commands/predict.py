@@ -1,13 +1,12 @@
 """`keras-vit predict`: the most probable classes of pictures, or of an example of several modalities."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keras_vit.commands.terminal import import_tensorflow, without_chatter
-from keras_vit.errors import InputError
+from keras_vit.commands.terminal import import_tensorflow, print_json, without_chatter
+from keras_vit.errors import InputError, printable
 
 Text = Annotated[str | None, typer.Option(help="Words, for a model that reads.")]
 Audio = Annotated[Path | None, typer.Option(help="A .wav file, for a model that hears.")]
@@ -68,9 +67,9 @@ def predict(
             }
         )
     if as_json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        print_json(results)
         return
     for name, result in zip(names, results, strict=True):
-        print(name)
+        print(printable(name))
         for prediction in result["predictions"]:
-            print(f"  {prediction['probability']:7.2%}  {prediction['label']}")
+            print(f"  {prediction['probability']:7.2%}  {printable(prediction['label'])}")

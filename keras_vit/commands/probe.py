@@ -1,6 +1,5 @@
 """`keras-vit probe`: how good the features of a model are, before anything is fine-tuned."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from keras_vit.commands.common import load_images
 from keras_vit.commands.options import Data, SkipBad
-from keras_vit.commands.terminal import import_tensorflow, task, wide_console, without_chatter
+from keras_vit.commands.terminal import import_tensorflow, print_json, task, wide_console, without_chatter
 from keras_vit.errors import one_of
 
 
@@ -33,7 +32,7 @@ def probe(
         found = probing.probe(vit, loaded, probing.KINDS if kind == "both" else (kind,), k, progress)
     if as_json:
         about = {"model": str(model), "data": data, "width": vit.config.width, "k": k}
-        print(json.dumps({**about, "train": len(loaded.train), "test": len(loaded.test), **found}, indent=2))
+        print_json({**about, "train": len(loaded.train), "test": len(loaded.test), **found})
         return
     wide_console().print(_table(found, model, vit.config.width, k))
 

@@ -1,29 +1,39 @@
 """What the commands say, and how TensorFlow is imported without a word of its own."""
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
 
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, printable
+from keras_vit.files import finite
 
 
 def say(line):
-    sys.stderr.write(f"{line}\n")  # in one piece, since threads say things too
+    sys.stderr.write(f"{printable(line)}\n")  # in one piece, since threads say things too
     sys.stderr.flush()
+
+
+def print_json(value: object) -> None:
+    """Print `value` for programs: no NaN and no infinity, which JSON does not have, and ASCII alone.
+
+    So it can be printed in every locale, and a file name that cannot be decoded does not stop it.
+    """
+    print(json.dumps(finite(value), indent=2, allow_nan=False))
 
 
 def console():
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False)  # a file's name may hold brackets
 
 
 def wide_console():
     """Standard output, wide enough for every column of a table also where it is a file."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False)
 
 
 @contextlib.contextmanager
@@ -31,8 +41,15 @@ def task(title):
     """A progress bar; yields a function of (done, total) or (note, done, total)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn(title), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console(), transient=True) as bar:
+    columns = (
+        TextColumn(title, markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, TextColumn("{task.fields[note]}", markup=False), console=console(), transient=True
+    ) as bar:
         task = bar.add_task("", total=None, note="")
 
         def update(*arguments):

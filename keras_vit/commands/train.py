@@ -45,6 +45,7 @@ from keras_vit.commands.options import (
 )
 from keras_vit.commands.terminal import console, say, without_chatter
 from keras_vit.errors import InputError, one_of
+from keras_vit.files import finite
 from keras_vit.scenarios import SCENARIOS
 
 
@@ -232,7 +233,7 @@ def train_and_say(train, data, out, recipe, shown, **options):
         if name in last
     )
     if shown["progress"] == "json":
-        print(json.dumps({"event": "end", "run": str(out), "epochs": len(history), **last}))
+        print(json.dumps(finite({"event": "end", "run": str(out), "epochs": len(history), **last})))
     elif shown["progress"] == "bar":
         minutes = (time.monotonic() - start) / 60
         say(f"{out}: {scores} after {len(history)} epochs; this took {minutes:.1f} minutes")

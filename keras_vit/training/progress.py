@@ -9,6 +9,7 @@ import keras
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_vit.errors import one_of
+from keras_vit.files import finite
 
 PROGRESS = ("bar", "json", "quiet")
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")  # of each epoch, in history.json
@@ -74,10 +75,10 @@ class ProgressBar(Clock):
         self.console, self.epoch = console, first_epoch
         self.task = None
         self.bar = Progress(
-            TextColumn(title),
+            TextColumn(title, markup=False),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
@@ -132,6 +133,6 @@ class JsonLines(Clock):
         row.update({name: round(float(logs[name]), 6) for name in METRICS if name in (logs or {})})
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row["examples_per_second"] = round(self.rate, 1) if self.rate > 0 else None
-        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.write(json.dumps(finite(row), allow_nan=False) + "\n")
         sys.stdout.flush()
         self._said = time.monotonic()

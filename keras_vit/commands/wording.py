@@ -1,0 +1,52 @@
+"""Errors of the library in the words of the command line: `--image-size` for its argument image_size."""
+
+import functools
+import re
+from collections.abc import Callable
+
+from keras_vit.errors import InputError
+
+# An argument that a command passes on under another name -> that of the command.
+OTHER_NAMES = {
+    "method": "calibration_method",
+    "images": "calibrate",
+    "served": "serve",
+}
+
+
+def speaks_of_options(command: Callable, options: Callable[[], dict[str, str]]) -> Callable:
+    """`command`, whose `InputError`s call its arguments by their options.
+
+    Args:
+        command: a function of `keras_vit.commands`.
+        options: gives {argument of the function: its option}; asked only when there is an error.
+    """
+
+    @functools.wraps(command)
+    def spoken(*arguments, **named):
+        try:
+            return command(*arguments, **named)
+        except InputError as error:
+            raise InputError(in_options(str(error), options())) from error
+
+    return spoken
+
+
+def in_options(message: str, options: dict[str, str]) -> str:
+    """`message` with every argument in `options` called by its option.
+
+    `heads=4` becomes `--heads 4`, `image_size=(8, 32)` `--image-size 8x32` and `skip_bad=True` `--skip-bad`.
+    A name that could be a word of English is changed only there and before "must".
+    """
+    others = {other: options[name] for other, name in OTHER_NAMES.items() if name in options}
+    for name, option in (others | options).items():
+        start = rf"(?<![\w.-]){re.escape(name)}"
+        message = re.sub(rf"{option} \({name}=[^)]*\)", option, message)  # both are named already
+        message = re.sub(rf"{start}=\((\d+), (\d+)\)", rf"{option} \1x\2", message)
+        message = re.sub(rf"{start}=\(height, width\)", f"{option} HEIGHTxWIDTH", message)
+        message = re.sub(rf"{start}=True\b", option, message)
+        message = re.sub(rf"{start}=", f"{option} ", message)
+        message = re.sub(rf"(?:(?<=^)|(?<=: )){re.escape(name)}(?= (must|are|is)\b)", option, message)
+        if "_" in name:
+            message = re.sub(rf"{start}(?![\w.(])", option, message)
+    return message

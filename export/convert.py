@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 from keras_vit.errors import InputError
 from keras_vit.export.graph import from_raw
@@ -18,6 +19,7 @@ from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write
 from keras_vit.inspect.capture import recording
 from keras_vit.inspect.rollout import rollout_from, rollout_names
+from keras_vit.processes import start
 
 
 class ConversionError(RuntimeError):
@@ -41,15 +43,23 @@ def convert(model_path, target, profile, metadata=None, rollout=False):
         "metadata": metadata,
         "rollout": rollout,
     }
-    result = subprocess.run(
-        [sys.executable, "-m", "keras_vit.export.convert", json.dumps(job)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
-    )
-    if result.returncode:
-        last = " | ".join(result.stderr.strip().splitlines()[-3:]) or "it said nothing"
-        raise ConversionError(f"converting {profile} failed (exit code {result.returncode}): {last}")
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = start(
+            "keras_vit.export.convert",
+            json.dumps(job),
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
+        )
+        try:
+            code = process.wait()
+        finally:
+            process.kill()  # Ctrl-C
+            process.wait()
+        said.seek(0)
+        last = " | ".join(said.read().strip().splitlines()[-3:]) or "it said nothing"
+    if code:
+        raise ConversionError(f"converting {profile} failed (exit code {code}): {last}")
 
 
 def _work(job):
@@ -84,8 +94,6 @@ def float_file(model, half=False, rollout=False):
             GPU computes with them as they are.
         rollout: of a `ViT`, a second output `rollout` [1, rows, columns], as of `inspect.attention_rollout`.
     """
-    import tempfile
-
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

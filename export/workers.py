@@ -11,8 +11,9 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
+
+from keras_vit.processes import start
 
 
 class Failure(Exception):
@@ -41,10 +42,8 @@ class Worker:
                 "TF_CPP_MIN_LOG_LEVEL": "3",
             }
             environment.pop("TF_USE_LEGACY_KERAS", None)  # tensorflow-model-optimization leaves it behind
-            # -P: the folder that the user happens to be in is no place to import from.
-            command = [sys.executable, "-P", "-m", module, file.name]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
-            self._process = subprocess.Popen(command, env=environment, **pipes, **text)
+            self._process = start(module, file.name, env=environment, **pipes, **text)
             self._open = stack.pop_all()
 
     def __enter__(self):

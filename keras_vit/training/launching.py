@@ -7,13 +7,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 
 from keras_vit.config import integer
 from keras_vit.errors import InputError
+from keras_vit.processes import start
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 LINES = 5  # of a failed worker's output are shown
@@ -23,7 +23,7 @@ def launch(arguments, workers):
     """Run `keras-vit ARGUMENTS` in so many worker processes; the first one speaks for all.
 
     When one fails, the others are stopped: without it they would wait for ever. SIGTERM or Ctrl-C lets the
-    first one save, and stops all.
+    first one save, and stops all. When this process is killed, they end.
 
     Returns:
         the exit code: 0 when all went well, else that of the first that failed.
@@ -32,20 +32,20 @@ def launch(arguments, workers):
     if arguments[:1] != ["train"]:
         raise InputError(f"only train can have several workers, not {' '.join(arguments[:1]) or 'nothing'}.")
     with tempfile.TemporaryDirectory() as folder:
-        running = []
-        for index, environment in enumerate(environments(workers)):
-            said = None if index == 0 else open(os.path.join(folder, str(index)), "w+b")  # noqa: SIM115
-            process = subprocess.Popen(
-                [sys.executable, "-m", "keras_vit.cli", *arguments],
-                env={**os.environ, **environment},
-                stdout=said,
-                stderr=said,
-                start_new_session=True,  # or Ctrl-C in a terminal would reach all of them
-            )
-            running.append((process, said))
-        asked = []
+        running, asked = [], []
         old = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in STOPS}
         try:
+            for index, environment in enumerate(environments(workers)):
+                said = None if index == 0 else open(os.path.join(folder, str(index)), "w+b")  # noqa: SIM115
+                process = start(
+                    "keras_vit.cli",
+                    *arguments,
+                    env={**os.environ, **environment},
+                    stdout=said,
+                    stderr=said,
+                    start_new_session=True,  # or Ctrl-C in a terminal would reach all of them
+                )
+                running.append((process, said))
             return _wait(running, asked)
         finally:
             _stop(running)

@@ -14,11 +14,11 @@ from keras import ops
 from keras_vit.errors import InputError
 from keras_vit.export.calibration import METHODS, checked_calibration, observed_range
 from keras_vit.export.graph import (
-    RAW_PIXELS,
     REWRITES,
     fold,
     from_raw,
     pixel_rows,
+    raw_pixels,
     shift_patches,
     takes_raw_pixels,
 )
@@ -29,7 +29,7 @@ from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantizers import FakeQuantizer, image_limits
 from keras_vit.layers import Convolution, Linear
 from keras_vit.modalities import Modality
-from keras_vit.modalities.pixels import limits
+from keras_vit.modalities.pixels import FirstLook, LooksFirst, limits
 from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import variables_by_name
 
@@ -37,14 +37,14 @@ from keras_vit.models.transfer import variables_by_name
 def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
     """A quantization-aware copy of `model`, for `compile` and `fit`.
 
-    It takes what `model` takes (images normalised) and gives logits. Without further training
-    it is the post-training quantization of `model`.
+    It takes what `model` takes (images normalised, unless it does that itself) and gives logits. Without
+    further training it is the post-training quantization of `model`.
 
     Args:
         model: a `ViT` or `MultimodalViT` with a head.
         profile: the name of a quantized profile, e.g. "int8" or "int8_static" (see `export.profiles`).
         calibration: pictures from which trained ranges start, at least about a hundred, only for a
-            static profile: an array [N, H, W, 3] with values 0..255, a tf.data dataset, a folder or
+            static profile: an array [N, H, W, C] with values 0..255, a tf.data dataset, a folder or
             an `ImageData`. Of a `MultimodalViT` examples: {name: raw inputs [N, ...]} or `MultimodalData`.
             Without them, noise is used: train before you export then.
         protect: names of layers that stay float, or of what contains them, e.g. "block_0.mlp".
@@ -67,7 +67,13 @@ def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
         rewrites.remove("patch_bias")
     folded = fold(model, pixels=False, rewrites=rewrites)
     check_takes(profile, folded)
-    aware = QuantizeAware(folded, profile.name, protect=protect, name=f"{model.name}_{profile.name}")
+    aware = QuantizeAware(
+        folded,
+        profile.name,
+        protect=protect,
+        include_preprocessing=getattr(model, "include_preprocessing", False),
+        name=f"{model.name}_{profile.name}",
+    )
     if profile.has_trained_ranges:
         if calibration is None:
             aware.calibrate(_noise(model), method)
@@ -79,14 +85,14 @@ def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
 def _noise(model):
     if isinstance(model, MultimodalViT):
         return made_inputs(model, 32)
-    return {"image": np.random.default_rng(0).integers(0, 256, (32, *model.image_size, 3))}
+    return {"image": np.random.default_rng(0).integers(0, 256, (32, *model.signature()["image"]["shape"]))}
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class QuantizeAware(keras.Model):
+class QuantizeAware(FirstLook, LooksFirst, keras.Model):
     """A folded ViT or MultimodalViT with fake quantizers in it. Made by `quantize_aware`.
 
-    Images arrive normalised, as for the model it came from, and are turned back into the pixels
+    Images arrive as for the model it came from; normalised ones are turned back into the pixels
     that the exported file will see. The patch kernel is stored for normalised images all the
     same: trained on 0..255, its small numbers would take steps 255 times too large.
 
@@ -95,15 +101,28 @@ class QuantizeAware(keras.Model):
         profile: name of the profile.
         protect: names of layers, or of what contains them, that stay float.
         calibration: what `calibrate` noted when the ranges were set.
+        include_preprocessing: as in `ViT`.
     """
 
-    def __init__(self, model, profile, protect=(), calibration=None, name=None, dtype=None, trainable=True):
+    def __init__(
+        self,
+        model,
+        profile,
+        protect=(),
+        calibration=None,
+        include_preprocessing=False,
+        name=None,
+        dtype=None,
+        trainable=True,
+    ):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.model = model
         self.profile, self.protect, self.calibration = profile, tuple(protect), calibration
         self.classes = model.classes
         if not isinstance(model, MultimodalViT):
             self.preprocessing, self.image_size = model.preprocessing, model.image_size
+            self.include_preprocessing = include_preprocessing
+            model.looked = True  # what this model hands to it is another matter
         self._observe = None
         self._takes_pixels = takes_raw_pixels(model)
         if self._takes_pixels:
@@ -128,7 +147,18 @@ class QuantizeAware(keras.Model):
 
     def prepare(self, inputs):
         """As the model it came from does."""
-        return self.model.prepare(inputs)
+        return ops.cast(inputs, "float32") if self.include_preprocessing else self.model.prepare(inputs)
+
+    def __call__(self, inputs, *arguments, **options):
+        self.look_at(inputs)
+        return super().__call__(inputs, *arguments, **options)
+
+    def look_at(self, inputs):
+        """See `FirstLook.look`."""
+        if isinstance(self.model, MultimodalViT):
+            self.model.look_at(inputs)
+        else:
+            self.look(inputs.get("image") if isinstance(inputs, dict) else inputs)
 
     def _limits(self, key):
         """The range of a quantizer of normalised pixels."""
@@ -138,7 +168,10 @@ class QuantizeAware(keras.Model):
         return image_limits(*limits(owner.preprocessing))
 
     def call(self, inputs, training=None):
-        if self._takes_pixels:
+        if self.include_preprocessing:
+            pixels = ops.cast(inputs, "float32")
+            inputs = pixels if self._takes_pixels else self.model.prepare(pixels)
+        elif self._takes_pixels:
             mean, std = (np.asarray(self.preprocessing[key], "float32") for key in ("mean", "std"))
             inputs = ops.cast(inputs, "float32") * (std * 255.0) + mean * 255.0
         return self.model(inputs, training=training)
@@ -179,7 +212,7 @@ class QuantizeAware(keras.Model):
         """Set every trained range from examples, and note from which in `calibration`.
 
         Args:
-            inputs: {name: raw input [N, ...], pixels 0..255}; or just the images [N, H, W, 3].
+            inputs: {name: raw input [N, ...], pixels 0..255}; or just the images [N, H, W, C].
             method: see `export.calibration`.
 
         Raises:
@@ -214,7 +247,7 @@ class QuantizeAware(keras.Model):
         """
         config = self.model.get_config()
         if self._takes_pixels:
-            config["preprocessing"] = RAW_PIXELS
+            config["preprocessing"] = raw_pixels(self.model.config.channels)
         plain = type(self.model).from_config(config)
         plain.set_weights(self.model.get_weights())
         for name, layer in quantizable_layers(plain):
@@ -248,6 +281,7 @@ class QuantizeAware(keras.Model):
             "profile": self.profile,
             "protect": list(self.protect),
             "calibration": self.calibration,
+            "include_preprocessing": self.include_preprocessing,
             "name": self.name,
             "trainable": self.trainable,
         }

@@ -22,7 +22,6 @@ from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import variables_by_name
 from keras_vit.models.vit import ViT
 
-RAW_PIXELS = {"mean": [0.0, 0.0, 0.0], "std": [1 / 255] * 3}  # (pixel / 255 - 0) * 255 = pixel
 LAST = ("attention/output", "mlp/contract")  # whose outputs a block adds to its tokens
 NOT_ADDED = ("rotary2d", "relative")  # positions that act inside the attention
 
@@ -32,10 +31,10 @@ def fold(model, pixels=True, rewrites=None):
 
     Args:
         model: a `MultimodalViT` with a head, which goes on taking what it takes. Or a `ViT` with one, which
-            takes (pixel / 255 - mean) / std; the new one takes what its own `preprocessing` says: pixels in
-            0..255 (`RAW_PIXELS`), or the same as `model` for stems whose convolutions pad the image with
-            zeros, which only are zeros in normalised images. A model with patch_mask becomes one for pictures
-            of its full `image_size`.
+            takes (pixel / 255 - mean) / std, or pixels with `include_preprocessing`. The new one takes what
+            its own `preprocessing` says: pixels in 0..255 (`raw_pixels`); or normalised ones for stems whose
+            convolutions pad the image with zeros, which only are zeros in normalised images. A model with
+            patch_mask becomes one for pictures of its full `image_size`.
         pixels: False leaves the pixel normalisation out of it.
         rewrites: names from `REWRITES`; default all.
 
@@ -54,7 +53,9 @@ def fold(model, pixels=True, rewrites=None):
         return _fold_multimodal(model, names)
     config = model.config
     names = [name for name in names if name not in config.folded]
-    if not pixels or not takes_raw_pixels(model) or model.preprocessing == RAW_PIXELS:
+    if config.own:
+        names = [name for name in names if name in OUTSIDE]
+    if not pixels or not takes_raw_pixels(model) or is_raw(model):
         names = [name for name in names if name != "pixels"]
     if config.folded and "pixels" not in names:
         return model
@@ -73,7 +74,7 @@ def fold(model, pixels=True, rewrites=None):
         config,
         image_size=model.image_size,
         classes=model.classes,
-        preprocessing=RAW_PIXELS if done.get("pixels") else model.preprocessing,
+        preprocessing=raw_pixels(config.channels) if done.get("pixels") else model.preprocessing,
         name=model.name,
         dtype="float32",  # ranges and rewrites are exact only there; so is LiteRT's GELU operator
         **changes,
@@ -115,6 +116,16 @@ def _described(model):
     return f"{type(model).__name__}{unknown}"
 
 
+def raw_pixels(channels):
+    """The preprocessing that leaves pixels as they are: (pixel / 255 - 0) * 255 = pixel."""
+    return {"mean": [0.0] * channels, "std": [1 / 255] * channels}
+
+
+def is_raw(model):
+    """Whether a `ViT` takes pixels 0..255 as they are."""
+    return model.preprocessing == raw_pixels(model.config.channels)
+
+
 def takes_raw_pixels(model):
     """Whether the pixel normalisation can be folded into the stem: not into one that pads with zeros."""
     return isinstance(model, ViT) and model.config.stem in ("linear", "conv")
@@ -126,8 +137,8 @@ def from_raw(inputs, model):
 
 
 def from_pixels(images, model):
-    """Images [B, H, W, 3] in 0..255 as the folded `model` takes them: unchanged, unless its stem pads."""
-    if model.preprocessing == RAW_PIXELS:
+    """Images [B, H, W, C] in 0..255 as the folded `model` takes them: unchanged, unless its stem pads."""
+    if is_raw(model):
         return images
     mean, std = (np.asarray(model.preprocessing[key], "float64") for key in ("mean", "std"))
     return images * (1 / (255 * std)).astype("float32") - (mean / std).astype("float32")
@@ -320,5 +331,6 @@ REWRITES = {
     "patch_bias": fold_patch_bias,
     "pixels": fold_pixels,
 }
+OUTSIDE = ("patch_bias", "pixels")  # those that touch no block: the user's own are not known here
 EVERYWHERE = ("norms", "attention_scale", "value_bias", "key_bias")  # those that a MultimodalViT has, too
 FOLDED = tuple(name for name in REWRITES if name in FOLDS)  # what a config notes

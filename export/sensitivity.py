@@ -111,7 +111,7 @@ class Switchboard:
         self._graph = tf.function(
             self._logits,
             input_signature=[
-                tf.TensorSpec((None, *aware.image_size, 3), tf.float32),
+                tf.TensorSpec((None, *aware.signature()["image"]["shape"]), tf.float32),
                 tf.TensorSpec((len(self.groups),), tf.bool),
             ],
             autograph=False,
@@ -125,9 +125,8 @@ class Switchboard:
     def logits(self, protect=()):
         """float32 [N, classes] of the sample, the groups named in `protect` in float."""
         on = np.array([group not in protect for group in self.groups])
-        mean, std = (np.float32(self.aware.preprocessing[key]) for key in ("mean", "std"))
         batches = [self._images[i : i + BATCH] for i in range(0, len(self), BATCH)]
-        return np.concatenate([self._graph((b / np.float32(255) - mean) / std, on).numpy() for b in batches])
+        return np.concatenate([self._graph(self.aware.prepare(b), on).numpy() for b in batches])
 
     def score(self, protect=()):
         """The `Score` with the groups named in `protect` in float."""
@@ -175,11 +174,11 @@ def _replaced(aware, quantizers):
 
 def _checked_sample(data, aware):
     images, labels = np.asarray(data[0]), np.asarray(data[1])
-    shape = (*aware.image_size, 3)
+    shape = aware.signature()["image"]["shape"]
     if images.ndim != 4 or images.shape[1:] != shape or not len(images) or labels.shape != (len(images),):
         raise InputError(
             f"images {list(images.shape)} with labels {list(labels.shape)}: sensitivity is measured on "
-            f"images [N, {shape[0]}, {shape[1]}, 3] with N > 0, and one label for each."
+            f"images [N, {', '.join(map(str, shape))}] with N > 0, and one label for each."
         )
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= aware.classes:
         raise InputError(

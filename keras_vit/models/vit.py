@@ -381,7 +381,8 @@ class ViT(FirstLook, LooksFirst, keras.Model):
 
         arguments = {**self._arguments(), "activation": inherited_activation(self), **changes}
         if "preprocessing" not in changes:
-            channels = changes.get("channels", ViTConfig.of(arguments["config"]).channels)
+            said = {"channels": changes["channels"]} if "channels" in changes else {}
+            channels = ViTConfig.of(arguments["config"], **said).channels
             arguments["preprocessing"] = for_channels(self.preprocessing, channels)
         return transfer(self, type(self)(**arguments))
 

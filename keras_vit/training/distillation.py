@@ -147,10 +147,16 @@ def as_seen_by(teacher, student):
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
 
     def look(images):
-        pixels = ops.cast(images, "float32") * _constant(student, "std") + _constant(student, "mean")
+        images = ops.cast(images, "float32")
+        if student.include_preprocessing:
+            pixels = images / 255.0
+        else:
+            pixels = images * _constant(student, "std") + _constant(student, "mean")
         if size != (h, w):
             pixels = tf.image.resize(pixels, size, "bilinear", antialias=True)
         pixels = pixels[:, top : top + height, left : left + width]
+        if teacher.include_preprocessing:
+            return pixels * 255.0
         return (pixels - _constant(teacher, "mean")) / _constant(teacher, "std")
 
     return look

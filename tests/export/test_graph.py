@@ -9,7 +9,7 @@ from keras_vit import ViT, ViTConfig
 from keras_vit.config import FOLDS, POSITIONS
 from keras_vit.errors import InputError
 from keras_vit.export import fold
-from keras_vit.export.graph import RAW_PIXELS, REWRITES, from_pixels, in_float32
+from keras_vit.export.graph import REWRITES, from_pixels, in_float32, raw_pixels
 from keras_vit.models.transfer import variables_by_name
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
@@ -97,7 +97,7 @@ def test_each_rewrite_alone_is_exact_and_removes_what_it_says(rewrite):
         assert GONE[rewrite] in gone
     else:
         assert not gone
-    assert (folded.preprocessing == RAW_PIXELS) == (rewrite == "pixels")
+    assert (folded.preprocessing == raw_pixels(3)) == (rewrite == "pixels")
     assert folded.config.folded == ((rewrite,) if rewrite in FOLDS else ())
 
 

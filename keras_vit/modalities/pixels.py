@@ -133,7 +133,7 @@ def for_channels(preprocessing, channels):
     For one channel the mean of the entries; for more the entries again and again, as `transfer` does with
     the kernels that they belong to.
     """
-    if len(preprocessing["mean"]) == channels:
+    if all(len(values) == channels for values in preprocessing.values()):
         return preprocessing
     if channels == 1:
         return {key: [sum(values) / len(values)] for key, values in preprocessing.items()}

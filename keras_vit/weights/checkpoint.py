@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_vit.config import ViTConfig, pair
 from keras_vit.errors import InputError
+from keras_vit.modalities.pixels import for_channels
 
 # (pixel / 255 - mean) / std: of the original ViT, and of ImageNet's pixels, which DeiT was trained with.
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -25,7 +26,7 @@ class Checkpoint:
         image_size: (height, width) that its positions are made for.
         classes: number of classes, or None without a head.
         labels: their names in order, or None.
-        preprocessing: {"mean": [3], "std": [3]} of pixels in [0, 1].
+        preprocessing: {"mean": [C], "std": [C]} of pixels in [0, 1].
         tensors: {variable name as in `ViT`, without the model's own: float32 array}.
     """
 
@@ -195,14 +196,18 @@ def classes_of(path, stored, head, axis, wanted):
     return found if wanted in (None, found) else None
 
 
-def normalisation(mean, std, default):
-    """{"mean", "std"} for `ViT`, or `default` where a file does not give three numbers for each."""
+def normalisation(mean, std, default, channels=3):
+    """{"mean", "std"} for a `ViT` of so many channels, or `default` where a file does not give its numbers.
+
+    A file that was made from one for RGB may still have three, see `for_channels`.
+    """
     for numbers in (mean, std):
-        if not isinstance(numbers, list) or len(numbers) != 3:
-            return default
+        if not isinstance(numbers, list) or len(numbers) not in (1, 3, channels):
+            return for_channels(default, channels)
         if not all(isinstance(number, int | float) for number in numbers):
-            return default
-    return {"mean": [float(number) for number in mean], "std": [float(number) for number in std]}
+            return for_channels(default, channels)
+    found = {"mean": [float(number) for number in mean], "std": [float(number) for number in std]}
+    return for_channels(found, channels)
 
 
 def settle_positions(tensors, prefix, read, patches):

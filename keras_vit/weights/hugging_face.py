@@ -89,6 +89,7 @@ def read(path, stored, settings, classes, image_size, heads):
     classes = classes_of(path, stored, f"{head}.weight", 0, classes)
     config = ViTConfig(
         patch_size=patch_size,
+        channels=setting(described, settings, "num_channels", int, 3),
         width=setting(described, settings, "hidden_size", int, 768),
         depth=depth,
         heads=agree_on_heads(path, setting(described, settings, "num_attention_heads", int, 12), heads),
@@ -116,7 +117,7 @@ def read(path, stored, settings, classes, image_size, heads):
         image_size=(grid[0] * patch_size[0], grid[1] * patch_size[1]),
         classes=classes,
         labels=_labels(settings, classes),
-        preprocessing=_preprocessing(path.parent, IMAGENET if family == "deit" else HALF),
+        preprocessing=_preprocessing(path.parent, IMAGENET if family == "deit" else HALF, config.channels),
         tensors=tensors,
     )
 
@@ -127,7 +128,7 @@ def _table(config, base, names, prefix, rows):
     theirs = {"cls": "cls_token", "distillation": "distillation_token"}
     table = {
         "patches/projection/kernel": From(
-            f"{base}{PATCHES}.weight", (width, 3, *config.patch_size), conv_kernel
+            f"{base}{PATCHES}.weight", (width, config.channels, *config.patch_size), conv_kernel
         ),
         "patches/projection/bias": From(f"{base}{PATCHES}.bias", (width,)),
         "positions/table": From(f"{base}embeddings.position_embeddings", (1, rows, width)),
@@ -163,11 +164,9 @@ def _labels(settings, classes):
     return None if labels == [f"LABEL_{i}" for i in range(classes)] else labels
 
 
-def _preprocessing(folder, default):
+def _preprocessing(folder, default, channels):
     description = folder / "preprocessor_config.json"
-    if not description.is_file():
-        return default
-    settings = read_json(description)
+    settings = read_json(description) if description.is_file() else {}
     if settings.get("do_normalize") is False:
-        return {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
-    return normalisation(settings.get("image_mean"), settings.get("image_std"), default)
+        return {"mean": [0.0] * channels, "std": [1.0] * channels}
+    return normalisation(settings.get("image_mean"), settings.get("image_std"), default, channels)

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_vit.config import ViTConfig
 from keras_vit.errors import InputError
+from keras_vit.modalities.pixels import for_channels
 from keras_vit.weights.checkpoint import (
     HALF,
     Checkpoint,
@@ -39,7 +40,7 @@ def read(path, stored, classes, image_size, heads):
             f"{path} has a tanh layer before its head (pre_logits), as files of 2020 do, which ViT does not: "
             "give classes=N for a fresh head on the features below it."
         )
-    height, width_, _, width = shape_of(path, stored, "embedding/kernel", rank=4)
+    height, width_, channels, width = shape_of(path, stored, "embedding/kernel", rank=4)
     block = "Transformer/encoderblock_{}/"
     parts = PUBLISHED if any(f"/{PUBLISHED['mlp']}/" in name for name in stored) else LINEN
     attention = shape_of(path, stored, f"{block.format(0)}{parts['attention']}/query/kernel", rank=3)
@@ -49,6 +50,7 @@ def read(path, stored, classes, image_size, heads):
     classes = None if "pre_logits/kernel" in stored else classes_of(path, stored, "head/kernel", 1, classes)
     config = ViTConfig(
         patch_size=(height, width_),
+        channels=channels,
         width=width,
         depth=count_blocks(path, stored, r"Transformer/encoderblock_(\d+)/"),
         heads=agree_on_heads(path, attention[1], heads),
@@ -61,7 +63,8 @@ def read(path, stored, classes, image_size, heads):
     tensors = gather(path, stored, table, ignored=() if classes else ("head/", "pre_logits/"))
     settle_positions(tensors, prefix, prefix, patches=grid[0] * grid[1])
     size = (grid[0] * height, grid[1] * width_)
-    return Checkpoint("original", config, size, classes, None, HALF, tensors)
+    preprocessing = for_channels(HALF, channels)
+    return Checkpoint("original", config, size, classes, None, preprocessing, tensors)
 
 
 def _table(config, rows, parts, block, classes):
@@ -93,7 +96,9 @@ def _table(config, rows, parts, block, classes):
         }
 
     table = {
-        "patches/projection/kernel": From("embedding/kernel", (*config.patch_size, 3, width), matrix),
+        "patches/projection/kernel": From(
+            "embedding/kernel", (*config.patch_size, config.channels, width), matrix
+        ),
         "patches/projection/bias": From("embedding/bias", (width,)),
         "positions/table": From(POSITIONS, (1, rows, width)),
         **norm("norm", "Transformer/encoder_norm"),

@@ -68,7 +68,7 @@ def read(path, stored, settings, classes, image_size, heads):
     published = setting(described, settings, "pretrained_cfg", dict, settings)
     architecture = setting(described, settings, "architecture", str, "")
 
-    width, _, *patch_size = shape_of(path, stored, "patch_embed.proj.weight", rank=4)
+    width, channels, *patch_size = shape_of(path, stored, "patch_embed.proj.weight", rank=4)
     prefix = [ours for ours, theirs in PREFIX.items() if theirs in stored]
     lengths = {ours: shape_of(path, stored, PREFIX[ours], rank=3)[1] for ours in prefix}
     rows = shape_of(path, stored, "pos_embed", rank=3)[1]
@@ -82,6 +82,7 @@ def read(path, stored, settings, classes, image_size, heads):
     classes = classes_of(path, stored, "head.weight", 0, classes)
     config = ViTConfig(
         patch_size=tuple(patch_size),
+        channels=channels,
         width=width,
         depth=count_blocks(path, stored, r"blocks\.(\d+)\."),
         heads=_heads(path, described, stored, arguments, architecture, width, "cls" in prefix, heads),
@@ -113,7 +114,7 @@ def read(path, stored, settings, classes, image_size, heads):
         image_size=(grid[0] * patch_size[0], grid[1] * patch_size[1]),
         classes=classes,
         labels=_labels(settings, published, classes),
-        preprocessing=normalisation(published.get("mean"), published.get("std"), default),
+        preprocessing=normalisation(published.get("mean"), published.get("std"), default, channels),
         tensors=tensors,
     )
 
@@ -163,7 +164,7 @@ def _table(config, lengths, rows):
     gated = config.mlp == "swiglu"
     table = {
         "patches/projection/kernel": From(
-            "patch_embed.proj.weight", (width, 3, *config.patch_size), conv_kernel
+            "patch_embed.proj.weight", (width, config.channels, *config.patch_size), conv_kernel
         ),
         "patches/projection/bias": From("patch_embed.proj.bias", (width,)),
         "positions/table": From("pos_embed", (1, rows, width)),

@@ -26,10 +26,12 @@ class ConversionError(RuntimeError):
     """The converter failed; the message holds its last words."""
 
 
-def convert(model_path, target, profile, metadata=None, rollout=False):
+def convert(model_path, target, profile, metadata=None, rollout=False, graph=None):
     """Write the .keras file `model_path` to `target` as a .tflite file of `profile`.
 
     Args:
+        graph: what `write_graph` wrote of that model, for a float profile of one with layers of the user's
+            own: another process does not know their classes.
         metadata: arguments of `add_metadata`, for what the file says of itself; None for nothing.
         rollout: see `float_file`.
 
@@ -42,6 +44,7 @@ def convert(model_path, target, profile, metadata=None, rollout=False):
         "profile": profile,
         "metadata": metadata,
         "rollout": rollout,
+        "graph": graph and str(graph),
     }
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         process = start(
@@ -63,20 +66,9 @@ def convert(model_path, target, profile, metadata=None, rollout=False):
 
 
 def _work(job):
-    import keras
-
-    import keras_vit.export.aware  # registers the classes that the file may hold
-    from keras_vit.export.graph import fold
-
     profile = profile_named(job["profile"])
-    model = keras.models.load_model(job["model"], compile=False)
-    aware = isinstance(model, keras_vit.export.aware.QuantizeAware)
-    if aware != profile.quantized or (aware and model.profile != profile.name):
-        raise InputError(f"{job['model']} was not made for the profile {profile.name}.")
-    plain, ranges = model.deploy() if aware else (fold(model), {})
-    content = float_file(plain, half=profile.name == "float16", rollout=job["rollout"])
-    if profile.quantized:
-        content = quantize_file(content, plain, ranges, model.kinds, full=profile.activations == "full")
+    half = profile.name == "float16"
+    content = converted(job["graph"], half) if job["graph"] else _content(job, profile, half)
     if job["metadata"]:
         from keras_vit.export.metadata import add_metadata
 
@@ -85,13 +77,40 @@ def _work(job):
         temporary.write_bytes(content)
 
 
+def _content(job, profile, half):
+    import keras
+
+    import keras_vit.export.aware  # registers the classes that the file may hold
+    from keras_vit.export.graph import fold
+
+    model = keras.models.load_model(job["model"], compile=False)
+    aware = isinstance(model, keras_vit.export.aware.QuantizeAware)
+    if aware != profile.quantized or (aware and model.profile != profile.name):
+        raise InputError(f"{job['model']} was not made for the profile {profile.name}.")
+    plain, ranges = model.deploy() if aware else (fold(model), {})
+    content = float_file(plain, half, rollout=job["rollout"])
+    if profile.quantized:
+        content = quantize_file(content, plain, ranges, model.kinds, full=profile.activations == "full")
+    return content
+
+
 def float_file(model, half=False, rollout=False):
-    """The bytes of a float .tflite: `image` [1, H, W, 3] in 0..255 -> `probability` [1, classes].
+    """The bytes of a float .tflite: `image` [1, H, W, C] in 0..255 -> `probability` [1, classes].
+
+    Args:
+        model, rollout: see `write_graph`.
+        half: see `converted`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_graph(model, folder, rollout)
+        return converted(folder, half)
+
+
+def write_graph(model, folder, rollout=False):
+    """Write what a float .tflite computes to `folder`, as a SavedModel of TensorFlow's operators alone.
 
     Args:
         model: a folded `ViT`; or a folded `MultimodalViT`, whose file takes what `model.signature()` lists.
-        half: store the weights as float16. XNNPACK makes them float32 again when it loads the file, a
-            GPU computes with them as they are.
         rollout: of a `ViT`, a second output `rollout` [1, rows, columns], as of `inspect.attention_rollout`.
     """
     import tensorflow as tf
@@ -118,15 +137,25 @@ def float_file(model, half=False, rollout=False):
     serve = tf.function(lambda **inputs: dict(zip(outputs, frozen(**inputs), strict=False)), autograph=False)
     module.serve = serve.get_concrete_function(**specs)
 
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        # Builtins only: a Flex operator would need a runtime that phones and browsers do not have.
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if half:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.target_spec.supported_types = [tf.float16]
-        return converter.convert()
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+
+
+def converted(folder, half=False):
+    """The bytes of the .tflite of what `write_graph` wrote to `folder`.
+
+    Args:
+        half: store the weights as float16. XNNPACK makes them float32 again when it loads the file, a
+            GPU computes with them as they are.
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
+    # Builtins only: a Flex operator would need a runtime that phones and browsers do not have.
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    return converter.convert()
 
 
 def quantize_file(content, model, ranges, kinds, full=False):

@@ -10,14 +10,16 @@ DIR/float32.tflite int8.tflite ...   one file for each profile
 import contextlib
 import importlib.metadata
 import platform
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras_vit
 from keras_vit.errors import InputError
 from keras_vit.export.aware import QuantizeAware
-from keras_vit.export.convert import convert
+from keras_vit.export.convert import ConversionError, convert, write_graph
 from keras_vit.export.graph import fold, in_float32
+from keras_vit.export.kinds import check_takes
 from keras_vit.export.layout import check_ours
 from keras_vit.export.manifest import FORMAT, described
 from keras_vit.export.metadata import checked_labels
@@ -26,6 +28,7 @@ from keras_vit.export.profiles import profile_named
 from keras_vit.export.saved_model import write_saved_model
 from keras_vit.export.serving import checked_version, write_serving
 from keras_vit.files import atomic_directory, write_json
+from keras_vit.inspect.rollout import rollout_names
 from keras_vit.models.vit import ViT
 
 
@@ -109,10 +112,16 @@ def export(
         raise InputError(
             "a rollout output is for a ViT alone: `keras-vit explain` draws that of a MultimodalViT."
         )
+    own = getattr(folded, "config", None) and folded.config.own
+    for profile in profiles if own else ():
+        if profile.quantized:
+            check_takes(profile, folded)
+    if rollout:
+        rollout_names(folded)  # refuses a model that has no attention to show
     for name, layers in protect.items():
         check_protectable(name, layers, [profile.name for profile in profiles], trained)
 
-    with atomic_directory(directory) as folder, _short_disk(directory):
+    with atomic_directory(directory) as folder, _short_disk(directory), contextlib.ExitStack() as stack:
         (folder / "keras").mkdir()
         model_of = {"float32": model}
         for profile in profiles:
@@ -128,17 +137,33 @@ def export(
         for name, source_model in model_of.items():
             source_model.save(folder / "keras" / f"{name}.keras")
 
+        graph = None
+        if own:
+            graph = stack.enter_context(tempfile.TemporaryDirectory())
+            write_graph(folded, graph, rollout)
+
         def work(profile):
             status(f"{profile.name}.tflite")
             kind = "Image" if hasattr(model, "image_size") else "Multimodal"
             purpose = f"{kind} classifier, {profile.name}: {profile.purpose}."
-            convert(
-                folder / _source(profile),
-                folder / f"{profile.name}.tflite",
-                profile.name,
-                metadata={**about, "description": description or purpose},
-                rollout=rollout and profile.activations != "full",
-            )
+            try:
+                convert(
+                    folder / _source(profile),
+                    folder / f"{profile.name}.tflite",
+                    profile.name,
+                    metadata={**about, "description": description or purpose},
+                    rollout=rollout and profile.activations != "full",
+                    graph=graph,
+                )
+            except ConversionError as error:
+                if not own:
+                    raise
+                names = ", ".join(f"{field}={name}" for field, name in own.items())
+                raise InputError(
+                    f"{profile.name}.tflite cannot hold a ViT with {names}: LiteRT has no operators for what "
+                    f"a layer of your own computes ({error}). Write it with others, or serve "
+                    "model.export(...)."
+                ) from None
 
         with ThreadPoolExecutor(2) as pool:  # each conversion is a process, and mostly one thread
             conversions = [pool.submit(work, profile) for profile in profiles]

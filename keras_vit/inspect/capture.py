@@ -61,7 +61,7 @@ def feature_names(model):
     They are found by a pass over a blank image.
     """
     vit = vit_in(model)
-    blank = np.zeros((1, *vit.image_size, 3), "float32")
+    blank = np.zeros((1, *vit.signature()["image"]["shape"]), "float32")
     with recording(model, _places(vit), lambda value: True, every_token=True) as values:
         model(blank, training=False)
     return list(values)

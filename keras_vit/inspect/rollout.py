@@ -3,7 +3,9 @@
 import numpy as np
 from keras import ops
 
+from keras_vit.errors import InputError
 from keras_vit.inspect.capture import features, vit_in
+from keras_vit.layers import Attention
 from keras_vit.layers.masks import UNSEEN
 
 
@@ -89,6 +91,13 @@ def rollout_from(vit, values, image_size, mask=None):
 
 
 def _map_names(vit):
+    for block in vit.blocks:
+        if not isinstance(getattr(block, "attention", None), Attention):
+            own = ", ".join(f"{field}={name}" for field, name in vit.config.own.items())
+            raise InputError(
+                f"a ViT with {own} has no attention weights to show: name its values with `features`, see "
+                "`feature_names`."
+            )
     return [f"{block.name}.attention.probabilities" for block in vit.blocks]
 
 

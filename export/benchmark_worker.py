@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_vit.errors import InputError
-from keras_vit.export.runners import SIGNATURE, delegated_share, load_runner
+from keras_vit.export.runners import SIGNATURE, delegated_share, open_runner
 
 WARMUP, LEAST, MOST = 2, 3, 1000  # runs of a turn
 PROFILED = 6, 50  # least and most runs under the profiler
@@ -162,7 +162,7 @@ def _shape(detail):
 
 def keras(path, threads):
     """A classifier of this package, with what every export of it has inside: preprocessing and softmax."""
-    runner = load_runner(path)
+    runner = open_runner(path)
     inputs = {name: random_array((1, *shape), dtype, name) for name, (shape, dtype) in runner.inputs.items()}
     return lambda: runner._answer(inputs), {}
 

@@ -29,6 +29,8 @@ KINDS = "a .tflite file, a .keras file or a SavedModel folder"
 def load_runner(path, threads=1):
     """The runner for the model at `path`, told by what lies there.
 
+    A .tflite file runs in a process of its own, since a damaged one can crash LiteRT.
+
     Args:
         path: a .tflite file, a .keras file, or a SavedModel folder; a folder of numbered
             SavedModel versions stands for the highest of them.
@@ -38,18 +40,35 @@ def load_runner(path, threads=1):
     Raises:
         InputError: nothing there, none of these kinds, damaged, or a model with other inputs.
     """
+    if _kind(path, threads) != "tflite":
+        return open_runner(path, threads)
+    from keras_vit.export.tflite_process import TFLiteProcess  # which is a Runner of this file
+
+    return TFLiteProcess(path, threads)
+
+
+def open_runner(path, threads=1):
+    """As `load_runner`, for a process that may crash: a .tflite file runs in this one."""
+    kind = _kind(path, threads)
+    if kind == "tflite":
+        return TFLiteRunner(path, threads)
+    return {"saved_model": SavedModelRunner, "keras": KerasRunner}[kind](path)
+
+
+def _kind(path, threads):
+    """ "saved_model", "keras" or "tflite". Raises InputError."""
     path = Path(path)
     if not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads must be a positive integer, not {threads!r}.")
     if not path.exists():
         raise InputError(f"there is no {path}: give {KINDS}.")
     if path.is_dir():
-        return SavedModelRunner(path)
-    if path.suffix == ".keras":
-        return KerasRunner(path)
-    if path.suffix == ".tflite":
-        return TFLiteRunner(path, threads)
-    raise InputError(f"{path} has the unknown suffix {path.suffix!r}: give {KINDS}.")
+        return "saved_model"
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file, but a pipe, a socket or a device: give {KINDS}.")
+    if path.suffix not in (".keras", ".tflite"):
+        raise InputError(f"{path} has the unknown suffix {path.suffix!r}: give {KINDS}.")
+    return path.suffix[1:]
 
 
 class Runner:
@@ -96,6 +115,12 @@ class Runner:
             answers[start:stop] = self._answer(self._batch(inputs, start, stop))
             if progress and (stop % 64 == 0 or stop == count):
                 progress(stop, count)
+        bad = int(np.sum(~np.isfinite(answers).all(-1)))
+        if bad:
+            raise InputError(
+                f"{self.path} answers {bad} of {count} examples with NaN or infinity: its weights are "
+                "damaged. Look at the training, and export the model again."
+            )
         return answers
 
     def time_one(self, example, seconds=1.0, warmup=5, least=20, most=2000):

@@ -12,14 +12,14 @@ import sys
 import numpy as np
 
 from keras_vit.errors import InputError
-from keras_vit.export.runners import load_runner
+from keras_vit.export.runners import open_runner
 
 
 def main(job):
     inputs = {name: np.load(file, mmap_mode="r") for name, file in job["inputs"].items()}
     if not job["path"].endswith(".tflite"):
         limit_tensorflow(job["threads"])
-    runner = load_runner(job["path"], threads=job["threads"])
+    runner = open_runner(job["path"], threads=job["threads"])
     probabilities = runner.predict(inputs, progress=lambda done, total: print("done", done, flush=True))
     times = runner.time_one({name: x[0] for name, x in inputs.items()}, seconds=job["seconds"])
     delegated = np.nan if runner.delegated is None else runner.delegated

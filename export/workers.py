@@ -13,11 +13,15 @@ import signal
 import subprocess
 import tempfile
 
+from keras_vit.errors import printable
 from keras_vit.processes import start
 
 
 class Failure(Exception):
     """A model could not be measured; the message, one line, becomes its row's `error`."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(message))
 
 
 class Worker:

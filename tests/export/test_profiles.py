@@ -17,6 +17,7 @@ from keras_vit.export.kinds import kinds_of, quantizable_layers
 from keras_vit.export.placement import _by_role, plan, read
 from keras_vit.export.profiles import PROFILES
 from keras_vit.export.quantizers import FakeQuantizer
+from keras_vit.export.runners import open_runner
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 SIZE = 16
@@ -52,7 +53,7 @@ def as_file(aware, path):
     plain, ranges = aware.deploy()
     full = PROFILES[aware.profile].activations == "full"
     path.write_bytes(quantize_file(float_file(plain), plain, ranges, aware.kinds, full=full))
-    return load_runner(path)
+    return open_runner(path)
 
 
 PARTS = {

@@ -1,5 +1,7 @@
 """Every kind of file gives the same answers through `load_runner`, and refuses what it cannot read."""
 
+import gc
+import os
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_vit.errors import InputError
-from keras_vit.export.runners import delegated_share, load_runner
+from keras_vit.export.runners import delegated_share, load_runner, open_runner
 
 COPIES = ["keras/float32.keras", "saved_model/1", "saved_model", "float32.tflite"]
 
@@ -47,7 +49,7 @@ def test_integer_inputs_and_outputs_are_quantized_and_dequantized(
         tmp_path / "scratch",
         representative=images,
     )
-    runner = load_runner(tmp_path / "int8_full.tflite")
+    runner = open_runner(tmp_path / "int8_full.tflite")
     assert runner._places["image"]["dtype"] == runner._output["dtype"] == np.uint8
     answer = runner.predict(images)
     assert np.abs(answer - float_probabilities).mean() < 0.03
@@ -174,3 +176,52 @@ def test_the_newest_version_and_the_right_labels_are_found(tmp_path, directory):
         assert load_runner(tmp_path / "saved_model").labels == ["a", "b", "c"]
     finally:
         (tmp_path / "saved_model" / "10").rename(directory / "saved_model" / "1")
+
+
+def crashing(content):
+    """A valid flatbuffer whose first operator reads a tensor that is not there: LiteRT trusts it."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    operator = model.subgraphs[0].operators[0]
+    operator.inputs = [-1, *operator.inputs[1:]]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_a_file_that_crashes_litert_is_refused(tmp_path, directory):
+    (tmp_path / "bad.tflite").write_bytes(crashing((directory / "float32.tflite").read_bytes()))
+    refused(
+        tmp_path / "bad.tflite", "bad.tflite cannot be run by LiteRT .killed by SIG.*Export the model again."
+    )
+
+
+def test_the_process_of_a_file_ends_with_its_runner(directory, images):
+    runner = load_runner(directory / "float32.tflite")
+    runner.predict(images[:2])
+    process = runner._worker._process
+    assert process.poll() is None
+    del runner
+    gc.collect()
+    assert process.poll() is not None
+
+
+def test_answers_that_are_no_numbers_are_refused(tmp_path, convert):
+    convert(lambda image: tf.math.log(image[:, 0, 0] - 1.0), tmp_path / "bad.tflite", tmp_path / "scratch")
+    pixels = np.full((3, 8, 8, 3), 9, np.uint8)
+    pixels[1] = 0  # log of a negative number
+    for model in ("bad.tflite", "scratch"):
+        runner = load_runner(tmp_path / model)
+        assert np.isfinite(runner.predict(pixels[:1])).all()
+        with pytest.raises(InputError, match=f"{model} answers 1 of 3 examples with NaN or infinity"):
+            runner.predict(pixels)
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    for name in ("model.tflite", "model.keras"):
+        os.mkfifo(tmp_path / name)
+        refused(tmp_path / name, f"{name} is no regular file")
+        (tmp_path / f"zero{name}").symlink_to("/dev/zero")
+        refused(tmp_path / f"zero{name}", f"zero{name} is no regular file")

@@ -34,7 +34,13 @@ def main():
     inputs, output = run.get_input_details(), run.get_output_details()["probability"]
     if set(inputs) != {"image"}:
         sys.exit(f"{model} takes {', '.join(inputs)}: this script has a picture alone.")
-    pixels = picture(sys.argv[2], *inputs["image"]["shape"][1:3])
+    height, width, channels = inputs["image"]["shape"][1:]
+    if channels not in (1, 3):
+        sys.exit(f"{model} takes pictures of {channels} channels, which no picture file has.")
+    pixels = picture(sys.argv[2], height, width)
+    if channels == 1:
+        grey = Image.fromarray(pixels.astype(np.uint8)).convert("L")
+        pixels = np.asarray(grey, np.float32)[..., None]
     if inputs["image"]["dtype"] == np.uint8:  # int8_full: real = scale * (stored - zero)
         scale, zero = inputs["image"]["quantization"]
         pixels = np.clip(np.round(pixels / scale + zero), 0, 255).astype(np.uint8)

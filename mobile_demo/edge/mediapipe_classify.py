@@ -18,8 +18,10 @@ def main():
     if len(sys.argv) != 3:
         sys.exit("usage: python mediapipe_classify.py EXPORT_DIR/int8_static.tflite picture.jpg")
     model = Path(sys.argv[1])
-    size = json.loads(model.with_name("manifest.json").read_text(encoding="utf-8"))["image_size"]
-    pixels = picture(sys.argv[2], *size).astype(np.uint8)
+    manifest = json.loads(model.with_name("manifest.json").read_text(encoding="utf-8"))
+    if manifest["model"].get("channels", 3) != 3:
+        sys.exit(f"MediaPipe classifies pictures in colours alone: ask {model} by classify.py.")
+    pixels = picture(sys.argv[2], *manifest["image_size"]).astype(np.uint8)
     options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=str(model)), max_results=5)
     with vision.ImageClassifier.create_from_options(options) as classifier:
         answer = classifier.classify(mediapipe.Image(mediapipe.ImageFormat.SRGB, pixels))

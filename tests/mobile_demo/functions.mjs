@@ -10,7 +10,7 @@ const web = process.argv[2];
 const vite = createRequire(`${web}/package.json`).resolve("vite");
 const { runnerImport } = await import(pathToFileURL(vite));
 const load = async (name) => (await runnerImport(`${web}/src/${name}.ts`)).module;
-const { fit, TooThin } = await load("fit");
+const { fit, luma, TooThin } = await load("fit");
 const { split, encode } = await load("words");
 const { layoutOf } = await load("layout");
 
@@ -25,6 +25,7 @@ const functions = {
       throw error;
     }
   },
+  luma: (rgb) => Buffer.from(luma(new Uint8Array(Buffer.from(rgb, "base64")))).toString("base64"),
   split,
   encode({ text, words, length }) {
     const { ids, unknown, cut } = encode(text, words, length);

@@ -73,6 +73,16 @@ def test_a_picture_that_is_too_long_and_thin_is_refused_where_python_refuses_it(
         fit(np.ascontiguousarray(thin[..., :3]), (224, 224))
 
 
+def test_grey_is_pillows(call):
+    """On every grey, and on colours that round up and down."""
+    random = np.random.default_rng(2)
+    rgb = random.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    rgb[:5, :50] = np.arange(250).reshape(5, 50, 1)
+    (answer,) = call([("luma", base64.b64encode(rgb.tobytes()).decode())])
+    grey = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(40, 50)
+    np.testing.assert_array_equal(grey, np.asarray(Image.fromarray(rgb).convert("L")))
+
+
 TEXTS = [
     "",
     "A red circle, isn't it?",

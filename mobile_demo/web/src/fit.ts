@@ -63,6 +63,15 @@ export function fit(
   return fitted;
 }
 
+/** Grey bytes of RGB ones, as Pillow's "L" and `to_channels` in images.py make them. */
+export function luma(rgb: Uint8Array): Uint8Array {
+  const grey = new Uint8Array(rgb.length / 3);
+  for (let i = 0; i < grey.length; i++) {
+    grey[i] = (rgb[3 * i] * 19595 + rgb[3 * i + 1] * 38470 + rgb[3 * i + 2] * 7471 + 32768) >> 16;
+  }
+  return grey;
+}
+
 interface Weights {
   size: number; // how many weights are kept for each pixel
   first: Int32Array; // the first source pixel of each

@@ -38,7 +38,7 @@ export function layoutOf(file: Uint8Array, name: string): Layout {
   const fits =
     probability?.shape.length === 2 &&
     (multimodal || (inputs.length === 1 && inputs[0].name === IMAGE)) &&
-    pictures.every(({ shape }) => shape.length === 4 && shape[3] === 3) &&
+    pictures.every(({ shape }) => shape.length === 4 && [1, 3].includes(shape[3])) &&
     [...inputs, ...outputs].every(({ shape, dtype }) => shape[0] === 1 && dtype !== "other");
   if (!fits) {
     const list = (tensors: TensorInfo[]) =>

@@ -2,7 +2,7 @@
 // takes all memory, this worker ends and not the page.
 
 import { loadAndCompile, loadLiteRt, supportsFeature, Tensor, type CompiledModel } from "@litertjs/core";
-import { fit, TooThin } from "./fit";
+import { fit, luma, TooThin } from "./fit";
 import type { Layout } from "./layout";
 import { Problem, runtimeProblem } from "./problem";
 import type { TensorInfo } from "./tflite";
@@ -39,7 +39,7 @@ interface Model {
 interface Picture {
   name: string;
   bitmap: ImageBitmap;
-  fitted: Map<string, Uint8Array>; // "height x width" -> RGB
+  fitted: Map<string, Uint8Array>; // "height x width x channels" -> RGB, or grey
 }
 
 type Values = Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
@@ -130,12 +130,13 @@ async function run(
 function pixels(input: TensorInfo, shown: Picture | null): Values {
   const total = input.shape.reduce((product, size) => product * size, 1);
   if (input.dtype === "int32") return new Int32Array(total);
-  const [, height, width] = input.shape;
+  const [, height, width, channels] = input.shape;
   if (input.shape.length !== 4 || (!shown && input.dtype === "float32")) return new Float32Array(total);
-  const size = `${height}x${width}`;
+  const size = `${height}x${width}x${channels}`;
   let bytes = shown ? shown.fitted.get(size) : new Uint8Array(total);
   if (!bytes) {
     bytes = fitted(shown!.bitmap, height, width, shown!.name);
+    if (channels === 1) bytes = luma(bytes);
     shown!.fitted.set(size, bytes);
   }
   if (input.dtype === "float32") return new Float32Array(bytes);

@@ -57,11 +57,13 @@ def is_multimodal(data):
     return data in SCENARIOS or is_multimodal(data)
 
 
-def load_images(data, size, skip_bad, service=None):
+def load_images(data, size, skip_bad, service=None, channels=3):
     from keras_vit.training.data import load_data
 
     with task("reading pictures") as progress:
-        loaded = load_data(data, size, skip_bad=skip_bad, progress=progress, service=service)
+        loaded = load_data(
+            data, size, skip_bad=skip_bad, progress=progress, service=service, channels=channels
+        )
     if loaded.skipped:
         say(f"{len(loaded.skipped)} bad pictures left out: {', '.join(loaded.skipped[:5])}")
     say(f"{data}: {len(loaded.train)} to train, {len(loaded.test)} held out, {len(loaded.labels)} classes")
@@ -90,6 +92,7 @@ def restored_modalities(pairs):
 
 def load_data_of_run(run, data, skip_bad):
     """Load what a run was trained on."""
+    from keras_vit.training.recipes import recipe_from
     from keras_vit.training.runs import read_run
     from keras_vit.training.sources import is_name
 
@@ -103,7 +106,8 @@ def load_data_of_run(run, data, skip_bad):
         raise InputError(f"{run} was imported and has no data of its own: say --data PATH.")
     if data is None and not is_name(source) and not Path(source).exists():
         raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
-    return load_images(data or config["data"]["source"], tuple(config["recipe"]["image_size"]), skip_bad)
+    recipe = recipe_from(config["recipe"])
+    return load_images(data or source, recipe.image_size, skip_bad, channels=recipe.model_config().channels)
 
 
 def _multimodal_data_of_run(run, config, data):

@@ -28,7 +28,8 @@ def evaluate(
     elif is_multimodal(data):
         raise InputError(f"{directory} takes pictures alone, and {data} has several modalities.")
     else:
-        loaded = load_images(data, tuple(manifest["image_size"]), skip_bad)
+        channels = manifest["model"].get("channels", 3)
+        loaded = load_images(data, tuple(manifest["image_size"]), skip_bad, channels=channels)
     if list(loaded.labels) != list(manifest["labels"]):
         raise InputError(
             f"{data} has the classes {', '.join(loaded.labels[:5])} ({len(loaded.labels)}), the model "

@@ -9,6 +9,7 @@ from keras_vit.commands.common import load_images, parse_image_size, start_from
 from keras_vit.commands.options import (
     Augment,
     BatchSize,
+    Channels,
     Data,
     Dropout,
     Freeze,
@@ -35,6 +36,7 @@ def find_rate(
     recipe: RecipeName = None,
     variant: Variant = None,
     image_size: ImageSize = None,
+    channels: Channels = None,
     pooling: Pooling = None,
     batch_size: BatchSize = None,
     weight_decay: WeightDecay = None,
@@ -61,6 +63,7 @@ def find_rate(
     chosen = recipes.recipe(
         recipe,
         image_size=size,
+        channels=channels,
         variant=variant,
         pooling=pooling,
         batch_size=batch_size,
@@ -72,7 +75,7 @@ def find_rate(
         precision=precision,
         seed=seed,
     )
-    loaded = load_images(data, chosen.image_size, skip_bad)
+    loaded = load_images(data, chosen.image_size, skip_bad, channels=chosen.model_config().channels)
     with task("rates") as progress:
         found = rate_finder.find_rate(loaded, chosen, started, steps, lowest, highest, progress)
     if out is not None:

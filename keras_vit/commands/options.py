@@ -32,6 +32,9 @@ Variant = Annotated[
 ImageSize = Annotated[
     str | None, typer.Option(help="Pixels, e.g. 224 or 64x96 (height x width). Default: suits the data.")
 ]
+Channels = Annotated[
+    int | None, typer.Option(help="1 for grey pictures, the luma of those in colours. Default: 3.")
+]
 RecipeName = Annotated[str | None, typer.Option(help=f"{', '.join(RECIPES)}. Default: by image size.")]
 Pooling = Annotated[str | None, typer.Option(help="cls or mean.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.")]

@@ -10,6 +10,7 @@ from keras_vit.commands.options import (
     Accumulate,
     Augment,
     BatchSize,
+    Channels,
     Data,
     DataService,
     Ema,
@@ -46,6 +47,7 @@ def pretrain(
     ] = None,
     variant: Variant = None,
     image_size: ImageSize = None,
+    channels: Channels = None,
     recipe: RecipeName = None,
     pooling: Annotated[str | None, typer.Option(help="cls or mean: what fine-tuning will use.")] = None,
     epochs: Epochs = None,
@@ -81,6 +83,7 @@ def pretrain(
         ratio=ratio,
         normalise=normalise,
         variant=variant,
+        channels=channels,
         pooling=pooling,
         epochs=epochs,
         batch_size=batch_size,
@@ -93,7 +96,7 @@ def pretrain(
         accumulate=accumulate,
         seed=seed,
     )
-    loaded = load_images(data, chosen.image_size, skip_bad, data_service)
+    loaded = load_images(data, chosen.image_size, skip_bad, data_service, chosen.model_config().channels)
     train_and_say(pretrain, loaded, out, chosen, shown, start=started, strategy=devices)
     if is_chief(devices) and progress == "bar":
         say(f"{out / 'reconstructions.png'}; next: keras-vit train {data} --start {out} --out ANOTHER")

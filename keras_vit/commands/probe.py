@@ -27,7 +27,7 @@ def probe(
 
     with without_chatter():
         vit = load_start(model, option="probe")
-    loaded = load_images(data, vit.image_size, skip_bad)
+    loaded = load_images(data, vit.image_size, skip_bad, channels=vit.config.channels)
     with task("probing") as progress:
         found = probing.probe(vit, loaded, probing.KINDS if kind == "both" else (kind,), k, progress)
     if as_json:

@@ -20,6 +20,7 @@ from keras_vit.commands.options import (
     Accumulate,
     Augment,
     BatchSize,
+    Channels,
     Data,
     DataService,
     Dropout,
@@ -60,6 +61,7 @@ def train(
     ] = None,
     variant: Variant = None,
     image_size: ImageSize = None,
+    channels: Channels = None,
     recipe: RecipeName = None,
     pooling: Pooling = None,
     epochs: Epochs = None,
@@ -139,6 +141,7 @@ def train(
             {
                 "--start": start,
                 "--recipe": recipe,
+                "--channels": channels,
                 "--pooling": pooling,
                 "--layer-decay": layer_decay,
                 "--freeze": freeze,
@@ -177,6 +180,7 @@ def train(
     chosen = recipes.recipe(
         recipe,
         image_size=size,
+        channels=channels,
         variant=variant,
         pooling=pooling,
         layer_decay=layer_decay,
@@ -188,7 +192,7 @@ def train(
         distillation_token=distillation_token,
         **common,
     )
-    loaded = load_images(data, size, skip_bad, data_service)
+    loaded = load_images(data, size, skip_bad, data_service, chosen.model_config().channels)
     if started is None:
         devices = find_devices(strategy)
     teaching = None

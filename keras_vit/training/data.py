@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_vit.config import pair
+from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
+from keras_vit.training.images import to_channels
 from keras_vit.training.pictures import open_pictures, suggest_image_size
 from keras_vit.training.service import ServedSplit, check_service
 
@@ -32,7 +33,7 @@ class Split:
     From files they are in the order class by class: shuffle them to train.
 
     Attributes:
-        images: uint8 [N, H, W, 3]; an `np.memmap` when the set is large.
+        images: uint8 [N, H, W, C]; an `np.memmap` when the set is large.
         labels: int32 [N], indices into `ImageData.labels`.
         names: N names, relative to the source.
     """
@@ -69,7 +70,14 @@ class ImageData:
 
 
 def load_data(
-    source, image_size=None, test_fraction=0.2, seed=0, skip_bad=False, progress=None, service=None
+    source,
+    image_size=None,
+    test_fraction=0.2,
+    seed=0,
+    skip_bad=False,
+    progress=None,
+    service=None,
+    channels=3,
 ) -> ImageData:
     """Load a labelled set of pictures.
 
@@ -93,6 +101,8 @@ def load_data(
         progress: called as `progress(done, total)` while pictures are read.
         service: "HOST:PORT" of a data service (see `training.service`) that shall read the training pictures
             of a packed set. `train` is a `ServedSplit` then, which only training takes.
+        channels: 3, or 1 for grey pictures, see `images.to_channels`. Pictures of other sensors come from
+            no file: make an `ImageData` of arrays.
 
     Raises:
         InputError: no such source, no usable layout, a class without pictures, bad pictures or shards; a
@@ -108,15 +118,16 @@ def load_data(
         raise InputError(f"seed must be an integer from 0 on, not {seed!r}.")
     if image_size is not None:
         image_size = pair(image_size, "image_size")
+    to_channels(np.zeros((1, 1, 3), "uint8"), integer("channels", channels, 1))
 
     if service is not None:
         service = check_service(service)
     with open_pictures(source, test_fraction, seed, skip_bad) as pictures:
         size = image_size or pair(pictures.suggested_size(), "")
         if service is not None:
-            return _served(pictures, size, service, progress)
+            return _served(pictures, size, service, progress, channels)
         items = pictures.items
-        images, problems = _fill(pictures.picture, len(items), size, progress)
+        images, problems = _fill(pictures.picture, len(items), size, progress, channels)
     skipped = pictures.lost + [items[i].name for i in sorted(problems)]
     if problems:
         if not skip_bad:
@@ -126,19 +137,19 @@ def load_data(
     return _data(images, pictures, items, skipped)
 
 
-def _fill(picture, count, image_size, progress):
-    """(uint8 [count, H, W, 3], {index: why not}) from `picture(i, image_size)`, in threads.
+def _fill(picture, count, image_size, progress, channels):
+    """(uint8 [count, H, W, channels], {index: why not}) from `picture(i, image_size)`, in threads.
 
     Pillow lets go of Python's lock while it decodes and resizes.
     """
-    images = _allocate((count, *image_size, 3))
+    images = _allocate((count, *image_size, channels))
     problems = {}
 
     def work(start):
         stop = min(start + CHUNK, count)
         for i in range(start, stop):
             try:
-                images[i] = picture(i, image_size)
+                images[i] = to_channels(picture(i, image_size), channels)
             except InputError as error:
                 problems[i] = str(error)
         return stop
@@ -153,7 +164,7 @@ def _fill(picture, count, image_size, progress):
     return images, problems
 
 
-def _served(pictures, image_size, service, progress):
+def _served(pictures, image_size, service, progress, channels):
     """The data set, with training pictures that stay where they are."""
     records = [record for record in pictures.records or () if record.item.split == "train"]
     if not records:
@@ -169,12 +180,16 @@ def _served(pictures, image_size, service, progress):
         )
     n = len(records)
     test, problems = _fill(
-        lambda i, size: pictures.picture(n + i, size), len(pictures.items) - n, image_size, progress
+        lambda i, size: pictures.picture(n + i, size),
+        len(pictures.items) - n,
+        image_size,
+        progress,
+        channels,
     )
     if problems:  # the file has changed meanwhile: `pack` let no bad picture in
         raise InputError(pictures.complaint({n + i: why for i, why in problems.items()}))
     data = _data(test, pictures, pictures.items[n:], pictures.lost)
-    return dataclasses.replace(data, train=ServedSplit(service, image_size, records))
+    return dataclasses.replace(data, train=ServedSplit(service, image_size, records, channels))
 
 
 def _allocate(shape):

@@ -6,6 +6,8 @@ JPEG and PNG: TensorFlow has no decoders for the others, or none that agree with
 
 import tensorflow as tf
 
+from keras_vit.training.images import LUMA
+
 
 def picture(content, size):
     """The bytes of a JPEG or PNG file to float32 [H, W, 3] in 0..255, by the rule of `images.fit`."""
@@ -75,3 +77,11 @@ def _png(content):
     opaque = (header[0] < 8) & (header[1] == 0)
     alpha = tf.where(opaque, 1.0, pixels[..., 3:] / 255.0)
     return tf.round(pixels[..., :3] * alpha + 255.0 * (1.0 - alpha))  # on white, as everywhere here
+
+
+def to_channels(pictures: tf.Tensor, channels: int) -> tf.Tensor:
+    """RGB float32 [..., 3], whole numbers, as a model of so many channels takes it: `images.to_channels`."""
+    if channels == 3:
+        return pictures
+    grey = tf.reduce_sum(tf.cast(pictures, tf.int32) * tf.constant(LUMA), axis=-1, keepdims=True)
+    return tf.cast((grey + 32768) // 65536, tf.float32)

@@ -17,6 +17,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 # Only these readers may look at a file: Pillow has others that start programs (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MAX_SCALED_PIXELS = 2**27
+LUMA = (19595, 38470, 7471)  # of 65536: what Pillow makes grey of red, green and blue by
 
 
 def is_image_name(name):
@@ -124,6 +125,25 @@ def fit(picture, image_size):
     image = image.resize((new_w, new_h), Image.Resampling.BILINEAR)
     top, left = (new_h - height) // 2, (new_w - width) // 2
     return np.array(image.crop((left, top, left + width, top + height)))
+
+
+def to_channels(pictures: np.ndarray, channels: int) -> np.ndarray:
+    """RGB uint8 [..., 3] as a model of so many channels takes it: as it is for 3, grey [..., 1] for 1.
+
+    Grey is the luma of ITU-R BT.601 in Pillow's fixed point (its "L"); a grey picture keeps its values.
+
+    Raises:
+        InputError: another number of channels, which no picture file has.
+    """
+    if channels == 3:
+        return pictures
+    if channels != 1:
+        raise InputError(
+            f"a model of {channels} channels takes no picture files, which have 3 or 1: from Python give it "
+            f"arrays uint8 [N, height, width, {channels}]."
+        )
+    grey = pictures.astype("uint32") @ np.array(LUMA, "uint32")
+    return ((grey + 32768) >> 16).astype("uint8")[..., np.newaxis]
 
 
 def _upright(image):

@@ -25,7 +25,7 @@ from PIL import ImageSequence
 from keras_vit.config import PRESENT
 from keras_vit.errors import InputError, Notice
 from keras_vit.training.examples import Examples, MultimodalData
-from keras_vit.training.images import FORMATS, decode, fit
+from keras_vit.training.images import FORMATS, decode, fit, to_channels
 from keras_vit.training.layout import choose, natural
 
 TABLES = {"train": "train.csv", "test": "test.csv"}
@@ -169,9 +169,11 @@ def encoded(name, raw, modality):
         some = given[start : start + 256]
         values = [raw[i] for i in some]
         if name == "image":
-            array[some] = np.stack([_channels(fit(x, shape[:2]), shape[2]) for x in values])
+            array[some] = np.stack([to_channels(fit(x, shape[:2]), shape[2]) for x in values])
         elif name == "video":
-            clips = [np.stack([fit(frame, shape[1:3]) for frame in clip]) for clip in values]
+            clips = [
+                np.stack([to_channels(fit(frame, shape[1:3]), shape[3]) for frame in clip]) for clip in values
+            ]
             array[some] = modality.encode(clips)
         elif name == "audio":
             from keras_vit.modalities import load_audio
@@ -239,10 +241,6 @@ def _with_image_size(folder, cells, options, modalities):
         with contextlib.suppress(Exception), Pillow.open(files[i], formats=FORMATS) as image:
             shapes.append(image.size[::-1])
     return dataclasses.replace(options, image_size=_size(shapes) if shapes else (224, 224))
-
-
-def _channels(picture, channels):
-    return picture if channels == 3 else picture.mean(axis=2, keepdims=True).round().astype("uint8")
 
 
 # How one cell is read.

@@ -18,6 +18,7 @@ class Recipe:
     Attributes:
         variant: model, e.g. "Ti/16" (see `keras_vit.config`), or the fields of a `ViTConfig`.
         image_size: (height, width) in pixels.
+        channels: of the pictures, 1 for grey; None: those of the variant, 3 unless it says others.
         pooling: "cls", "mean" or "attention".
         epochs: passes over the training images.
         batch_size: images for each step.
@@ -46,6 +47,7 @@ class Recipe:
 
     variant: str | dict = "Ti/16"
     image_size: tuple = (224, 224)
+    channels: int | None = None
     pooling: str = "cls"
     epochs: int = 100
     batch_size: int = 64
@@ -117,8 +119,10 @@ class Recipe:
                 raise InputError(f"{field}={getattr(self, field)!r} {why}: leave it out.")
 
     def model_config(self):
-        token = {"distilled": True} if self.distillation_token else {}
-        return ViTConfig.of(self.variant, pooling=self.pooling, dropout=self.dropout, **token)
+        said = {"distilled": True} if self.distillation_token else {}
+        if self.channels is not None:
+            said["channels"] = self.channels
+        return ViTConfig.of(self.variant, pooling=self.pooling, dropout=self.dropout, **said)
 
     def build(self, classes):
         """The model, with fresh weights, compiled for nothing yet."""
@@ -137,8 +141,8 @@ class MultimodalRecipe(Recipe):
     Attributes:
         variant: arguments of `MultimodalViT` except modalities and classes.
         modalities: [[name, modality as `keras.saving.serialize_keras_object` gives it]], in their order.
-        image_size, pooling, layer_decay, augment, distill: have no meaning here, and stay as they are. (A
-            mirrored picture would make "left of" wrong.)
+        image_size, channels, pooling, layer_decay, augment, distill: have no meaning here, and stay as they
+            are. (A mirrored picture would make "left of" wrong.)
         freeze: names of modalities, or of blocks such as "block_0", whose weights stay as they start, such as
             a vision module that was trained before.
     """
@@ -155,6 +159,7 @@ class MultimodalRecipe(Recipe):
 
     def check_model(self):
         fixed = {
+            "channels": None,
             "pooling": "cls",
             "layer_decay": 1.0,
             "augment": "none",

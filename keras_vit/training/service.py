@@ -34,20 +34,22 @@ class ServedSplit:
         service: "HOST:PORT" of its dispatcher.
         image_size: (height, width) to which pictures are brought.
         records: their `packing.Record`s.
+        channels: 3, or 1 for grey.
     """
 
     service: str
     image_size: tuple
     records: list
+    channels: int = 3
 
     def __len__(self):
         return len(self.records)
 
     def gather(self, indices):
-        """(float32 [n, H, W, 3] in 0..255, labels int32 [n]) of `indices`, by TensorFlow's operators."""
+        """(float32 [n, H, W, C] in 0..255, labels int32 [n]) of `indices`, by TensorFlow's operators."""
         import tensorflow as tf
 
-        from keras_vit.training.decoding import picture
+        from keras_vit.training.decoding import picture, to_channels
 
         # Not resolved: a link may lead elsewhere on the machines of the service.
         paths = sorted({os.path.abspath(record.path) for record in self.records})
@@ -64,7 +66,7 @@ class ServedSplit:
 
         def decode(record):
             example = tf.io.parse_single_example(record, {"image": tf.io.FixedLenFeature([], tf.string)})
-            return picture(example["image"], self.image_size)
+            return to_channels(picture(example["image"], self.image_size), self.channels)
 
         found = tf.data.Dataset.from_tensor_slices(indices).flat_map(read)
         found = found.map(decode, num_parallel_calls=tf.data.AUTOTUNE)

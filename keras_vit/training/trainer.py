@@ -29,7 +29,7 @@ from keras_vit.training.pipeline import (
     training_batches,
 )
 from keras_vit.training.progress import reporter
-from keras_vit.training.recipes import PretrainingRecipe
+from keras_vit.training.recipes import MultimodalRecipe, PretrainingRecipe
 from keras_vit.training.runs import held, open_run
 from keras_vit.training.service import watched
 from keras_vit.training.stopping import Stop
@@ -93,6 +93,8 @@ def train(
         open_run(out, config)
     else:
         console = Console(quiet=True)
+    if not isinstance(recipe, MultimodalRecipe):
+        check_channels(data.train, recipe.model_config().channels)
     keras.utils.set_random_seed(recipe.seed)
     with scope(strategy):
         model = built(data, recipe, start)
@@ -106,6 +108,17 @@ def train(
     if is_chief(strategy):
         draw_curves(history, out / "curves.png")
     return history
+
+
+def check_channels(split, channels):
+    """Refuse pictures of other channels than a model's, in a `Split` or a `ServedSplit`."""
+    given = split.images.shape[3] if hasattr(split, "images") else split.channels
+    if given != channels:
+        way_out = f"load them with channels={channels}" if channels in (1, 3) else "give such arrays"
+        raise InputError(
+            f"pictures of {given} channels for a model of {channels}: {way_out}, or say channels={given} in "
+            "the recipe."
+        )
 
 
 def built(data, recipe, start):

@@ -59,7 +59,7 @@ def _divided(operations, group, images, *arguments):
 
 
 def _operations():
-    """Functions (images [b, H, W, 3], kind int32 [b], strength [b] 0..1, signed [b] -1..1) -> images.
+    """Functions (images [b, H, W, C], kind int32 [b], strength [b] 0..1, signed [b] -1..1) -> images.
 
     The first one is all that are geometric.
     """
@@ -88,8 +88,10 @@ def _operations():
         lambda images, *_: equalize(images),
         solarize,
         posterize,
-        lambda images, kind, strength, signed: degeneration.transform_images(
-            images, {"factor": wide(BLEND * signed)}
+        lambda images, kind, strength, signed: (
+            degeneration.transform_images(images, {"factor": wide(BLEND * signed)})
+            if images.shape[-1] == 3
+            else images  # which have no colours to take away
         ),
         lambda images, kind, strength, signed: contrast.transform_images(
             images, {"contrast_factor": wide(1 + BLEND * signed)}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_vit.errors import InputError
-from keras_vit.inspect.pictures import FAINT, check_suffix, save
+from keras_vit.inspect.pictures import FAINT, as_rgb, check_suffix, save
 
 MOST = 32  # pictures that are drawn
 TIMES = 3  # the whole policy is drawn so often
@@ -19,7 +19,7 @@ def draw_augmentation(images, labels, classes, policy, path, seed=0):
     is with another one of these rows, and its label is written below.
 
     Args:
-        images: uint8 [B, H, W, 3].
+        images: uint8 [B, H, W, C].
         labels: int [B], indices into `classes`.
         classes: names.
         policy: name of a policy, see `keras_vit.training.augment`.
@@ -27,7 +27,7 @@ def draw_augmentation(images, labels, classes, policy, path, seed=0):
         seed: of what is drawn.
 
     Returns:
-        {title: (images float32 [B, H, W, 3], labels float32 [B, classes])} of the columns.
+        {title: (images float32 [B, H, W, C], labels float32 [B, classes])} of the columns.
 
     Raises:
         InputError: another suffix, an unknown policy, no picture or more than 32.
@@ -73,7 +73,7 @@ def _figure(columns, classes):
         written = title == "original" or (mixed != labels).any()
         for row in range(count):
             top = GAP + 2 * LINE + row * down
-            pixels = np.clip(np.round(shown[row]), 0, 255).astype("uint8")
+            pixels = as_rgb(np.clip(np.round(shown[row]), 0, 255).astype("uint8"))
             axis.imshow(pixels, extent=(left, left + wide, top + high, top), interpolation="nearest")
             if written:
                 names = _label(mixed[row], classes)

@@ -9,6 +9,7 @@ from keras_vit.inspect.capture import features, model_in
 from keras_vit.inspect.pictures import (
     BARS,
     FAINT,
+    as_rgb,
     check_suffix,
     overlay,
     prediction_bars,
@@ -104,7 +105,7 @@ def draw_multimodal_explanation(model, raw, path, labels=None, top=5):
     for panel, axis in zip(panels, axes, strict=True):
         if panel in pictures:
             pixels = np.asarray(raw[panel][0], "float64")
-            pixels = pixels if pixels.shape[2] == 3 else np.repeat(pixels[..., :1], 3, axis=2)
+            pixels = as_rgb(pixels)
             heat = shares[panel].reshape(trunk.modalities[panel].grid)
             overlay(figure, axis, pixels, heat, 3.0 / max(pixels.shape[:2]))
             axis.set(xticks=[], yticks=[], anchor="NW")

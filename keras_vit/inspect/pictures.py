@@ -30,7 +30,8 @@ def draw_explanation(model, picture, path, labels=None, top=5):
 
     Args:
         model: a `ViT`, or a model around one; without classes the third part is left out.
-        picture: uint8 [H, W, 3] or a picture file, brought to the model's size as prediction does.
+        picture: uint8 [H, W, 3] or a picture file, brought to the model's size as prediction does. Of a model
+            of other channels than these and grey, an array of its size.
         path: where to; its suffix is one of `SUFFIXES`.
         labels: names of the classes; by default their numbers.
         top: how many classes.
@@ -41,20 +42,24 @@ def draw_explanation(model, picture, path, labels=None, top=5):
     Raises:
         InputError: another suffix, no picture, or not one label for each class.
     """
-    from keras_vit.training.images import decode, fit
+    from keras_vit.training.images import decode, fit, to_channels
 
     check_suffix(path)
     vit = vit_in(model)
     if vit.classes and labels is not None and len(labels) != vit.classes:
         raise InputError(f"{len(labels)} labels for a model of {vit.classes} classes: give one for each.")
-    pixels = (
-        decode(picture, vit.image_size) if isinstance(picture, str | Path) else fit(picture, vit.image_size)
-    )
-    images = _normalised(pixels, model.preprocessing)
+    shape = vit.signature()["image"]["shape"]
+    if getattr(picture, "shape", None) == shape:
+        pixels = np.asarray(picture, "uint8")
+    else:
+        is_file = isinstance(picture, str | Path)
+        pixels = decode(picture, vit.image_size) if is_file else fit(picture, vit.image_size)
+        pixels = to_channels(pixels, shape[2])
+    images = model.prepare(pixels[np.newaxis])
     rollout = attention_rollout(model, images)[0]
     predictions = predictions_of(model, images, labels, top) if vit.classes else []
 
-    figure = _explanation(pixels, rollout, predictions)
+    figure = _explanation(as_rgb(pixels), rollout, predictions)
     save(figure, path)
     return predictions
 
@@ -85,9 +90,9 @@ def check_suffix(path):
         )
 
 
-def _normalised(pixels, preprocessing):
-    mean, std = (np.asarray(preprocessing[key], "float32") for key in ("mean", "std"))
-    return (pixels[np.newaxis].astype("float32") / 255 - mean) / std
+def as_rgb(pixels):
+    """Pixels [..., C] to look at, [..., 3]: of more channels the first three, of fewer the first as grey."""
+    return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
 
 
 def predictions_of(model, images, labels, top):

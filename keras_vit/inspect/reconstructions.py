@@ -1,9 +1,10 @@
 """`draw_reconstructions`: what a `MaskedViT` was shown, and what it made of it."""
 
 import numpy as np
+from keras import ops
 
 from keras_vit.errors import InputError
-from keras_vit.inspect.pictures import FAINT, check_suffix, save
+from keras_vit.inspect.pictures import FAINT, as_rgb, check_suffix, save
 from keras_vit.models.masked import MaskedViT
 
 COVER = 235  # the grey of a hidden patch, which stands apart from most pictures
@@ -15,7 +16,7 @@ def draw_reconstructions(model, images, path=None):
 
     Args:
         model: a `MaskedViT`.
-        images: uint8 [B, H, W, 3], or what the model takes: normalised floats, or {"image", "patch_mask"}.
+        images: uint8 [B, H, W, C], or what the model takes: normalised floats, or {"image", "patch_mask"}.
         path: where to; its suffix is one of `pictures.SUFFIXES`. None: nowhere.
 
     Returns:
@@ -34,10 +35,11 @@ def draw_reconstructions(model, images, path=None):
     if not 0 < len(pixels) <= MOST:
         raise InputError(f"{len(pixels)} pictures given: from 1 to {MOST} can be drawn.")
     if pixels.dtype == np.uint8:
-        pixels = (pixels.astype("float32") / 255 - mean) / std
+        pixels = ops.convert_to_numpy(model.prepare(pixels))
     inputs["image"] = pixels
     _, predicted, mask = model.reconstruct(inputs if isinstance(images, dict) else pixels)
 
+    pixels = ops.convert_to_numpy(model.encoder.normalised(pixels))
     original, predicted = (_shown(x, mean, std) for x in (pixels, predicted))
     rows, columns = model.grid(inputs)
     h, w = model.encoder.config.patch_size
@@ -57,9 +59,9 @@ def draw_reconstructions(model, images, path=None):
 
 
 def _shown(images, mean, std):
-    """Normalised pictures as uint8."""
+    """Normalised pictures as uint8 [B, H, W, 3]."""
     pixels = (np.asarray(images, "float32") * std + mean) * 255
-    return np.clip(np.round(np.nan_to_num(pixels)), 0, 255).astype("uint8")
+    return as_rgb(np.clip(np.round(np.nan_to_num(pixels)), 0, 255).astype("uint8"))
 
 
 def _figure(rows, note):

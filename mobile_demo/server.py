@@ -6,20 +6,31 @@
     /            the files of `page/`, which `make web` builds
     /export/     manifest.json, labels.txt and the .tflite files of the export directory, and nothing else
 
+Open to the network, both lie below `/TOKEN/`, a random name that is new with each start. All addresses in the
+page are relative, so it works the same there.
+
 LiteRT's wasm files are stored as .gz and sent so; a browser unpacks them. The headers isolate the page from
-other sites, which browsers ask for before they give WebAssembly more than one thread.
+other sites, which browsers ask for before they give WebAssembly more than one thread, and let it load and run
+nothing but its own files.
 """
 
+import contextlib
 import errno
 import gzip
+import io
+import os
+import secrets
 import shutil
 import socket
 import ssl
+import stat
 import subprocess
 import tempfile
+import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from keras_vit.errors import InputError
 from keras_vit.export.manifest import read_manifest
@@ -39,33 +50,81 @@ TYPES = {
     ".wasm": "application/wasm",
     ".webmanifest": "application/manifest+json",
 }
+POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self' 'wasm-unsafe-eval'",  # which allows WebAssembly, and no eval of text
+    "style-src": "'self'",
+    "img-src": "'self' blob:",
+    "media-src": "'self' blob:",
+    "connect-src": "'self'",
+    "worker-src": "'self'",
+    "manifest-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+}
+CONTENT_POLICY = "; ".join(f"{name} {allowed}" for name, allowed in POLICY.items())
 HEADERS = {
     "Cache-Control": "no-cache",  # the service worker keeps what does not change
+    "Content-Security-Policy": f"{CONTENT_POLICY}; frame-ancestors 'none'",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), geolocation=(), microphone=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+# The same for a page on somebody else's web host, which sends headers of its own.
+META = (
+    f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}" />'
+    '<meta name="referrer" content="no-referrer" />'
+)
+CHARSET = '<meta charset="utf-8" />'  # what META is put behind
+
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+HEAD_BYTES = 16_384  # of a request
+HEAD_SECONDS = 20  # in which all of it must come, and the next request of a connection must begin
+SEND_SECONDS = 60  # without taking a byte of the answer
+CONNECTIONS = 64  # at a time; a browser has six
 
 
 class DemoServer(ThreadingHTTPServer):
-    """A server of the page and of one export directory."""
+    """A server of the page and of one export directory.
+
+    Attributes:
+        token: the first part of every path; "" for none.
+        names: what it may be called in a request, `LOCAL` by default.
+        network: whether any address of this machine is such a name too.
+    """
 
     daemon_threads = True
     allow_reuse_port = False
+    request_queue_size = CONNECTIONS
 
-    def __init__(self, address, directory, page, certificate):
+    def __init__(self, address, directory, page, certificate=None, token="", network=False):
         self.directory, self.page, self.context = directory, page, None
+        self.token, self.network, self.names = token, network, set(LOCAL)
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
         if certificate:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.context.load_cert_chain(certificate)
         super().__init__(address, DemoHandler)
 
+    def process_request(self, request, client_address):
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
     def finish_request(self, request, client_address):
         # In the thread of this request: a browser that dislikes the certificate must not hold up the others.
         if self.context:
-            request.settimeout(20)
+            request.settimeout(HEAD_SECONDS)
             request = self.context.wrap_socket(request, server_side=True)
         super().finish_request(request, client_address)
 
@@ -73,14 +132,18 @@ class DemoServer(ThreadingHTTPServer):
         """Say nothing: a browser that left, or that does not trust the certificate, is no error."""
 
     def find(self, path):
-        """(the file for an address's path or None, whether it is stored as .gz). Only listed files exist."""
-        name = unquote(path).removeprefix("/")
-        folder, _, inside = name.partition("/")
-        if folder == "export":
+        """(the file for a path without its token, or None; whether it is stored as .gz).
+
+        Only files that are listed exist, so there is no way out of the two folders.
+        """
+        # A slash that is written as %2F is part of a name; no file has one in its name.
+        names = [unquote(name, errors="strict") for name in path.split("/")[1:]]
+        if any("/" in name for name in names):
+            return None, False
+        if names[0] == "export":
             offered = {file.name: file for file in exported_files(self.directory)}
-            return offered.get(inside), False
-        offered = page_files(self.page)
-        name = name or "index.html"
+            return offered.get("/".join(names[1:])), False
+        offered, name = page_files(self.page), "/".join(names) or "index.html"
         return offered.get(name) or offered.get(f"{name}.gz"), name not in offered
 
 
@@ -88,29 +151,139 @@ class DemoHandler(BaseHTTPRequestHandler):
     """GET and HEAD of single files."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # before 1.0 an answer had no status
     server_version, sys_version = "keras-vit", ""
-    timeout = 60
+    timeout = SEND_SECONDS
+    error_message_format, error_content_type = "%(code)d %(message)s\n", "text/plain; charset=utf-8"
 
-    def do_GET(self):
-        file, packed = self.server.find(urlsplit(self.path).path)
-        if file is None:
-            self.send_error(404)
+    def setup(self):
+        super().setup()
+        self.received = b""  # and not yet taken for a request
+
+    def handle_one_request(self):
+        """One request, or the end of the connection.
+
+        The base class would wait for a line without end, read what follows a line that is no header as
+        the next request, and take what a client sends a byte a minute.
+        """
+        self.close_connection = True
+        self.command, self.request_version, self.requestline = None, self.protocol_version, ""
+        head = self._head()
+        if head is None:
             return
+        line, _, headers = head.partition(b"\r\n")
+        self.raw_requestline, self.rfile = line + b"\r\n", io.BytesIO(headers)
+        if not self.parse_request():
+            return
+        refused = self._refusal(head)
+        if refused:
+            self.send_error(*refused)
+        else:
+            self.answer()
+
+    def handle(self):
+        super().handle()
+        # To close with bytes unread would reset the connection, and the answer might not arrive.
+        with contextlib.suppress(OSError, ValueError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(1)
+            for _ in range(16):
+                if not self.connection.recv(HEAD_BYTES):
+                    break
+
+    def _head(self):
+        """The bytes of the next request, to the empty line; None when none comes."""
+        end = time.monotonic() + HEAD_SECONDS
+        while (found := self.received.find(b"\r\n\r\n")) < 0 and len(self.received) <= HEAD_BYTES:
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            self.connection.settimeout(left)
+            try:
+                more = self.connection.recv(HEAD_BYTES)
+            except TimeoutError:
+                return None
+            if not more:
+                return None
+            self.received += more
+        if not 0 <= found <= HEAD_BYTES:
+            self.send_error(431)
+            return None
+        head, self.received = self.received[: found + 4], self.received[found + 4 :]
+        self.connection.settimeout(SEND_SECONDS)
+        return head
+
+    def _refusal(self, head):
+        """(status, why) of a request that is not answered, or None.
+
+        Whatever two readers could understand in two ways is refused, and the connection closed.
+        """
+        headers = self.headers
+        if set(head.replace(b"\r\n", b"")) & set(b"\r\n\0"):
+            return 400, "a line ends in an unknown way"
+        if headers.defects or headers.get_payload() or any("\n" in value for value in headers.values()):
+            return 400, "a header cannot be read"
+        if self.request_version not in ("HTTP/1.0", "HTTP/1.1"):
+            return 505, "only HTTP/1.0 and HTTP/1.1 are spoken here"
+        if self.command not in ("GET", "HEAD"):
+            return 405, "only GET and HEAD are known"
+        if "Transfer-Encoding" in headers or headers.get_all("Content-Length", ["0"]) != ["0"]:
+            return 400, f"a {self.command} has no body"
+        hosts = headers.get_all("Host", [])
+        if len(hosts) != 1 or not self.path.startswith("/"):
+            return 400, "one header Host and a path are needed"
+        # A name that somebody else has made lead here would let his page read this one (DNS rebinding).
+        own = {self.connection.getsockname()[0]} if self.server.network else set()
+        if hosts[0].removesuffix(f":{self._port(hosts[0])}").lower() not in self.server.names | own:
+            return 421, "give the address that keras-vit demo-app printed"
+        return None
+
+    def _port(self, host):
+        """The port of a Host header, or "". It may be another one than ours, which somebody forwards."""
+        _, _, port = host.rpartition(":")
+        return port if port.isdigit() and port.isascii() else ""
+
+    def handle_expect_100(self):
+        return True  # no body is wanted
+
+    def answer(self):
+        path = self.path.partition("?")[0]
+        if self.server.token:
+            _, given, rest = path.split("/", 2) if path.count("/") > 1 else (None, path[1:], None)
+            if not secrets.compare_digest(given.encode(errors="replace"), self.server.token.encode()):
+                self.send_error(403, "give the whole address that keras-vit demo-app printed")
+                return
+            if rest is None:  # without the slash, relative addresses would lead elsewhere
+                self.send_response(308)
+                self.send_header("Location", f"/{self.server.token}/")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            path = f"/{rest}"
         try:
-            size, changed = file.stat().st_size, file.stat().st_mtime_ns
-        except OSError:
+            file, packed = self.server.find(path)
+            content = None if file is None else open_file(file)
+        except (OSError, ValueError):  # gone or replaced meanwhile; no UTF-8 in the path
+            content = None
+        if content is None:
             self.send_error(404)
             return
-        tag = f'"{changed:x}-{size:x}"'
+        with content:
+            self.send_file(content, Path(file.name), packed)
+
+    def send_file(self, content, name, packed):
+        facts = os.fstat(content.fileno())
+        size, tag = facts.st_size, f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
         if self.headers.get("If-None-Match") == tag:
             self.send_response(304)
             self.send_header("ETag", tag)
             self.end_headers()
             return
         unpack = packed and "gzip" not in self.headers.get("Accept-Encoding", "")
-        body = gzip.decompress(file.read_bytes()) if unpack else None
+        body = gzip.decompress(content.read()) if unpack else None
         self.send_response(200)
-        self.send_header("Content-Type", TYPES.get(Path(file.name.removesuffix(".gz")).suffix, "text/plain"))
+        suffix = (name.with_suffix("") if name.suffix == ".gz" else name).suffix
+        self.send_header("Content-Type", TYPES.get(suffix, "text/plain"))
         self.send_header("Content-Length", str(size if body is None else len(body)))
         self.send_header("ETag", tag)
         if packed:
@@ -120,13 +293,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if body is not None:
-            self.wfile.write(body)
-            return
-        with open(file, "rb") as content:
-            shutil.copyfileobj(content, self.wfile)
-
-    do_HEAD = do_GET
+        shutil.copyfileobj(content if body is None else io.BytesIO(body), self.wfile)
 
     def end_headers(self):
         for name, value in HEADERS.items():
@@ -137,7 +304,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         """Say nothing: a page loads dozens of files."""
 
 
-def make_server(directory, host="127.0.0.1", port=0, certificate=None, page=PAGE):
+def make_server(directory, host="127.0.0.1", port=0, certificate=None, page=PAGE, token="", network=False):
     """A `DemoServer` that listens, to be started with `serve_forever()`.
 
     Args:
@@ -146,6 +313,8 @@ def make_server(directory, host="127.0.0.1", port=0, certificate=None, page=PAGE
         port: 0 takes one that is free; `server.server_port` says which.
         certificate: a PEM file with key and certificate, for https.
         page: the built page.
+        token: with it, what is served lies below `/TOKEN/`, and whoever does not know it gets nothing.
+        network: answer requests for other addresses of this machine than 127.0.0.1 and localhost.
 
     Raises:
         InputError: `directory` is no export directory, the page was not built, or the port is taken.
@@ -153,7 +322,7 @@ def make_server(directory, host="127.0.0.1", port=0, certificate=None, page=PAGE
     check_export(directory)
     check_page(page)
     try:
-        return DemoServer((host, port), Path(directory), Path(page), certificate)
+        return DemoServer((host, port), Path(directory), Path(page), certificate, token, network)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             why = f"port {port} is in use: choose another with --port, or --port 0 for any that is free."
@@ -182,6 +351,8 @@ def write_site(directory, out, page=PAGE):
             target = temporary / name.removesuffix(".gz")
             target.parent.mkdir(parents=True, exist_ok=True)
             content = file.read_bytes()
+            if name == "index.html":
+                content = content.replace(CHARSET.encode(), (CHARSET + META).encode(), 1)
             target.write_bytes(gzip.decompress(content) if name.endswith(".gz") else content)
         (temporary / "export").mkdir()
         for file in exported_files(directory):
@@ -190,22 +361,43 @@ def write_site(directory, out, page=PAGE):
 
 def page_files(page):
     """{name: path} of the built page's files."""
-    return {file.relative_to(page).as_posix(): file for file in Path(page).rglob("*") if file.is_file()}
+    return {
+        file.relative_to(page).as_posix(): file for file in Path(page).rglob("*") if is_offered(file, page)
+    }
 
 
 def exported_files(directory):
     """The files of an export directory that the page needs."""
-    names = ("manifest.json", "labels.txt")
-    return [
-        file
-        for file in sorted(Path(directory).iterdir())
-        if file.is_file() and (file.name in names or file.suffix == ".tflite")
-    ]
+    files = sorted(Path(directory).iterdir())
+    return [file for file in files if is_exported(file) and is_offered(file, directory)]
+
+
+def is_exported(file):
+    return file.name in ("manifest.json", "labels.txt") or file.suffix == ".tflite"
+
+
+def is_offered(file, folder):
+    """Whether `file` is a regular file of `folder`: neither hidden nor a link that leads out."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return not hidden and file.is_file() and file.resolve().is_relative_to(Path(folder).resolve())
+
+
+def open_file(path):
+    """Open a regular file for reading. Raises OSError if it became a link, a pipe or a device meanwhile."""
+    number = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return open(number, "rb")
 
 
 def check_export(directory):
-    """Raises InputError if `directory` has no manifest, or no .tflite file."""
+    """Raises InputError if `directory` has no manifest, no .tflite file, or links to files elsewhere."""
     read_manifest(directory)
+    inside = Path(directory).resolve()
+    for file in Path(directory).iterdir():
+        if is_exported(file) and not file.resolve().is_relative_to(inside):
+            raise InputError(f"{file} is a link that leads out of {directory}: put the file itself there.")
     if not any(file.suffix == ".tflite" for file in exported_files(directory)):
         raise InputError(f"{directory} holds no .tflite file: export the model with keras-vit export.")
 

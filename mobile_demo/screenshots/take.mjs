@@ -1,4 +1,4 @@
-// Takes the pictures in this folder: keras-vit demo-app EXPORT_DIR --port 8000 --host 127.0.0.1 &
+// Takes the pictures in this folder: keras-vit demo-app EXPORT_DIR --port 8000 &
 //     node take.mjs http://localhost:8000/ picture.jpg [chromium]
 //
 // Phone and desktop, light and dark, one of them in Chinese, with every model file tried; on the dark desktop with

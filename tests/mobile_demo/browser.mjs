@@ -39,6 +39,9 @@ async function withPage(action, { flags = [], ...options } = {}) {
   const page = context.pages()[0] ?? (await context.newPage());
   const failures = [];
   page.on("pageerror", (error) => failures.push(String(error)));
+  page.on("console", (message) => {
+    if (/content security policy/i.test(message.text())) failures.push(message.text());
+  });
   try {
     const seen = await action(page, context, await context.browser()?.newBrowserCDPSession());
     return { ...seen, failures };
@@ -105,7 +108,7 @@ async function makeProxy(target) {
     });
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  proxy.url = `http://localhost:${server.address().port}/`;
+  proxy.url = `http://localhost:${server.address().port}${new URL(target).pathname}`;
   proxy.close = () => {
     server.close();
     for (const socket of proxy.sockets) socket.destroy();

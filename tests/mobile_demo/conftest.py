@@ -74,11 +74,12 @@ def serve():
     """`serve(directory)`: the address of a `make_server` that runs until the tests end."""
     running = []
 
-    def serve(directory):
-        server = make_server(directory)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    def serve(directory, token=""):
+        server = make_server(directory, token=token)
+        server.names.add("phone.test")  # what Chromium is told to find here
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         running.append(server)
-        return f"http://localhost:{server.server_port}/"
+        return f"http://localhost:{server.server_port}/" + (f"{token}/" if token else "")
 
     yield serve
     for server in running:

@@ -1,6 +1,9 @@
 """The page in headless Chromium: it answers as LiteRT in Python does, offline too, whatever it is given."""
 
+import functools
+import http.server
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from keras_vit.export.runners import load_runner
+from keras_vit.mobile_demo.server import write_site
 from keras_vit.modalities import Vocabulary
 from keras_vit.training.images import decode
 
@@ -209,8 +213,8 @@ def test_attention_darkens_what_was_not_looked_at(browse, url, directory, pictur
     assert np.ptp(darkness) > 20
 
 
-def test_after_the_first_visit_no_network_is_needed(browse, url, pictures):
-    files, other = ["int8_static"], "float32"
+def test_after_the_first_visit_no_network_is_needed(browse, serve, directory, pictures):
+    files, other, url = ["int8_static"], "float32", serve(directory, token="a-token")
     seen = browse("offline", url=url, picture=str(pictures[0]), files=files, other=other)
     assert seen["failures"] == []
     assert 2 * MEGABYTE < seen["first"] < 12 * MEGABYTE  # wasm, page and the small model
@@ -219,6 +223,18 @@ def test_after_the_first_visit_no_network_is_needed(browse, url, pictures):
     assert seen["broken"]["text"].startswith("float32.tflite did not arrive whole")
     assert seen["again"] == seen["without"] == seen["usable"] == seen["answer"]
     assert seen["missing"]["code"] == "download"
+
+
+def test_a_written_site_answers_on_any_web_host(browse, directory, pictures, tmp_path):
+    write_site(directory, tmp_path / "site")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
+        threading.Thread(target=host.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://localhost:{host.server_port}/site/"
+        seen = browse("answers", url=url, files=["float32.tflite"], pictures=paths(pictures[:2]), own=[])
+        host.shutdown()
+    assert seen["failures"] == [] and not seen["isolated"]  # such a host sends no headers for it
+    agree(seen["answers"]["float32.tflite"], expected(directory / "float32.tflite", pictures[:2]), FLOAT)
 
 
 def test_bad_files_get_a_sentence_and_the_page_goes_on(browse, url, directory, pictures, small, tmp_path):

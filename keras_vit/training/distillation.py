@@ -139,8 +139,18 @@ class Distillation(keras.losses.Loss):
 def as_seen_by(teacher, student):
     """A function from images as `student` takes them to the same as `teacher` takes them: size and scale.
 
-    Scaled to cover the teacher's size and cropped in the centre, as `training.images.fit` does with files.
+    Scaled to cover the teacher's size and cropped in the centre, as `training.images.fit` does with files. A
+    teacher of colours sees a grey student's pictures as grey ones.
+
+    Raises:
+        InputError: a teacher of other channels than a student that is not of grey pictures.
     """
+    ours, theirs = student.config.channels, teacher.config.channels
+    if ours not in (1, theirs):
+        raise InputError(
+            f"a teacher of {theirs} channels cannot see pictures of {ours}: use "
+            f"teacher.rebuilt(channels={ours})."
+        )
     (height, width), (h, w) = teacher.image_size, student.image_size
     scale = max(height / h, width / w)
     size = max(height, round(h * scale)), max(width, round(w * scale))

@@ -13,7 +13,7 @@ import numpy as np
 from keras_vit.errors import InputError
 from keras_vit.inspect.pictures import save
 from keras_vit.training.pipeline import training_batches
-from keras_vit.training.trainer import built, compile_for
+from keras_vit.training.trainer import built, check_channels, compile_for
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
@@ -61,6 +61,7 @@ def find_rate(data, recipe, start=None, steps=STEPS, lowest=LOWEST, highest=HIGH
         raise InputError(f"rates from {lowest:g} to {highest:g} do not grow.")
     if steps < 10:
         raise InputError(f"{steps} steps are too few to see a loss fall: use at least 10.")
+    check_channels(data.train, recipe.model_config().channels)
     keras.utils.set_random_seed(recipe.seed)
     model = built(data, recipe, start)
     growth = math.log(highest / lowest) / (steps - 1)

@@ -83,6 +83,8 @@ def train(
         "recipe": recipe.to_dict(),
     }
     check_batch_size(recipe.batch_size, strategy)
+    if not isinstance(recipe, MultimodalRecipe):
+        check_channels(data.train, recipe.model_config().channels)
     if (teacher is None) != (recipe.distill == "none"):
         raise InputError(
             "distillation takes both: a teacher, and how to learn from it (distill: hard or soft)."
@@ -93,8 +95,6 @@ def train(
         open_run(out, config)
     else:
         console = Console(quiet=True)
-    if not isinstance(recipe, MultimodalRecipe):
-        check_channels(data.train, recipe.model_config().channels)
     keras.utils.set_random_seed(recipe.seed)
     with scope(strategy):
         model = built(data, recipe, start)
@@ -114,10 +114,10 @@ def check_channels(split, channels):
     """Refuse pictures of other channels than a model's, in a `Split` or a `ServedSplit`."""
     given = split.images.shape[3] if hasattr(split, "images") else split.channels
     if given != channels:
-        way_out = f"load them with channels={channels}" if channels in (1, 3) else "give such arrays"
+        load = f"load them with channels={channels}, or " if {given, channels} == {1, 3} else ""
         raise InputError(
-            f"pictures of {given} channels for a model of {channels}: {way_out}, or say channels={given} in "
-            "the recipe."
+            f"pictures of {given} channels for a model of {channels}: {load}say channels={given} in the "
+            "recipe."
         )
 
 

@@ -73,6 +73,24 @@ def test_the_teacher_sees_the_picture_in_its_own_size_and_scale(size):
     seen = np.asarray(as_seen_by(teacher, student)(student.prepare(pixels)))
     expected = np.asarray(teacher.prepare(np.stack([fit(picture, size) for picture in pixels])))
     np.testing.assert_allclose(seen, expected, atol=2 / 255 / 0.2)  # files are rounded, twice
+    for each in (False, True), (True, False), (True, True):
+        ours, theirs = (
+            m.rebuilt(include_preprocessing=it) for m, it in zip((student, teacher), each, strict=True)
+        )
+        same = np.asarray(theirs.normalised(as_seen_by(theirs, ours)(ours.prepare(pixels))))
+        np.testing.assert_allclose(same, seen, atol=1e-4)
+
+
+def test_a_teacher_of_colours_teaches_grey():
+    grey = np.random.default_rng(0).integers(0, 256, (2, 12, 8, 1), dtype=np.uint8)
+    student, teacher = vit().rebuilt(channels=1), vit()
+    seen = np.asarray(as_seen_by(teacher, student)(student.prepare(grey)))
+    np.testing.assert_allclose(seen, teacher.prepare(np.repeat(grey, 3, axis=3)), atol=1e-6)
+    with pytest.raises(InputError, match=r"of 1 channels .* of 3: use teacher.rebuilt\(channels=3\)"):
+        as_seen_by(student, teacher)
+    assert (
+        as_seen_by(student.rebuilt(channels=3), teacher)(teacher.prepare(np.repeat(grey, 3, 3))).shape[3] == 3
+    )
 
 
 def test_a_run_learns_from_its_teacher_and_goes_on_with_no_other(tmp_path):

@@ -37,8 +37,9 @@ from keras_vit.models.transfer import variables_by_name
 def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
     """A quantization-aware copy of `model`, for `compile` and `fit`.
 
-    It takes what `model` takes (images normalised, unless it does that itself) and gives logits. Without
-    further training it is the post-training quantization of `model`.
+    It takes what `model` takes (images normalised, unless it does that itself) and gives logits, so train it
+    with the loss that `model` was trained with. Without further training it is the post-training quantization
+    of `model`.
 
     Args:
         model: a `ViT` or `MultimodalViT` with a head.
@@ -140,6 +141,15 @@ class QuantizeAware(FirstLook, LooksFirst, keras.Model):
         # One eager pass over one made-up example builds each quantizer with the shape it meets.
         self.model(from_raw(made_inputs(self.model), self.model))
         self.built = True
+
+    @property
+    def activation(self):
+        """That of the model it came from."""
+        return self.model.activation
+
+    @activation.setter
+    def activation(self, activation):
+        self.model.activation = activation
 
     def signature(self):
         """That of the model it came from."""

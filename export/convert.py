@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 
+from keras_vit.answers import output_name
 from keras_vit.errors import InputError
 from keras_vit.export.graph import from_raw
 from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write
 from keras_vit.inspect.capture import recording
 from keras_vit.inspect.rollout import rollout_from, rollout_names
+from keras_vit.models.activation import activate
 from keras_vit.processes import start
 
 
@@ -109,6 +111,8 @@ def float_file(model, half=False, rollout=False):
 def write_graph(model, folder, rollout=False):
     """Write what a float .tflite computes to `folder`, as a SavedModel of TensorFlow's operators alone.
 
+    With activation=None the output is `logits`.
+
     Args:
         model: a folded `ViT`; or a folded `MultimodalViT`, whose file takes what `model.signature()` lists.
         rollout: of a `ViT`, a second output `rollout` [1, rows, columns], as of `inspect.attention_rollout`.
@@ -124,16 +128,16 @@ def write_graph(model, folder, rollout=False):
     def answer(**inputs):
         inputs = from_raw(inputs, model)
         if not rollout:
-            return [tf.nn.softmax(model(inputs))]
+            return [activate(model(inputs), model.activation)]
         with recording(model, rollout_names(model)) as values:
-            probability = tf.nn.softmax(model(inputs))
-        return [probability, rollout_from(model, values, model.image_size)]
+            logits = model(inputs)
+        return [activate(logits, model.activation), rollout_from(model, values, model.image_size)]
 
     traced = tf.function(answer, autograph=False)
     # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function(**specs))
     module = tf.Module()
-    outputs = ["probability", "rollout"]
+    outputs = [output_name(model.activation), "rollout"]
     serve = tf.function(lambda **inputs: dict(zip(outputs, frozen(**inputs), strict=False)), autograph=False)
     module.serve = serve.get_concrete_function(**specs)
 
@@ -166,7 +170,7 @@ def quantize_file(content, model, ranges, kinds, full=False):
         model: the folded model with rounded kernels that `content` was made from.
         ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
         kinds: "block_0.attention.query.kernel" -> kind of fake quantizer, see `QuantizeAware.kinds`.
-        full: every operator int8 that can be, uint8 pixels in, and uint8 probabilities out.
+        full: every operator int8 that can be, uint8 pixels in, and uint8 answers out.
     """
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.quantizer import Quantizer

@@ -17,12 +17,13 @@ from pathlib import Path
 import keras_vit
 from keras_vit.errors import InputError
 from keras_vit.export.aware import QuantizeAware
+from keras_vit.export.compiled import notice_loss
 from keras_vit.export.convert import ConversionError, convert, write_graph
 from keras_vit.export.graph import fold, in_float32
 from keras_vit.export.kinds import check_takes
 from keras_vit.export.layout import check_ours
 from keras_vit.export.manifest import FORMAT, described
-from keras_vit.export.metadata import checked_labels
+from keras_vit.export.metadata import labels_for
 from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.saved_model import write_saved_model
@@ -59,7 +60,8 @@ def export(
         profiles: names of profiles.
         calibration: pictures for a profile with trained ranges that was not trained, as in
             `quantize_aware`; or a `Calibration`, which also says how many, by which seed and method.
-        labels: class names; "0", "1", ... by default.
+        labels: class names; "0", "1", ... by default. Of a model of one class the name of that class, as in
+            ["defect"], or those of the labels 0 and 1, as in ["fine", "defect"].
         aware: {profile: trained `QuantizeAware` model}. A quantized profile without one gets the
             post-training quantization of `model`.
         protect: {profile: names of layers that stay float} for those without a trained model, e.g.
@@ -73,6 +75,8 @@ def export(
         source: what to note in the manifest about where the model came from (a dict).
         status: called with one line before each step.
 
+    A compiled model whose loss means something else than its `activation` gives a `Notice`.
+
     Raises:
         InputError: unknown profile, labels that do not fit, a folder that is not ours, trained
             ranges with neither a trained model nor calibration, a layer that cannot be protected.
@@ -83,18 +87,22 @@ def export(
     profiles = [profile_named(name) for name in dict.fromkeys(profiles)]
     if not profiles:
         raise InputError("no profile given: name at least one, e.g. float32.")
-    model = in_float32(model)
+    given, model = model, in_float32(model)
     folded = fold(model)
-    labels = checked_labels(labels if labels is not None else range(model.classes))
-    if len(labels) != model.classes:
-        raise InputError(
-            f"{len(labels)} labels for a model with {model.classes} classes: give one for each class."
-        )
+    for each in (given, *trained.values()):
+        notice_loss(each)
+        if each.activation != model.activation:
+            raise InputError(
+                f"a trained model has activation={each.activation!r} and the float model "
+                f"{model.activation!r}: set that of one of them, so that all files mean the same."
+            )
+    labels = labels_for(model, labels)
     checked_version(version)
     if served != "float32" and served not in [profile.name for profile in profiles]:
         raise InputError(f"served={served!r}: the SavedModel is float32 or one of the given profiles.")
     about = {
-        "labels": labels,
+        "labels": labels[-model.classes :],  # of one class, the name of that
+        "activation": model.activation,
         "preprocessing": _preprocessing(model),
         "name": name or f"keras_vit {type(model).__name__}",
         "author": author,
@@ -231,6 +239,8 @@ def _about(model, labels, source):
         "format": FORMAT,
         **_about_inputs(model),
         "preprocessing": _preprocessing(model),
+        "classes": model.classes,
+        "activation": model.activation,
         "labels": labels,
         "data": source or {},
         "versions": {

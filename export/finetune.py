@@ -103,14 +103,16 @@ def check_distill(weight):
 def teach(student, teacher, weight):
     """Add weight * mean KL(teacher || student) to the training loss of `student`.
 
-    Hinton et al. 2015, arXiv:1503.02531, at temperature 1, on the same augmented batch. Only training has
-    it: held-out losses stay comparable. The teacher is frozen, and no part of `student`, so what is saved
-    and resumed has the same variables as without.
+    Hinton et al. 2015, arXiv:1503.02531, at temperature 1, on the same augmented batch; what stands for KL
+    where the logits are no softmax's, says `training.distillation`. Only training has it: held-out losses
+    stay comparable. The teacher is frozen, and no part of `student`, so what is saved and resumed has the
+    same variables as without.
 
     Args:
         student, teacher: models from the same images to logits [B, classes].
     """
-    usual, distillation = student.compute_loss, Distillation("soft")
+    usual = student.compute_loss
+    distillation = Distillation("soft", activation=teacher.activation)
 
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = usual(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
@@ -125,8 +127,14 @@ def teach(student, teacher, weight):
 def _accuracy(model, data):
     """Held-out top-1."""
     batches = evaluation_batches(data.test, model)
-    right = [np.argmax(model(x, training=False), -1) == np.argmax(y, -1) for x, y in batches]
+    right = [_decided(model(x, training=False), 0.0) == _decided(y, 0.5) for x, y in batches]
     return float(np.mean(np.concatenate(right)))
+
+
+def _decided(values, threshold):
+    """The class of each row [B, classes]; of one class whether it is above the threshold."""
+    values = np.asarray(values)
+    return values[:, 0] > threshold if values.shape[-1] == 1 else values.argmax(-1)
 
 
 def _start_again_if_changed(folder, config):

@@ -45,8 +45,8 @@ def fold(model, pixels=True, rewrites=None):
         ours = isinstance(model, ViT | MultimodalViT)
         kind = f"a {type(model).__name__} without a head (classes=None)" if ours else _described(model)
         raise InputError(
-            f"only a keras_vit.ViT or MultimodalViT with classes can be exported, not {kind}: build or load "
-            "one with keras_vit.ViT(..., classes=N), or import a checkpoint with `keras-vit import`."
+            "only a keras_vit.ViT or MultimodalViT with classes can be exported, not "
+            f"{kind}: {_way_out(model)}"
         )
     names = [one_of("rewrite", name, REWRITES) for name in (REWRITES if rewrites is None else rewrites)]
     if isinstance(model, MultimodalViT):
@@ -76,6 +76,7 @@ def fold(model, pixels=True, rewrites=None):
         classes=model.classes,
         preprocessing=raw_pixels(config.channels) if done.get("pixels") else model.preprocessing,
         name=model.name,
+        activation=model.activation,
         dtype="float32",  # ranges and rewrites are exact only there; so is LiteRT's GELU operator
         **changes,
     )
@@ -101,6 +102,17 @@ def _filled(model, weights):
         variable.assign(weights.pop(name))
     assert not weights, f"lost while folding: {sorted(weights)}"
     return model
+
+
+def _way_out(model):
+    layers = model.layers if isinstance(model, keras.Model) else ()
+    inside = [layer for layer in layers if isinstance(layer, ViT | MultimodalViT) and layer.head is not None]
+    if len(inside) == 1:
+        return (
+            f"export the {type(inside[0]).__name__} inside it, model.get_layer({inside[0].name!r}), and say "
+            "what a layer after it made of its logits by its `activation`: 'softmax', 'sigmoid' or None."
+        )
+    return "build or load one with keras_vit.ViT(..., classes=N), or import a checkpoint: `keras-vit import`."
 
 
 def _described(model):

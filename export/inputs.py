@@ -86,10 +86,10 @@ def sample(total, count, seed):
 
 
 def labelled_images(data, image_size):
-    """(images uint8 [N, H, W, 3], labels int [N]) to verify with.
+    """(images uint8 [N, H, W, 3], labels [N] or [N, classes]) to verify with.
 
     Args:
-        data: such a pair; a tf.data dataset of them (labels as numbers or one-hot), batched or not;
+        data: such a pair; a tf.data dataset of them (labels as numbers, or a row for each), batched or not;
             a folder, .zip or built-in name; an `ImageData`. Of the last two the held-out part.
         image_size: (height, width) to which a folder's pictures are brought.
     """
@@ -133,6 +133,4 @@ def _from_dataset(dataset, most=None):
     if not images:
         raise InputError("the dataset is empty: give one with images.")
     labels = np.concatenate(labels) if labels else None
-    if labels is not None and labels.ndim == 2:  # one-hot
-        labels = labels.argmax(-1)
     return np.concatenate(images)[:most], labels

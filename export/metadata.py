@@ -19,8 +19,15 @@ import flatbuffers
 import numpy as np
 from flatbuffers import number_types
 
+from keras_vit.answers import LOGITS, PROBABILITY, both_names, default_labels, labels_fit, output_name
 from keras_vit.errors import InputError
 
+ANSWERS = (PROBABILITY, LOGITS)
+SAID = {
+    "softmax": "Probability of each class.",
+    "sigmoid": "Probability of each class on its own: they do not sum to one.",
+    None: "Logit of each class: the number that the model's head gives.",
+}
 BUFFER, IDENTIFIER, LABELS = "TFLITE_METADATA", b"M001", "labels.txt"
 RGB, TENSOR_AXIS_LABELS = 1, 2  # of the enums ColorSpaceType and AssociatedFileType
 
@@ -66,19 +73,28 @@ SCALARS = {"int8": number_types.Int8Flags, "uint32": number_types.Uint32Flags}
 
 
 def add_metadata(
-    content, labels, name, description="", author="", licence="", version="", preprocessing=None
+    content,
+    labels,
+    name,
+    description="",
+    author="",
+    licence="",
+    version="",
+    preprocessing=None,
+    activation="softmax",
 ):
     """Return the .tflite file `content` with metadata and class names in it.
 
     Args:
-        content: bytes of a .tflite file with one output [1, classes], called `probability` if there are
-            others, and then made the first; and float32 or uint8 images [1, H, W, 3] of values 0..255 as
-            its input, or several inputs. What is neither of these is described by name only.
+        content: bytes of a .tflite file with one output [1, classes], called `probability` or `logits` if
+            there are others, and then made the first; and float32 or uint8 images [1, H, W, 3] of values
+            0..255 as its input, or several inputs. What is neither of these is described by name only.
         labels: one name for each class.
         name: of the model, such as "ViT-Ti/16".
         description, author, licence, version: of the model, free text.
         preprocessing: {"mean": [3], "std": [3]} that the graph applies by itself, for the
             description of the image. Clients shall not normalise, and are told mean 0, std 1.
+        activation: of the model: what the answer is said to be.
 
     Raises:
         InputError: `content` is no TFLite file or damaged, has no such image input, or takes uint8
@@ -101,9 +117,9 @@ def add_metadata(
     names = _tensor_names(model)
     inputs = [(names[index], graph.tensors[index]) for index in graph.inputs]
     # MediaPipe's first answer is that of the first output.
-    graph.outputs = sorted(graph.outputs, key=lambda index: names[index] != "probability")
+    graph.outputs = sorted(graph.outputs, key=lambda index: names[index] not in ANSWERS)
     outputs = [(names[index], graph.tensors[index]) for index in graph.outputs]
-    answers = [tensor for key, tensor in outputs if key == "probability" or len(outputs) == 1]
+    answers = [tensor for key, tensor in outputs if key in ANSWERS or len(outputs) == 1]
     if len(answers) != 1 or len(_shape(answers[0])) != 2:
         raise InputError(f"metadata needs one output [1, classes], not {_shown(outputs)}.")
     classes = _shape(answers[0])[-1]
@@ -122,7 +138,8 @@ def add_metadata(
                     for key, tensor in inputs
                 ],
                 "output_tensor_metadata": [
-                    _probability(key) if tensor is answers[0] else _feature(key) for key, tensor in outputs
+                    _answer(key, activation) if tensor is answers[0] else _feature(key)
+                    for key, tensor in outputs
                 ],
             }
         ],
@@ -178,6 +195,29 @@ def checked_labels(labels):
             raise InputError(f"label {index} is {label!r}: each label must be one line that is not empty.")
         _check_text(f"label {index}", label)
     return labels
+
+
+def labels_for(model, labels=None):
+    """The names under which the files of `model` answer: one for each class; of one probability always two.
+
+    Args:
+        model: whatever has `classes` and `activation`.
+        labels: class names; "0", "1", ... by default. Of a model of one class the name of that class, as in
+            ["defect"], which makes "not defect" the other one; or those of the labels 0 and 1.
+
+    Raises:
+        InputError: labels that do not fit the model, or that are no names.
+    """
+    classes, output = model.classes, output_name(model.activation)
+    labels = checked_labels(default_labels(classes, output) if labels is None else labels)
+    if not labels_fit(len(labels), classes, output):
+        what = f"a model with {classes} classes: give a list of one name for each"
+        if classes == 1:
+            what = "one class: give its name" + (
+                ", or those of the labels 0 and 1" if output == PROBABILITY else ""
+            )
+        raise InputError(f"{len(labels)} labels for {what}.")
+    return both_names(labels) if classes == 1 and output == PROBABILITY else labels
 
 
 def _check_text(what, text):
@@ -280,13 +320,14 @@ def _feature(name):
     return {"name": name, "content": {"content_properties": {"FeatureProperties": {}}}}
 
 
-def _probability(name):
+def _answer(name, activation):
     file = {"name": LABELS, "description": "One class name a line.", "type": TENSOR_AXIS_LABELS}
+    stats = {} if activation is None else {"stats": {"max": [1.0], "min": [0.0]}}
     return {
         "name": name,
-        "description": "Probability of each class.",
+        "description": SAID[activation],
         "content": {"content_properties": {"FeatureProperties": {}}},
-        "stats": {"max": [1.0], "min": [0.0]},
+        **stats,
         "associated_files": [file],
     }
 

@@ -30,6 +30,7 @@ OTHERS = (
     "CONCATENATION",
     "GATHER",
     "GELU",
+    "LOGISTIC",
     "MEAN",
     "MUL",
     "RSQRT",
@@ -86,7 +87,7 @@ def plan(content, model, ranges, kinds, full=False):
     rules = []
     floats = _floats(content) - set(constants)
     if full:
-        _fix_softmax(ops, found)
+        _fix_probabilities(ops, found)
         _fix_images(ops, names, constants, model, found)
         _fix_masks(ops, constants, found)
         _fix_joins(ops, floats, found)
@@ -215,10 +216,10 @@ def _fix_tables(ops, constants, model, kinds, found):
     return indices
 
 
-def _fix_softmax(ops, found):
-    """LiteRT's int8 softmax always answers in 0..255/256, also at the end of the model."""
+def _fix_probabilities(ops, found):
+    """LiteRT's int8 softmax and sigmoid always answer in 0..255/256, also at the end of the model."""
     for op in ops:
-        if op.kind == "SOFTMAX":
+        if op.kind in ("SOFTMAX", "LOGISTIC"):
             found[op.outputs[0]] = FIXED["probability"]
 
 

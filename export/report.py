@@ -45,7 +45,7 @@ def table(report):
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.show_edge = out.pad_edge = False
     out.add_column("artifact", no_wrap=True)
-    for heading in ("size", "top-1", "agree", "max diff", "ms", "speed", "XNNPACK"):
+    for heading in ("size", short_measure(report), "agree", "max diff", "ms", "speed", "XNNPACK"):
         out.add_column(heading, justify="right", no_wrap=True)
     for row in _rows(report):
         if row["error"]:
@@ -115,11 +115,23 @@ def html(report, images=None):
             _bars("Size on disk", names, [row["bytes"] for row in fine], AMBER, in_bytes),
         ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report=report, rows=rows, fine=fine, charts=charts, samples=samples, base=BASE
+        report=report,
+        rows=rows,
+        fine=fine,
+        charts=charts,
+        samples=samples,
+        base=BASE,
+        measure=report.get("measure", "top-1"),
+        activation=report.get("activation", "softmax"),
     )
 
 
 _SHOWN = ("name", "size", "top1", "agreement", "max_diff", "ms", "speed_up", "delegated")
+
+
+def short_measure(report):
+    """What heads the column of `top1`, see `export.scores`."""
+    return "top-1" if report.get("measure", "top-1") == "top-1" else "right"
 
 
 def _rows(report):

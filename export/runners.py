@@ -1,7 +1,7 @@
 """`load_runner`: one way to ask any copy of a model, and to time it.
 
     runner = load_runner("dist/int8.tflite", threads=1)    # or a .keras file, or a SavedModel folder
-    runner.predict(images)                                 # uint8 [N, H, W, 3] -> probabilities [N, classes]
+    runner.predict(images)                                 # uint8 [N, H, W, 3] -> answers [N, classes]
     runner.predict({"image": images, "text": ids})         # of a multimodal model
     runner.time_one(images[0], seconds=1.0)                # milliseconds, one number a run
 
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_vit.answers import LOGITS, PROBABILITY, output_name
 from keras_vit.config import PRESENT
 from keras_vit.errors import InputError
 from keras_vit.files import labels_near
 
-SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "probability"
+SIGNATURE, INPUT, OUTPUTS = "serving_default", "image", (PROBABILITY, LOGITS)
 KINDS = "a .tflite file, a .keras file or a SavedModel folder"
 
 
@@ -79,7 +80,9 @@ class Runner:
         inputs: {name: (shape without the batch, dtype)}; of a model of images alone just "image".
         image_size: (height, width) of such a model, else None.
         classes: number of classes.
-        labels: their names, or None when no `labels.txt` of as many lines is near.
+        output: "probability", or "logits" of a model with activation=None.
+        labels: their names, or None when no `labels.txt` of as many lines is near; of one probability
+            those of the labels 0 and 1.
         operators: {operator: count}, of a .tflite file; else empty.
         delegated: the share of operators that run inside a delegate, of a .tflite file; else None.
     """
@@ -89,18 +92,18 @@ class Runner:
     operators = {}  # noqa: RUF012, never written to
     delegated = None
 
-    def __init__(self, path, inputs, classes):
+    def __init__(self, path, inputs, classes, output):
         self.path = Path(path)
         self.inputs = {
             name: (tuple(int(size) for size in shape), np.dtype(dtype).name)
             for name, (shape, dtype) in inputs.items()
         }
         self.image_size = self.inputs[INPUT][0][:2] if set(inputs) == {INPUT} else None
-        self.classes = int(classes)
-        self.labels = labels_near(self.path, self.classes)
+        self.classes, self.output = int(classes), output
+        self.labels = labels_near(self.path, self.classes, output)
 
     def predict(self, inputs, progress=None):
-        """Probabilities, float32 [N, classes], of raw inputs.
+        """Probabilities (or logits, see `output`), float32 [N, classes], of raw inputs.
 
         Args:
             inputs: images [N, H, W, 3] with values 0..255, uint8 or float; or {name: array [N, ...]} as
@@ -177,6 +180,8 @@ class KerasRunner(Runner):
         import keras
         import tensorflow as tf
 
+        from keras_vit.models.activation import activate
+
         # Keras can only load classes that are registered, which importing their files does.
         for name in ("keras_vit.models", "keras_vit.export.aware"):
             if importlib.util.find_spec(name):
@@ -185,26 +190,26 @@ class KerasRunner(Runner):
             model = keras.models.load_model(path, compile=False)
         except Exception as error:  # Keras raises whatever its parts raise: KeyError, TypeError, OSError ...
             raise InputError(f"{path} cannot be loaded as a Keras model: {_line(error)}") from error
-        if not all(getattr(model, name, None) for name in ("signature", "prepare", "classes")):
+        ours = hasattr(model, "activation") and hasattr(model, "signature") and hasattr(model, "prepare")
+        if not ours or not model.classes:
             raise InputError(
                 f"{path} holds a {type(model).__name__}, not a classifier of keras_vit: "
                 "train one with keras-vit train, or give another file."
             )
         signature = {name: (s["shape"], s["dtype"]) for name, s in model.signature().items()}
-        super().__init__(path, signature, model.classes)
+        super().__init__(path, signature, model.classes, output_name(model.activation))
         specs = {name: tf.TensorSpec([None, *shape], dtype) for name, (shape, dtype) in self.inputs.items()}
 
         @tf.function(input_signature=[specs])
-        def probabilities(inputs):
+        def answers(inputs):
             prepared = model.prepare(inputs[INPUT] if self.image_size else inputs)
-            logits = model(prepared, training=False)
-            return tf.nn.softmax(tf.cast(logits, tf.float32))  # in float32, whatever the model computes in
+            return activate(model(prepared, training=False), model.activation)
 
         self.model = model
-        self._probabilities = probabilities
+        self._answers = answers
 
     def _answer(self, inputs):
-        return self._probabilities(inputs).numpy()
+        return self._answers(inputs).numpy()
 
 
 class SavedModelRunner(Runner):
@@ -224,19 +229,21 @@ class SavedModelRunner(Runner):
         serve = self._model.signatures.get(SIGNATURE)
         inputs = serve.structured_input_signature[1] if serve else {}
         outputs = serve.structured_outputs if serve else {}
-        _check_signature(folder, {SIGNATURE: (inputs, outputs)} if serve else dict(self._model.signatures))
-        answer = outputs[OUTPUT]
+        output = _checked_signature(
+            folder, {SIGNATURE: (inputs, outputs)} if serve else dict(self._model.signatures)
+        )
+        answer = outputs[output]
         try:
             if PRESENT not in inputs:
                 inputs[INPUT].shape.assert_is_compatible_with([None, None, None, 3])
             shapes = {
                 name: (spec.shape[1:].as_list(), spec.dtype.as_numpy_dtype) for name, spec in inputs.items()
             }
-            super().__init__(folder, shapes, answer.shape[-1])
+            super().__init__(folder, shapes, answer.shape[-1], output)
         except (TypeError, ValueError) as error:  # of another or an unknown shape
             given = ", ".join(f"`{name}` {spec.shape}" for name, spec in inputs.items())
             raise InputError(
-                f"{folder} maps {given} to `{OUTPUT}` {answer.shape}, not [None, H, W, 3] "
+                f"{folder} maps {given} to `{output}` {answer.shape}, not [None, H, W, 3] "
                 "to [None, classes]: export the model with keras-vit export."
             ) from error
         self._serve = serve
@@ -244,7 +251,7 @@ class SavedModelRunner(Runner):
     def _answer(self, inputs):
         import tensorflow as tf
 
-        return self._serve(**{name: tf.constant(x) for name, x in inputs.items()})[OUTPUT].numpy()
+        return self._serve(**{name: tf.constant(x) for name, x in inputs.items()})[self.output].numpy()
 
 
 class TFLiteRunner(Runner):
@@ -265,10 +272,10 @@ class TFLiteRunner(Runner):
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{path} cannot be loaded by LiteRT: {_line(error)}") from error
         signatures = interpreter.get_signature_list()
-        _check_signature(path, {k: (v["inputs"], v["outputs"]) for k, v in signatures.items()})
+        output = _checked_signature(path, {k: (v["inputs"], v["outputs"]) for k, v in signatures.items()})
         runner = interpreter.get_signature_runner(SIGNATURE)
         self._places = runner.get_input_details()
-        self._output = runner.get_output_details()[OUTPUT]
+        self._output = runner.get_output_details()[output]
         shapes = {name: tuple(int(size) for size in p["shape"]) for name, p in self._places.items()}
         for name, shape in shapes.items():
             alone = len(shapes) == 1
@@ -283,6 +290,7 @@ class TFLiteRunner(Runner):
             path,
             {name: (s[1:], "int32" if name in integers else "float32") for name, s in shapes.items()},
             self._output["shape"][-1],
+            output,
         )
         self._interpreter = interpreter
         operators = interpreter._get_ops_details()  # the only way from Python to what was delegated
@@ -346,21 +354,22 @@ def _dequantize(stored, tensor):
     return (stored.astype(np.float32) - zero_point) * np.float32(scale)
 
 
-def _check_signature(path, signatures):
-    """Refuse a model whose `serving_default` is not image -> probability, nor multimodal; say what it has.
+def _checked_signature(path, signatures):
+    """The output's name; refuse a model whose `serving_default` is not image -> that, nor multimodal.
 
     Args:
         signatures: {name: (input names, output names)}.
     """
     inputs, outputs = signatures.get(SIGNATURE, ((), ()))
-    if (set(inputs) == {INPUT} or PRESENT in inputs) and OUTPUT in outputs:
-        return
+    answers = [name for name in OUTPUTS if name in outputs]
+    if (set(inputs) == {INPUT} or PRESENT in inputs) and answers:
+        return answers[0]
     if SIGNATURE in signatures:
         has = f"takes {', '.join(inputs)} and gives {', '.join(outputs)}"
     else:
         has = f"has the signatures {', '.join(signatures)}" if signatures else "has no signature"
     raise InputError(
-        f"{path} {has}, not `{SIGNATURE}` from `{INPUT}` to `{OUTPUT}`: "
+        f"{path} {has}, not `{SIGNATURE}` from `{INPUT}` to `{PROBABILITY}`: "
         "export the model with keras-vit export."
     )
 

@@ -4,12 +4,14 @@ import functools
 
 import tensorflow as tf
 
-from keras_vit.errors import InputError
+from keras_vit.answers import LOGITS, PROBABILITY
 from keras_vit.export.aware import QuantizeAware
 from keras_vit.export.graph import fold, from_raw
 from keras_vit.export.kinds import quantizable_layers
+from keras_vit.export.metadata import labels_for
 from keras_vit.modalities import Image
 from keras_vit.models import ViT
+from keras_vit.models.activation import activate
 from keras_vit.training.decoding import picture
 
 TOP = 5  # classes in the short answer
@@ -26,11 +28,13 @@ def write_saved_model(model, folder, labels=None):
     makes of texts and sounds. It has serve_bytes if one of its modalities is an `Image` in colours; there the
     empty string is a black picture, for examples that have none, as `present` says.
 
-    Both answer, K being 5 or the number of classes if that is smaller:
+    Both answer, K being 5 or the number of labels if that is smaller:
 
-    - `probability` float32 [N, classes], in the order of `labels`;
-    - `label` string [N], the best class;
-    - `top_labels` string [N, K] and `top_probabilities` float32 [N, K], the best first.
+    - `probability` float32 [N, classes], in the order of `labels`; of one class, that label 1 is right;
+    - `label` string [N], the most probable one;
+    - `top_labels` string [N, K] and `top_probabilities` float32 [N, K], the most probable first.
+
+    A model with activation=None answers `logits` float32 [N, classes] and nothing else.
 
     Every output has one row for each image: TF Serving can neither batch requests nor answer
     row by row in JSON with any other.
@@ -40,25 +44,25 @@ def write_saved_model(model, folder, labels=None):
             rounded weights and with its activations' fake quantizers as TensorFlow operators, so that it
             answers like the .tflite file of its profile.
         folder: new, or one that holds no SavedModel yet.
-        labels: class names; "0", "1", ... by default.
+        labels: class names; "0", "1", ... by default. Of one class see `metadata.labels_for`.
 
     Raises:
         InputError: a model of another kind, labels that do not fit.
     """
-    classes = getattr(model, "classes", None)
     model, *quantizers = _servable(model)
     pictures = picture_sizes(model)
-    names = [str(label) for label in (range(classes) if labels is None else labels)]
-    if isinstance(labels, str) or len(names) != classes:
-        given = f"the text {labels!r}" if isinstance(labels, str) else f"{len(names)} labels"
-        raise InputError(f"{given} for a model with {classes} classes: give a list of one name for each.")
+    names = labels_for(model, labels)
 
     def serve(**inputs):
-        probability = tf.nn.softmax(model(from_raw(inputs, model), training=False))
-        best, index = tf.math.top_k(probability, min(TOP, classes))
+        answer = activate(model(from_raw(inputs, model), training=False), model.activation)
+        if model.activation is None:
+            return {LOGITS: answer}
+        # Of one class, that of its label 0 stands beside it.
+        each = tf.concat([1 - answer, answer], axis=1) if model.classes == 1 else answer
+        best, index = tf.math.top_k(each, min(TOP, len(names)))
         top = tf.gather(tf.constant(names), index)
         return {
-            "probability": probability,
+            PROBABILITY: answer,
             "label": top[:, 0],
             "top_labels": top,
             "top_probabilities": best,

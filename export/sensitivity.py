@@ -31,6 +31,8 @@ from keras_vit.export.graph import in_float32
 from keras_vit.export.inputs import labelled_images, sample
 from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
+from keras_vit.export.scores import NUMBERS, checked_truth, decided, divergence
+from keras_vit.models.activation import activate
 
 SAMPLE = 512  # held-out pictures
 BATCH = 64
@@ -41,7 +43,7 @@ class Score:
     """How far a quantized model is from the float one.
 
     Attributes:
-        top1: share of right answers, in percent.
+        top1: share of right answers, in percent; of a sigmoid see `export.scores`.
         lost: top-1 of the float model minus that, in points.
         kl: mean over pictures of KL(float || quantized), in nats.
     """
@@ -104,9 +106,9 @@ class Switchboard:
                 "what each part loses can be measured for models of images alone, not for a multimodal one: "
                 "name the parts to keep in float, with protect or --protect."
             )
-        images, labels = _checked_sample(labelled_images(data, aware.image_size), aware)
+        images, labels, self._measure = _checked_sample(labelled_images(data, aware.image_size), aware)
         chosen = sample(len(images), count, seed)
-        self._images, self._labels = images[chosen], np.asarray(labels)[chosen]
+        self._images, self._labels = images[chosen], labels[chosen]
         self.groups = groups(aware)
         self._graph = tf.function(
             self._logits,
@@ -116,7 +118,7 @@ class Switchboard:
             ],
             autograph=False,
         )
-        self._float = _log_softmax(self.logits(self.groups))
+        self._float = self._answers(self.groups)
         self._float_top1 = self._top1(self._float)
 
     def __len__(self):
@@ -130,13 +132,16 @@ class Switchboard:
 
     def score(self, protect=()):
         """The `Score` with the groups named in `protect` in float."""
-        answers = _log_softmax(self.logits(protect))
-        kl = np.sum(np.exp(self._float) * (self._float - answers), axis=-1).mean()
+        answers = self._answers(protect)
+        kl = divergence(self._float, answers, self.aware.activation).mean()
         top1 = self._top1(answers)
         return Score(top1, self._float_top1 - top1, max(0.0, float(kl)))
 
+    def _answers(self, protect):
+        return np.asarray(activate(self.logits(protect), self.aware.activation))
+
     def _top1(self, answers):
-        return 100 * float(np.mean(answers.argmax(-1) == self._labels))
+        return 100 * float(np.mean(decided(answers, self._measure) == self._labels))
 
     def _logits(self, images, on):
         switched = {
@@ -173,25 +178,21 @@ def _replaced(aware, quantizers):
 
 
 def _checked_sample(data, aware):
+    """(images, labels, what is counted: see `export.scores`)."""
     images, labels = np.asarray(data[0]), np.asarray(data[1])
     shape = aware.signature()["image"]["shape"]
-    if images.ndim != 4 or images.shape[1:] != shape or not len(images) or labels.shape != (len(images),):
+    if images.ndim != 4 or images.shape[1:] != shape or not len(images) or labels.shape[:1] != (len(images),):
         raise InputError(
             f"images {list(images.shape)} with labels {list(labels.shape)}: sensitivity is measured on "
             f"images [N, {', '.join(map(str, shape))}] with N > 0, and one label for each."
         )
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= aware.classes:
+    labels, measure = checked_truth(labels, len(images), "image", aware.classes, aware.activation)
+    if measure == NUMBERS or aware.activation is None:
         raise InputError(
-            f"the labels run from {labels.min()} to {labels.max()}, but the model knows {aware.classes} "
-            f"classes, 0 to {aware.classes - 1}: give data of the same classes."
+            "what each part loses is measured in right answers, and a model with activation=None gives plain "
+            "numbers: name the parts to keep in float, with protect."
         )
-    return images, labels
-
-
-def _log_softmax(logits):
-    logits = logits.astype("float64")
-    logits -= logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return images, labels, measure
 
 
 def sensitivity(board, progress=None):

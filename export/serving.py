@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from keras_vit.answers import LOGITS
 from keras_vit.errors import InputError
 from keras_vit.export.metadata import Builder, parsed, read_metadata, with_zip
 from keras_vit.export.probe import made_inputs
@@ -57,7 +58,9 @@ def write_serving(directory, model, version=1, name="vit", tflite=None, pictures
     (directory / "serving").mkdir(exist_ok=True)
     for file in FILES:
         template = environment.get_template(f"serving.{file}.jinja")
-        text = template.render(name=name, version=version, tflite=tflite is not None, **_inputs(model))
+        text = template.render(
+            name=name, version=version, tflite=tflite is not None, **_inputs(model), **_outputs(model)
+        )
         (directory / "serving" / file).write_text(text, encoding="utf-8")
 
 
@@ -71,6 +74,29 @@ def _inputs(model):
     ]
     files = " and ".join(f"`{name}_bytes`" for name in picture_sizes(model))
     return {"inputs": '{"instances": [{' + ", ".join(lines) + "}]}", "files": files}
+
+
+def _outputs(model):
+    """What the README says of the answers, and which of them it asks for."""
+    if model.activation is None:
+        text = "`logits`, the numbers that the model's head gives, in the order of `../labels.txt`."
+        return {"answers": text, "short": LOGITS}
+    if model.classes == 1:
+        text = (
+            "`label`, the more probable of the two in `../labels.txt`; `top_labels` and\n"
+            "`top_probabilities`, both, the more probable one first; and `probability`, that of the second."
+        )
+        return {"answers": text, "short": "label"}
+    text = (
+        "`label`, the best class; `top_labels` and `top_probabilities`, the best five; and\n`probability`, "
+        "those of all classes in the order of `../labels.txt`."
+    )
+    if model.activation == "sigmoid":
+        text += (
+            " Each class is on its own: they do not sum to one,\nand `label` is the most probable class, "
+            "however improbable. Compare `probability` with 0.5."
+        )
+    return {"answers": text, "short": "label"}
 
 
 def checked_version(version):

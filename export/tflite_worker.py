@@ -22,6 +22,7 @@ def main(job):
     say(
         inputs=runner.inputs,
         classes=runner.classes,
+        output=runner.output,
         operators=runner.operators,
         delegated=runner.delegated,
     )

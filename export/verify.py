@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_vit.answers import both_names
 from keras_vit.config import PRESENT
 from keras_vit.errors import InputError
 from keras_vit.export.inputs import labelled_images, multimodal_examples
 from keras_vit.export.manifest import REFERENCE, Refused, checked_file, entries, read_manifest, size
+from keras_vit.export.scores import NUMBERS, SEVERAL, TOP1, checked_truth, decided, divergence
 from keras_vit.export.workers import Failure, Worker
 
 FORMAT = 1
@@ -54,18 +56,20 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         directory: what `export` wrote, with its manifest.json.
         data: (images uint8 [N, H, W, 3], labels int [N]), a tf.data dataset of them, a folder, .zip or
             built-in name, or an `ImageData` (of these its held-out part). Of a multimodal export ({name:
-            raw inputs [N, ...]}, labels), `Examples`, a `MultimodalData` or a folder with a table.
+            raw inputs [N, ...]}, labels), `Examples`, a `MultimodalData` or a folder with a table. Labels may
+            also be one-hot, 0 or 1 for each class of a sigmoid, and numbers: see `scores.checked_truth`.
         limit: use this many of the images, evenly spaced, since data often lies class by class.
         seconds: how long to time each artifact on one image.
         threads: CPU threads of every artifact.
         progress: called with (artifact name, images done, images in all).
 
     Returns:
-        {"format", "images", "labels", "machine", "versions", "artifacts": rows, "samples"}. The Keras
-        models come first, then the artifacts in the manifest's order. In a row `agreement`,
-        `max_abs_diff`, `mean_abs_diff` and `kl` compare with the Keras model that the file was made
-        from, `agreement_float` with the float32 model. What could not be measured is None, and
-        `error` says why in one line; `refused` is true where a file is not what the manifest says.
+        {"format", "images", "labels", "activation", "measure", "machine", "versions", "artifacts": rows,
+        "samples"}. The Keras models come first, then the artifacts in the manifest's order. In a row
+        `agreement`, `max_abs_diff`, `mean_abs_diff` and `kl` compare with the Keras model that the file was
+        made from, `agreement_float` with the float32 model; `measure` says what `top1` and the agreements
+        count, see `export.scores`. What could not be measured is None, and `error` says why in one line;
+        `refused` is true where a file is not what the manifest says.
 
     Raises:
         InputError: no export directory, or data that does not fit it.
@@ -74,10 +78,14 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     manifest = read_manifest(directory)
     if "inputs" in manifest:
         examples = multimodal_examples(data, "test")
-        inputs, truth = _checked_inputs(examples.inputs, examples.labels, manifest)
+        labels, thing = examples.labels, "example"
+        inputs = _checked_inputs(examples.inputs, labels, manifest)
     else:
-        images, truth = _checked_data(labelled_images(data, tuple(manifest["image_size"])), manifest)
-        inputs = {"image": images}
+        images, labels = labelled_images(data, tuple(manifest["image_size"]))
+        inputs, thing = {"image": _checked_images(images, manifest)}, "image"
+    classes, activation = heads(manifest)
+    count = len(next(iter(inputs.values())))
+    truth, measure = checked_truth(labels, count, thing, classes, activation)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit must be a positive number of images or None, not {limit!r}.")
     if not isinstance(threads, int) or threads < 1:
@@ -99,47 +107,62 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
                 path = checked_file(directory, entry)
                 row["bytes"] = size(path)
                 result = _run(path, scratch, inputs, threads, seconds, len(chosen), row["name"], progress)
-                _check_answers(result["probabilities"], manifest["labels"])
+                _check_answers(result["answers"], classes)
             except Failure as failure:
                 row["error"] = str(failure).replace(f"{directory}{os.sep}", "")
                 row["refused"] = isinstance(failure, Refused)
                 continue
-            answers[row["name"]] = result["probabilities"]
+            answers[row["name"]] = found = result["answers"]
             row.update(_timing(result))
-            row.update(
-                compare(result["probabilities"], truth, answers.get(entry["source"]), answers.get(REFERENCE))
-            )
+            others = answers.get(entry["source"]), answers.get(REFERENCE)
+            row.update(compare(found, truth, *others, measure=measure, activation=activation))
 
     return {
         "format": FORMAT,
         "images": len(chosen),
         "labels": manifest["labels"],
+        "activation": activation,
+        "measure": measure,
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), **package_versions()},
         "artifacts": rows,
-        "samples": _samples(chosen, truth, answers, manifest["labels"]),
+        "samples": _samples(chosen, truth, answers, class_names(manifest), measure),
     }
 
 
-def compare(probabilities, truth, source=None, reference=None):
-    """How well `probabilities` [N, classes] answer, alone and against two other models' answers.
+def heads(manifest):
+    """(number of classes, activation) of the exported model; a softmax if it is too old to say."""
+    return manifest.get("classes", len(manifest["labels"])), manifest.get("activation", "softmax")
 
-    kl is the mean over images of KL(source || this) = sum p log(p / q), in nats, with
-    probabilities of at least 1e-9.
+
+def class_names(manifest):
+    """The names of the labels that data for the exported model has: of one class those of 0 and 1."""
+    (classes, activation), labels = heads(manifest), manifest["labels"]
+    return both_names(labels) if classes == 1 and activation is not None else list(labels)
+
+
+def compare(answers, truth, source=None, reference=None, measure=TOP1, activation="softmax"):
+    """How well `answers` [N, classes] are, alone and against two other models' answers.
+
+    Args:
+        measure, activation: see `export.scores`, which says what top1, the agreements and kl are.
     """
-    top = probabilities.argmax(-1)
-    numbers = {"top1": float(np.mean(top == truth))}
+    top = decided(answers, measure)
+    numbers = {}
+    if top is not None:
+        numbers["top1"] = float(np.mean(top == truth))
     if source is not None:
-        difference = np.abs(probabilities.astype(np.float64) - source)
-        p = np.maximum(source.astype(np.float64), 1e-9)
-        q = np.maximum(probabilities.astype(np.float64), 1e-9)
-        numbers["agreement"] = float(np.mean(top == source.argmax(-1)))
+        difference = np.abs(answers.astype(np.float64) - source)
+        if top is not None:
+            numbers["agreement"] = float(np.mean(top == decided(source, measure)))
         numbers["max_abs_diff"] = float(difference.max())
         numbers["mean_abs_diff"] = float(difference.mean())
-        # Floored and rounded probabilities do not sum to one exactly, which can make it -1e-10.
-        numbers["kl"] = max(0.0, float(np.mean(np.sum(p * np.log(p / q), axis=-1))))
-    if reference is not None:
-        numbers["agreement_float"] = float(np.mean(top == reference.argmax(-1)))
+        kl = divergence(source, answers, activation)
+        if kl is not None:
+            # Floored and rounded probabilities do not sum to one exactly, which can make it -1e-10.
+            numbers["kl"] = max(0.0, float(np.mean(kl)))
+    if reference is not None and top is not None:
+        numbers["agreement_float"] = float(np.mean(top == decided(reference, measure)))
     return numbers
 
 
@@ -159,15 +182,14 @@ def _run(path, scratch, inputs, threads, seconds, total, name, progress):
         return dict(result)
 
 
-def _checked_data(data, manifest):
-    images, labels = data
+def _checked_images(images, manifest):
     height, width = manifest["image_size"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
         raise InputError(
             f"the images are {images.dtype} {list(images.shape)}, but the exported model takes "
             f"uint8 [N, {height}, {width}, 3]: load the data with image_size=({height}, {width})."
         )
-    return images, _checked_labels(labels, len(images), "image", manifest)
+    return images
 
 
 def _checked_inputs(inputs, labels, manifest):
@@ -184,35 +206,19 @@ def _checked_inputs(inputs, labels, manifest):
                 f"{name!r} is {list(x.shape)} for {len(labels)} labels, but the exported model takes "
                 f"[N, {', '.join(map(str, wanted[name]))}]."
             )
-    return inputs, _checked_labels(labels, len(labels), "example", manifest)
-
-
-def _checked_labels(labels, count, thing, manifest):
-    labels = np.asarray(labels)
-    if count == 0 or labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"{count} {thing}s and labels {labels.dtype} {list(labels.shape)}: give at least one {thing}, "
-            "and one integer label for each."
-        )
-    classes = len(manifest["labels"])
-    if labels.min() < 0 or labels.max() >= classes:
-        raise InputError(
-            f"the labels run from {labels.min()} to {labels.max()}, but the exported model knows {classes} "
-            f"classes, 0 to {classes - 1}: verify it with data of the same classes."
-        )
-    return labels
+    return inputs
 
 
 def _kind(name):
     return {".keras": "keras", ".tflite": "tflite"}.get(Path(name).suffix, "saved_model")
 
 
-def _check_answers(probabilities, labels):
-    if probabilities.shape[1] != len(labels):
-        raise Failure(f"it knows {probabilities.shape[1]} classes, the manifest lists {len(labels)}")
-    bad = int(np.sum(~np.isfinite(probabilities).all(-1)))
+def _check_answers(answers, classes):
+    if answers.shape[1] != classes:
+        raise Failure(f"it knows {answers.shape[1]} classes, the manifest lists {classes}")
+    bad = int(np.sum(~np.isfinite(answers).all(-1)))
     if bad:
-        raise Failure(f"its answer is not a finite number on {bad} of {len(probabilities)} images")
+        raise Failure(f"its answer is not a finite number on {bad} of {len(answers)} images")
 
 
 def _timing(result):
@@ -226,28 +232,50 @@ def _timing(result):
     }
 
 
-def _samples(chosen, truth, answers, labels):
+def _samples(chosen, truth, answers, labels, measure):
     """A few images with every artifact's answer: some that they answer differently, then of many classes."""
-    if not answers:
+    if not answers or measure == NUMBERS:
         return []
-    top = np.stack([probabilities.argmax(-1) for probabilities in answers.values()])
-    picked = [int(i) for i in np.flatnonzero((top != top[0]).any(0))[:DISPUTED]]
-    present = np.unique(truth)
+    top = np.stack([decided(found, measure) for found in answers.values()])
+    differs = (top != top[0]).any(axis=0)
+    kinds = truth
+    if measure == SEVERAL:
+        differs = differs.any(axis=1)
+        kinds = np.unique(truth, axis=0, return_inverse=True)[1].reshape(-1)
+    picked = [int(i) for i in np.flatnonzero(differs)[:DISPUTED]]
+    present = np.unique(kinds)
     spread = present[np.linspace(0, len(present) - 1, min(len(present), SAMPLES)).astype(int)]
-    waiting = [[int(i) for i in np.flatnonzero(truth == c) if i not in picked] for c in spread]
+    waiting = [[int(i) for i in np.flatnonzero(kinds == c) if i not in picked] for c in spread]
     while len(picked) < SAMPLES and any(waiting):
         picked += [images.pop(0) for images in waiting if images][: SAMPLES - len(picked)]
     return [
         {
             "index": int(chosen[i]),
-            "label": labels[truth[i]],
+            "label": _named(truth[i], labels),
             "answers": {
-                name: {"label": labels[p[i].argmax()], "probability": float(p[i].max())}
-                for name, p in answers.items()
+                name: {
+                    "label": _named(top[number][i], labels),
+                    "probability": _certainty(found[i], top[number][i], measure),
+                }
+                for number, (name, found) in enumerate(answers.items())
             },
         }
         for i in picked
     ]
+
+
+def _named(decision, names):
+    """A class by its name; of one decision for each class those that are there."""
+    if np.ndim(decision) == 0:
+        return names[decision]
+    return ", ".join(names[i] for i in np.flatnonzero(decision)) or "none"
+
+
+def _certainty(answer, decision, measure):
+    """The probability of what was decided; of several decisions that of the least certain one."""
+    if measure == TOP1:
+        return float(answer.max())
+    return float(np.where(decision, answer, 1 - answer).min())
 
 
 def cpu_name():

@@ -20,12 +20,12 @@ def main(job):
     if not job["path"].endswith(".tflite"):
         limit_tensorflow(job["threads"])
     runner = open_runner(job["path"], threads=job["threads"])
-    probabilities = runner.predict(inputs, progress=lambda done, total: print("done", done, flush=True))
+    answers = runner.predict(inputs, progress=lambda done, total: print("done", done, flush=True))
     times = runner.time_one({name: x[0] for name, x in inputs.items()}, seconds=job["seconds"])
     delegated = np.nan if runner.delegated is None else runner.delegated
     np.savez(
         job["result"],
-        probabilities=probabilities,
+        answers=answers,
         times=times,
         delegated=delegated,
         operators=json.dumps(runner.operators),

@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+from keras_vit.answers import PROBABILITY, labels_fit
 from keras_vit.errors import InputError
 
 
@@ -77,10 +78,11 @@ def atomic_directory(path):
         shutil.rmtree(old, ignore_errors=True)
 
 
-def labels_near(path, classes):
+def labels_near(path, classes, output=PROBABILITY):
     """The lines of the nearest labels.txt, in the folder of a model file or up to three above, or None.
 
-    One with another number of lines belongs to something else: a wrong name is worse than none.
+    One with another number of lines belongs to something else: a wrong name is worse than none. For the
+    probability of one class (`output`) it has one line or two: see `answers`.
     """
     path = Path(path).resolve()
     folder = path if path.is_dir() else path.parent
@@ -88,7 +90,7 @@ def labels_near(path, classes):
         file = place / "labels.txt"
         if file.is_file():
             labels = file.read_text(encoding="utf-8").splitlines()
-            if len(labels) == classes:
+            if labels_fit(len(labels), classes, output):
                 return labels
     return None
 

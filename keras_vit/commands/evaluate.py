@@ -19,7 +19,7 @@ def evaluate(
     skip_bad: SkipBad = False,
 ):
     """Run every copy of the model on the same held-out images; write report.json and report.html."""
-    from keras_vit.export.verify import read_manifest, verify
+    from keras_vit.export.verify import class_names, read_manifest, verify
 
     manifest = read_manifest(directory)
     if "inputs" in manifest:
@@ -30,10 +30,11 @@ def evaluate(
     else:
         channels = manifest["model"].get("channels", 3)
         loaded = load_images(data, tuple(manifest["image_size"]), skip_bad, channels=channels)
-    if list(loaded.labels) != list(manifest["labels"]):
+    known = class_names(manifest)
+    if list(loaded.labels) != known:
         raise InputError(
             f"{data} has the classes {', '.join(loaded.labels[:5])} ({len(loaded.labels)}), the model "
-            f"{', '.join(manifest['labels'][:5])} ({len(manifest['labels'])}): give data that has those."
+            f"{', '.join(known[:5])} ({len(known)}): give data that has those."
         )
     with task("evaluating") as progress:
         report = verify(directory, loaded.test, limit=limit, seconds=seconds, progress=progress)

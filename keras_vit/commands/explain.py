@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from keras_vit.answers import shown
 from keras_vit.commands.predict import Action, Audio, Text, Video
 from keras_vit.commands.terminal import import_tensorflow, say, without_chatter
 from keras_vit.errors import InputError, printable
@@ -32,6 +33,6 @@ def explain(
         predictions = inspect.explain(
             model, picture or image, out, text=text, audio=audio, video=video, action=action
         )
-    for label, probability in predictions:
-        print(f"  {probability:7.2%}  {printable(label)}")
+    for label, value in predictions:
+        print(f"  {shown(value, predictions.output)}  {printable(label)}")
     say(str(out))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from keras_vit.answers import PROBABILITY, default_labels, ranked, shown
 from keras_vit.commands.terminal import import_tensorflow, print_json, without_chatter
 from keras_vit.errors import InputError, printable
 
@@ -56,20 +57,19 @@ def predict(
             raise InputError(f"{model} takes pictures alone, not {', '.join(given)}.")
         names = [str(path) for path in images]
         answers = runner.predict(np.stack([decode(path, runner.image_size) for path in images]))
-    results = []
-    for name, row in zip(names, answers, strict=True):
-        order = np.argsort(-row)[:top]
-        labels = runner.labels or [str(i) for i in range(len(row))]
-        results.append(
-            {
-                "image" if runner.image_size else "inputs": name,
-                "predictions": [{"label": labels[i], "probability": round(float(row[i]), 6)} for i in order],
-            }
-        )
+    labels = runner.labels or default_labels(runner.classes, runner.output)
+    value = "probability" if runner.output == PROBABILITY else "logit"
+    results = [
+        {
+            "image" if runner.image_size else "inputs": name,
+            "predictions": [{"label": label, value: round(x, 6)} for label, x in ranked(row, labels, top)],
+        }
+        for name, row in zip(names, answers, strict=True)
+    ]
     if as_json:
         print_json(results)
         return
     for name, result in zip(names, results, strict=True):
         print(printable(name))
         for prediction in result["predictions"]:
-            print(f"  {prediction['probability']:7.2%}  {printable(prediction['label'])}")
+            print(f"  {shown(prediction[value], runner.output)}  {printable(prediction['label'])}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 
+from keras_vit.answers import output_name
 from keras_vit.errors import InputError
 from keras_vit.files import labels_near
 from keras_vit.inspect.capture import model_in
@@ -26,7 +27,8 @@ def explain(model_path, image_path, out, **others):
         **others: of a multimodal model, its other inputs as for `keras-vit predict`: text, audio, ...
 
     Returns:
-        list of (label, probability) of the five most probable classes.
+        list of (label, probability) of the five most probable classes; of a model with activation=None
+        (label, logit).
 
     Raises:
         InputError: a .tflite file, a SavedModel or something else that is no model of ours; no picture; a
@@ -37,7 +39,8 @@ def explain(model_path, image_path, out, **others):
     if image_path is not None and not Path(image_path).is_file():
         raise InputError(f"there is no picture {str(image_path)!r}.")
     model = _load(path)
-    inside, labels = model_in(model), labels_near(path, model_in(model).classes)
+    inside = model_in(model)
+    labels = labels_near(path, inside.classes, output_name(inside.activation))
     given = {name: value for name, value in {"image": image_path, **others}.items() if value is not None}
     if not isinstance(inside, MultimodalViT):
         if set(given) != {"image"}:

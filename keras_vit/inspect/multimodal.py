@@ -4,12 +4,12 @@ import numpy as np
 from keras import ops
 
 from keras_vit.config import PRESENT
-from keras_vit.errors import InputError
 from keras_vit.inspect.capture import features, model_in
 from keras_vit.inspect.pictures import (
     BARS,
     FAINT,
     as_rgb,
+    check_labels,
     check_suffix,
     overlay,
     prediction_bars,
@@ -86,8 +86,7 @@ def draw_multimodal_explanation(model, raw, path, labels=None, top=5):
 
     check_suffix(path)
     trunk = model_in(model)
-    if labels is not None and len(labels) != trunk.classes:
-        raise InputError(f"{len(labels)} labels for a model of {trunk.classes} classes: give one for each.")
+    check_labels(trunk, labels)
     inputs = trunk.prepare(raw)
     shares = {name: share[0] for name, share in token_shares(model, inputs).items()}
     predictions = predictions_of(model, inputs, labels, top)

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from keras import ops
 
+from keras_vit.answers import PROBABILITY, default_labels, labels_fit, output_name, ranked, shown
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write
-from keras_vit.inspect.capture import vit_in
+from keras_vit.inspect.capture import model_in, vit_in
 from keras_vit.inspect.rollout import attention_rollout
 from keras_vit.inspect.similarity import position_similarity
+from keras_vit.models.activation import activate
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 BARS, FAINT = ("#3b6fb6", "#a9bfdd", "#eef0f3"), "#6b7280"  # the first, the others, behind them; small print
@@ -37,7 +39,8 @@ def draw_explanation(model, picture, path, labels=None, top=5):
         top: how many classes.
 
     Returns:
-        list of (label, probability) of these classes, the most probable first.
+        list of (label, probability) of these classes, the most probable first; of a model with
+        activation=None (label, logit).
 
     Raises:
         InputError: another suffix, no picture, or not one label for each class.
@@ -46,8 +49,7 @@ def draw_explanation(model, picture, path, labels=None, top=5):
 
     check_suffix(path)
     vit = vit_in(model)
-    if vit.classes and labels is not None and len(labels) != vit.classes:
-        raise InputError(f"{len(labels)} labels for a model of {vit.classes} classes: give one for each.")
+    check_labels(vit, labels)
     shape = vit.signature()["image"]["shape"]
     if getattr(picture, "shape", None) == shape:
         pixels = np.asarray(picture, "uint8")
@@ -57,7 +59,7 @@ def draw_explanation(model, picture, path, labels=None, top=5):
         pixels = to_channels(pixels, shape[2])
     images = model.prepare(pixels[np.newaxis])
     rollout = attention_rollout(model, images)[0]
-    predictions = predictions_of(model, images, labels, top) if vit.classes else []
+    predictions = predictions_of(model, images, labels, top) if vit.classes else Predictions()
 
     figure = _explanation(as_rgb(pixels), rollout, predictions)
     save(figure, path)
@@ -95,12 +97,29 @@ def as_rgb(pixels):
     return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
 
 
+class Predictions(list):
+    """[(label, value)], the highest first. `output` says what the values are: "probability" or "logits"."""
+
+    def __init__(self, pairs=(), output=PROBABILITY):
+        super().__init__(pairs)
+        self.output = output
+
+
+def check_labels(model, labels):
+    """Refuse labels that do not fit a model with a head."""
+    if not model.classes or labels is None:
+        return
+    if not labels_fit(len(labels), model.classes, output_name(model.activation)):
+        raise InputError(f"{len(labels)} labels for a model of {model.classes} classes: give one for each.")
+
+
 def predictions_of(model, images, labels, top):
     """[(label, probability)] of the `top` most probable classes of the first example."""
-    logits = ops.cast(model(images, training=False), "float32")
-    probabilities = ops.convert_to_numpy(ops.softmax(logits))[0]
-    names = [f"class {i}" for i in range(len(probabilities))] if labels is None else labels
-    return [(str(names[i]), float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:top]]
+    activation = model_in(model).activation
+    answer = ops.convert_to_numpy(activate(model(images, training=False), activation))[0]
+    if labels is None:
+        labels = [f"class {i}" for i in default_labels(len(answer), output_name(activation))]
+    return Predictions(ranked(answer, labels, top), output_name(activation))
 
 
 def _explanation(pixels, rollout, predictions):
@@ -159,15 +178,16 @@ def overlay(figure, axis, pixels, rollout, scale):
 
 
 def prediction_bars(axis, predictions):
-    """The names above their bars, so that long ones have room."""
-    for place, (label, probability) in enumerate(predictions):
-        axis.barh(place, 1.0, height=0.28, color=BARS[2])
-        axis.barh(place, probability, height=0.28, color=BARS[place > 0])
+    """The names above their bars, so that long ones have room; logits, which have no limits, get none."""
+    for place, (label, value) in enumerate(predictions):
+        if predictions.output == PROBABILITY:
+            axis.barh(place, 1.0, height=0.28, color=BARS[2])
+            axis.barh(place, value, height=0.28, color=BARS[place > 0])
         short = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
         weight = "bold" if place == 0 else "normal"
         above = {"y": place - 0.24, "fontsize": 9, "va": "bottom", "fontweight": weight}
         axis.text(0.0, s=short, ha="left", parse_math=False, **above)
-        axis.text(1.0, s=f"{probability:.1%}", ha="right", **above)
+        axis.text(1.0, s=shown(value, predictions.output).strip(), ha="right", **above)
     axis.set(xlim=(0, 1), ylim=(max(5, len(predictions)) - 0.6, -0.75))
     axis.axis("off")
 

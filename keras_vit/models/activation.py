@@ -36,6 +36,18 @@ def checked_activation(activation: str | None, classes: int | None) -> str | Non
     return activation
 
 
+class WithActivation:
+    """Gives a model that has `classes` the attribute `activation`: one of `ACTIVATIONS`, checked when set."""
+
+    @property
+    def activation(self) -> str | None:
+        return self._activation
+
+    @activation.setter
+    def activation(self, activation: str | None):
+        self._activation = checked_activation(activation, self.classes)
+
+
 def inherited_activation(model: Any) -> str | None:
     """The activation of a model made from `model`, perhaps of other classes: "auto" if nothing was chosen."""
     return AUTO if model.activation == default_activation(model.classes) else model.activation

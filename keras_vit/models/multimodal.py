@@ -22,13 +22,13 @@ from keras_vit.layers.pooling import Pooling
 from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
 from keras_vit.modalities.image import Image
 from keras_vit.modalities.pixels import LooksFirst, Pixels
-from keras_vit.models.activation import AUTO, checked_activation, inherited_activation
+from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
 
 FUSIONS = ("single_stream", "bottleneck")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MultimodalViT(LooksFirst, keras.Model):
+class MultimodalViT(WithActivation, LooksFirst, keras.Model):
     """A Vision Transformer over any set of modalities. Inputs by name give logits [B, classes].
 
         model = MultimodalViT({"image": Image(32, 4), "text": Text(vocabulary, length=16)},
@@ -90,7 +90,7 @@ class MultimodalViT(LooksFirst, keras.Model):
         self.width, self.depth = integer("width", width, 1), integer("depth", depth, 1)
         self.heads, self.mlp_width = heads, 4 * width if mlp_width is None else mlp_width
         self.classes = classes if classes is None else integer("classes", classes, 1)
-        self.activation = checked_activation(activation, classes)
+        self.activation = activation
         self.fusion = one_of("fusion", fusion, FUSIONS)
         self.bottleneck = integer("bottleneck", bottleneck, 1)
         self.modality_dropout = rate("modality_dropout", modality_dropout)

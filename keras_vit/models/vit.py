@@ -28,11 +28,11 @@ from keras_vit.layers.dropping import take_geometry, take_tokens
 from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import as_mask
 from keras_vit.modalities.pixels import FirstLook, LooksFirst, checked_preprocessing, for_channels
-from keras_vit.models.activation import AUTO, checked_activation, inherited_activation
+from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class ViT(FirstLook, LooksFirst, keras.Model):
+class ViT(WithActivation, FirstLook, LooksFirst, keras.Model):
     """A Vision Transformer. Images [B, H, W, C], normalised, give logits [B, classes].
 
         model = keras_vit.ViT("Ti/16", image_size=224, classes=1000)
@@ -85,7 +85,7 @@ class ViT(FirstLook, LooksFirst, keras.Model):
         self.config = config
         self.image_size = pair(image_size, "image_size")
         self.classes = classes
-        self.activation = checked_activation(activation, classes)
+        self.activation = activation
         # How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture was
         # scaled to cover the image size and cropped in the centre.
         self.preprocessing = checked_preprocessing(preprocessing or None, config.channels)

@@ -6,6 +6,9 @@ equations 1 to 3):
     soft:  (1 - w) CE(psi(Z_s), y) + w tau^2 KL(psi(Z_t / tau) || psi(Z_s / tau))
     hard:  (1 - w) CE(psi(Z_s), y) + w CE(psi(Z_s), argmax Z_t)                       w = 1/2 there
 
+Of a model whose `activation` is a sigmoid, CE is the binary cross-entropy and KL that of each class's two
+answers, both as means over the classes; argmax becomes the teacher's yes or no for each.
+
 (The paper writes KL the other way round; its code computes this, as Hinton et al. 2015 do.) A student with
 a distillation token has two heads: the class head learns from the label, the distillation head from the
 teacher. Else the one head gets both. In use the answer is the mean of the two heads.
@@ -22,6 +25,7 @@ from keras import ops
 from keras_vit.errors import InputError, one_of
 from keras_vit.files import labels_near
 from keras_vit.models import ViT
+from keras_vit.models.activation import default_activation
 from keras_vit.training.imports import load_start
 
 KINDS = ("hard", "soft")
@@ -60,7 +64,7 @@ def load_teacher(path, labels):
         labels: the student's class names.
 
     Raises:
-        InputError: no such model, or it knows other classes.
+        InputError: no such model, or it knows other classes, or several of them at once.
     """
     model = load_start(path, option="--teacher")
     if model.classes != len(labels):
@@ -75,8 +79,17 @@ def load_teacher(path, labels):
             f"the teacher {path} has the class {names[other]!r} where the data has {labels[other]!r}: it "
             "must be trained on the same classes."
         )
+    _check_activation(path, model.activation, default_activation(len(labels)))
     model.trainable = False
     return Teacher(model, str(Path(path)))
+
+
+def _check_activation(teacher, activation, wanted):
+    if activation != wanted:
+        raise InputError(
+            f"the teacher {teacher} answers with activation={activation!r} and the student with {wanted!r}: "
+            "both must mean the same by their logits."
+        )
 
 
 def teach(student, teacher, kind, weight=0.5, temperature=3.0):
@@ -93,7 +106,8 @@ def teach(student, teacher, kind, weight=0.5, temperature=3.0):
         temperature: tau above, for "soft".
     """
     one_of("kind of distillation", kind, KINDS)
-    loss = Distillation(kind, temperature)
+    _check_activation(teacher.name, teacher.activation, student.activation)
+    loss = Distillation(kind, temperature, student.activation)
     look = as_seen_by(teacher, student)
     label_loss, metrics = student.compute_loss, student.compute_metrics
     apart = student.config.distilled
@@ -121,19 +135,35 @@ class Distillation(keras.losses.Loss):
     Args:
         kind: "hard" or "soft", see above.
         temperature: of "soft".
+        activation: of both: "softmax" or "sigmoid"; None for the mean squared difference of the numbers.
     """
 
-    def __init__(self, kind, temperature=1.0, name="distillation"):
+    def __init__(self, kind, temperature=1.0, activation="softmax", name="distillation"):
         super().__init__(name=name, dtype="float32")
-        self.kind, self.temperature = kind, temperature
+        self.kind, self.temperature, self.activation = kind, temperature, activation
 
     def call(self, teacher, student):
         """The loss of each example, [B], from both models' logits."""
+        if self.activation is None:
+            return ops.mean(ops.square(teacher - student), axis=-1)
+        if self.activation == "sigmoid":
+            return self._of_coins(teacher, student)
         if self.kind == "hard":
             best = ops.argmax(teacher, axis=-1)
             return keras.losses.sparse_categorical_crossentropy(best, student, from_logits=True)
         wanted, found = (ops.log_softmax(logits / self.temperature) for logits in (teacher, student))
         return self.temperature**2 * ops.sum(ops.exp(wanted) * (wanted - found), axis=-1)
+
+    def _of_coins(self, teacher, student):
+        if self.kind == "hard":
+            yes = ops.cast(ops.greater(teacher, 0.0), student.dtype)
+            return keras.losses.binary_crossentropy(yes, student, from_logits=True)
+        teacher, student = teacher / self.temperature, student / self.temperature
+        each = [
+            ops.sigmoid(sign * teacher) * (ops.log_sigmoid(sign * teacher) - ops.log_sigmoid(sign * student))
+            for sign in (1.0, -1.0)
+        ]
+        return self.temperature**2 * ops.mean(each[0] + each[1], axis=-1)
 
 
 def as_seen_by(teacher, student):

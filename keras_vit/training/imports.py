@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 
 import keras_vit
+from keras_vit.answers import default_labels, labels_fit, output_name
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_directory, write_json
 from keras_vit.models import MaskedViT, ViT
@@ -43,8 +44,8 @@ def import_run(path, out, classes=None, labels=None, image_size=None, heads=None
         raise InputError(f"{path} has no head: say --classes N (or --labels FILE) for a fresh one.")
     if names is None:
         kept = checkpoint.labels if model.classes == checkpoint.classes else None
-        names = kept or [str(i) for i in range(model.classes)]
-    if len(names) != model.classes:
+        names = kept or default_labels(model.classes, output_name(model.activation))
+    if not labels_fit(len(names), model.classes, output_name(model.activation)):
         raise InputError(
             f"{labels} names {len(names)} classes, and the model has {model.classes}: name each."
         )

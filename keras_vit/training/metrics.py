@@ -14,6 +14,9 @@ class CountedAccuracy(keras.metrics.CategoricalAccuracy):
     def update_state(self, y_true, y_pred, sample_weight=None):
         if sample_weight is not None:
             sample_weight = ops.cast(ops.greater(sample_weight, 0), "float32")
+        if y_pred.shape[-1] == 1:  # one logit: that of the other class, label 0, is 0
+            y_true = ops.concatenate([1 - y_true, y_true], axis=-1)
+            y_pred = ops.concatenate([ops.zeros_like(y_pred), y_pred], axis=-1)
         return super().update_state(y_true, y_pred, sample_weight)
 
 

@@ -71,12 +71,12 @@ def training_batches(split, model, recipe, first_epoch, last_epoch, even=False, 
         start = tf.minimum(start, real - 1)  # of a piece without any, one that weighs nothing
         if recipe.augment == "none":
             inputs, labels = _gather(split, indices[start:stop])
-            labels = tf.one_hot(labels, model.classes or 1)
+            labels = targets(labels, model)
         else:
             first = start // GROUP
             skip = first * GROUP
             inputs, labels = _gather(split, indices[skip : -(-stop // GROUP) * GROUP])
-            labels = tf.one_hot(labels, model.classes or 1)
+            labels = targets(labels, model)
             draw = tf.stack([seed + 1, tf.cast(step, tf.int32)])
             inputs, labels = _in_groups(augment, tf.cast(inputs, tf.float32), labels, draw, first)
             inputs, labels = inputs[start - skip : stop - skip], labels[start - skip : stop - skip]
@@ -103,11 +103,18 @@ def evaluation_batches(split, model, batch_size=256, even=False):
 
     def load(indices):
         inputs, labels = _gather(split, indices)
-        batch = model.prepare(inputs), tf.one_hot(labels, model.classes or 1)
+        batch = model.prepare(inputs), targets(labels, model)
         # Keras takes the mean over all batches, by their sizes with what fills the last one up.
         return _filled_up(batch, tf.shape(indices)[0], batch_size, count / len(split)) if even else batch
 
     return tf.data.Dataset.range(len(split)).batch(batch_size).map(load, num_parallel_calls=2).prefetch(2)
+
+
+def targets(labels, model):
+    """Integer labels [B] as what the loss of `model` takes, float32 [B, classes]: of one class 0 or 1."""
+    if model.classes == 1:
+        return tf.cast(labels, tf.float32)[:, None]
+    return tf.one_hot(labels, model.classes or 1)
 
 
 def _pieces(context):

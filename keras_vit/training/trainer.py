@@ -15,6 +15,7 @@ from rich.console import Console
 import keras_vit
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.models import MaskedViT, MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
+from keras_vit.models.activation import AUTO
 from keras_vit.training.accumulation import accumulate
 from keras_vit.training.averaging import EvaluateAverages
 from keras_vit.training.callbacks import SECONDS, Keeper
@@ -137,6 +138,7 @@ def built(data, recipe, start):
             config=recipe.model_config(),
             image_size=recipe.image_size,
             classes=len(data.labels),
+            activation=AUTO,  # each picture here has one class, whatever `start` told apart
             dtype=recipe.precision,
         )
     if isinstance(model, ViT):
@@ -247,6 +249,19 @@ def _lost_workers(strategy, stop, keeper):
         ) from None
 
 
+def loss_for(model, label_smoothing=0.0):
+    """The loss of logits that a model's `activation` stands for, on `pipeline.targets`."""
+    options = {"from_logits": True, "label_smoothing": label_smoothing}
+    if model.activation == "softmax":
+        return keras.losses.CategoricalCrossentropy(**options)
+    if model.activation == "sigmoid":
+        return keras.losses.BinaryCrossentropy(**options)
+    raise InputError(
+        "this model answers with plain numbers (activation=None), and the data has classes: compile and fit "
+        "it with a loss of your own, or set model.activation = 'softmax'."
+    )
+
+
 def scope(strategy):
     return strategy.scope() if strategy else contextlib.nullcontext()
 
@@ -276,9 +291,7 @@ def compile_for(model, recipe, steps, schedule=None):
     else:
         model.compile(
             optimizer=optimizer,
-            loss=keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=recipe.label_smoothing
-            ),
+            loss=loss_for(model, recipe.label_smoothing),
             weighted_metrics=[CountedAccuracy(name="accuracy")],
         )
     optimizer.build(model.trainable_variables)

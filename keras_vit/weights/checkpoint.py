@@ -28,6 +28,7 @@ class Checkpoint:
         labels: their names in order, or None.
         preprocessing: {"mean": [C], "std": [C]} of pixels in [0, 1].
         tensors: {variable name as in `ViT`, without the model's own: float32 array}.
+        activation: what the logits of its head mean, as in `ViT`.
     """
 
     format: str
@@ -37,6 +38,7 @@ class Checkpoint:
     labels: list | None
     preprocessing: dict
     tensors: dict
+    activation: str | None = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,13 @@ ACTIVATIONS = {  # hidden_act -> mlp
     "gelu_fast": "gelu_tanh",
 }
 
+PROBLEMS = {  # problem_type, which says what the model was trained for -> activation
+    None: "auto",
+    "single_label_classification": "auto",
+    "multi_label_classification": "sigmoid",
+    "regression": None,
+}
+
 
 def wrote(stored):
     """Whether the tensors have names of transformers."""
@@ -70,6 +77,10 @@ def read(path, stored, settings, classes, image_size, heads):
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise InputError(f"{described}: hidden_act is {activation!r}; ViT has {known}.")
+    problem = setting(described, settings, "problem_type", str)
+    if problem not in PROBLEMS:
+        known = ", ".join(filter(None, PROBLEMS))
+        raise InputError(f"{described}: problem_type is {problem!r}; ViT has {known}.")
     base = next(base for base in BASES if f"{base}{PATCHES}.weight" in stored)
     names = NEW if any(name.startswith(f"{base}layers.") for name in stored) else OLD
 
@@ -119,6 +130,7 @@ def read(path, stored, settings, classes, image_size, heads):
         labels=_labels(settings, classes),
         preprocessing=_preprocessing(path.parent, IMAGENET if family == "deit" else HALF, config.channels),
         tensors=tensors,
+        activation=PROBLEMS[problem],
     )
 
 

@@ -27,6 +27,7 @@ def load_model(path, classes=None, image_size=None, heads=None, **changes):
         image_size=checkpoint.image_size,
         classes=checkpoint.classes,
         preprocessing=checkpoint.preprocessing,
+        activation=checkpoint.activation,
     )
     load_into(model, checkpoint)
     if classes not in (None, checkpoint.classes):

@@ -30,10 +30,14 @@ def folder(tmp_path_factory):
 def test_a_dataset_batched_or_not_is_its_arrays():
     single = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS))
     one_hot = tf.data.Dataset.from_tensor_slices((IMAGES.astype("float32"), np.eye(3)[LABELS]))
-    for dataset in (single, single.batch(64), one_hot.batch(7)):
+    for dataset, expected in (
+        (single, LABELS),
+        (single.batch(64), LABELS),
+        (one_hot.batch(7), np.eye(3)[LABELS]),
+    ):
         images, labels = labelled_images(dataset, (4, 6))
         np.testing.assert_array_equal(images, IMAGES)
-        np.testing.assert_array_equal(labels, LABELS)
+        np.testing.assert_array_equal(labels, expected)
         assert images.dtype == np.uint8
     np.testing.assert_array_equal(calibration_images(single.batch(100), (4, 6)), IMAGES[:256])
 

@@ -14,7 +14,7 @@ from keras_vit.export.saved_model import write_saved_model
     ("labels", "message"),
     [
         (["a"], "1 labels for a model with 3 classes: give a list of one name for each"),
-        ("abc", "the text 'abc' for a model with 3 classes"),
+        ("abc", "labels must be a list of names, not the text 'abc'"),
     ],
 )
 def test_labels_that_do_not_fit(tmp_path, labels, message):

@@ -21,6 +21,7 @@ from flatbuffers import number_types
 
 from keras_vit.answers import LOGITS, PROBABILITY, both_names, default_labels, labels_fit, output_name
 from keras_vit.errors import InputError
+from keras_vit.labels import checked_labels
 
 ANSWERS = (PROBABILITY, LOGITS)
 SAID = {
@@ -182,19 +183,6 @@ def read_metadata(content):
             f"the metadata of this TFLite file is damaged ({error}): export it again."
         ) from error
     return metadata
-
-
-def checked_labels(labels):
-    """`labels` as a list of texts, each one line that is not empty, or an `InputError`."""
-    if isinstance(labels, str):
-        raise InputError(f"labels must be a list of names, not the text {labels!r}.")
-    labels = [str(label) for label in labels]
-    for index, label in enumerate(labels):
-        # str.splitlines, with which labels.txt is read, knows more line ends than "\n".
-        if not label.strip() or label.splitlines() != [label]:
-            raise InputError(f"label {index} is {label!r}: each label must be one line that is not empty.")
-        _check_text(f"label {index}", label)
-    return labels
 
 
 def labels_for(model, labels=None):

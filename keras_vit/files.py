@@ -1,4 +1,6 @@
-"""Writing so that a crash, a kill or a full disk never harms what was there before; finding labels."""
+"""Writing so that a crash, a kill or a full disk never harms what was there before; reading regular files
+alone; finding labels.
+"""
 
 import contextlib
 import glob
@@ -6,10 +8,75 @@ import json
 import math
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from keras_vit.answers import PROBABILITY, labels_fit
 from keras_vit.errors import InputError
+
+KINDS = {  # of what is no regular file, by its type in `stat`
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path, name=None):
+    """Open a regular file for reading: a binary file object.
+
+    A pipe or a device (also one that a link leads to) would block, or never end.
+
+    Args:
+        path: a path, or a string.
+        name: what errors call it; the path by default.
+
+    Raises:
+        InputError: not there, a folder, a pipe, a socket or a device, or not readable.
+    """
+    path = os.fspath(path)
+    name = str(path) if name is None else name
+    try:
+        # First by its name: to open some devices is to start them.
+        _check_regular(os.stat(path), name)
+        # Should a pipe have taken its place since: not to wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        file = os.fdopen(descriptor, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
+    try:
+        _check_regular(os.fstat(descriptor), name)
+    except InputError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path, most, name=None):
+    """The bytes of a regular file (see `open_regular`); an InputError if there are more than `most`."""
+    name = str(path) if name is None else name
+    with open_regular(path, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise InputError(
+                f"{name!r} is larger than {most >> 20} MiB, the most that is read of such a file."
+            )
+        try:
+            return file.read(size) or b""
+        except OSError as error:
+            raise InputError(f"{name!r} cannot be read: {error.strerror}.") from error
+
+
+def _check_regular(found, name):
+    kind = stat.S_IFMT(found.st_mode)
+    if kind == stat.S_IFDIR:
+        raise InputError(f"{name!r} cannot be read: Is a directory.")
+    if kind != stat.S_IFREG:
+        raise InputError(
+            f"{name!r} is no regular file, but {KINDS.get(kind, 'something else')}: give a file."
+        )
 
 
 @contextlib.contextmanager

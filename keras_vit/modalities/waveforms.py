@@ -3,6 +3,7 @@
 NumPy and SciPy only.
 """
 
+import io
 import math
 import os
 import warnings
@@ -11,6 +12,12 @@ import numpy as np
 
 from keras_vit.config import integer
 from keras_vit.errors import InputError
+from keras_vit.files import read_regular
+
+MAX_FILE = 2**28  # bytes of a .wav file: 25 minutes in stereo of 48 kHz and 16 bits, or more
+MAX_SAMPLES = 2**27  # of one sound at the rate that is asked for: more than two hours at 16 kHz
+MAX_RATE = 10**6  # samples per second
+FEW = 8  # channels of one frame
 
 
 def load_audio(source, sample_rate, rate=None):
@@ -18,20 +25,28 @@ def load_audio(source, sample_rate, rate=None):
 
     Args:
         source: path of a .wav file, or an array [n], [n, channels] or [channels, n]: floats in [-1, 1] or
-            integers, whose whole range counts.
+            integers, whose whole range counts. Time is the longer axis, but [1, channels] of up to 8 is one
+            frame. In a file, channels are channels.
         sample_rate: in Hz, of the result.
         rate: in Hz, of an array; None: `sample_rate`. A file says its own.
 
     Raises:
-        InputError: no such file, none that SciPy reads, an array that is no sound, NaN.
+        InputError: no such file, none that SciPy reads, an array that is no sound, NaN, too long.
     """
     integer("sample_rate", sample_rate, 1)
+    channels = None
     if isinstance(source, str | os.PathLike):
         source, rate = read_wav(source)
+        channels = 1
     elif rate is None:
         rate = sample_rate
     integer("rate", rate, 1)
-    waveform = _mono(_scaled(np.asarray(source)))
+    waveform = one_channel(np.asarray(source), channels)
+    if rate > MAX_RATE or len(waveform) * sample_rate > MAX_SAMPLES * rate:
+        raise InputError(
+            f"a sound of {len(waveform)} samples, {rate} a second, is too long at {sample_rate} a second, or "
+            f"no sound: cut it to {MAX_SAMPLES // sample_rate} s, or put its rate right."
+        )
     if rate == sample_rate:
         return waveform.astype("float32")
     from scipy.signal import resample_poly  # takes a while to import
@@ -62,15 +77,29 @@ def read_wav(path):
     """(array [n] or [n, channels] as it is stored, samples per second) of a .wav file. Raises InputError."""
     from scipy.io import wavfile
 
+    data = read_regular(path, MAX_FILE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of tags, which are no sound
-            rate, waveform = wavfile.read(path)
-    except OSError as error:
-        raise InputError(f"{os.fspath(path)!r} cannot be read: {error.strerror or error}.") from error
+            rate, waveform = wavfile.read(io.BytesIO(data))
+    except MemoryError:
+        raise
     except Exception as error:  # SciPy raises many kinds on damaged files
         raise InputError(f"{os.fspath(path)!r} is no .wav file that can be read: {error}") from error
+    if not 0 < rate <= MAX_RATE:
+        raise InputError(f"{os.fspath(path)!r} says that it has {rate} samples a second: put that right.")
     return waveform, rate
+
+
+def one_channel(waveform, channels=None):
+    """A sound as float64 [n] in [-1, 1], see `load_audio`; `channels` is their axis, where that is known."""
+    waveform = _scaled(waveform)
+    if waveform.ndim == 1:
+        return waveform
+    if channels is None:
+        one_frame = waveform.shape[0] == 1 and waveform.shape[1] <= FEW
+        channels = 1 if one_frame else int(np.argmin(waveform.shape))
+    return waveform.mean(axis=channels)
 
 
 def _scaled(waveform):
@@ -93,8 +122,3 @@ def _scaled(waveform):
             "(32768 for 16 bits)."
         )
     return waveform.astype("float64")
-
-
-def _mono(waveform):
-    """The mean over the channels, which are the shorter of two axes."""
-    return waveform if waveform.ndim == 1 else waveform.mean(axis=int(np.argmin(waveform.shape)))

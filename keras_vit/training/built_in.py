@@ -9,6 +9,7 @@ import io
 import numpy as np
 
 from keras_vit.errors import InputError
+from keras_vit.labels import check_classes
 from keras_vit.training.layout import Item, choose, digest, listed
 from keras_vit.training.pictures import Pictures, median_size
 from keras_vit.training.sources import BUILT_IN, TFDS
@@ -106,6 +107,7 @@ def _tfds(source, test_fraction, seed):
         return sets[split][place]["image"]
 
     names = builder.info.features["label"].names
+    check_classes(names, source)
     fingerprint = digest([*names, builder.info.full_name, _marks(items)])
     return Pictures(source, names, items, fingerprint, read, lambda: median_size(items, read))
 

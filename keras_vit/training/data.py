@@ -59,6 +59,9 @@ class ImageData:
             A folder and a .zip of it differ, as a .zip tells more about its files. A packed set has
             that of what was packed, but for one whose pictures were resized.
         skipped: names of the bad pictures that were left out; of lost records, which ones.
+        ignored: {suffix: number} of the files of a folder or .zip that were passed over, since they have no
+            suffix of a picture that can be read, or lie outside the class folders; "" of those that have
+            no suffix. Hidden files do not count.
     """
 
     train: Split
@@ -67,6 +70,7 @@ class ImageData:
     source: str
     fingerprint: str
     skipped: list
+    ignored: dict = dataclasses.field(default_factory=dict)
 
 
 def load_data(
@@ -86,7 +90,10 @@ def load_data(
     passed through. With `test` and `val` both there, `test` is used and `val` left out, and so
     is any other folder next to `train`. Without a second split, each class is divided by `seed`.
     Classes are sorted by name, numbers by value ("2" before "10"). Pictures that lie outside the
-    class folders, hidden files and files with other suffixes are passed over.
+    class folders, hidden files and files with other suffixes are passed over (see `ImageData.ignored`).
+    Of two folders for the same split, such as `Train` and `train`, none is left out: they are refused.
+    Links are followed, but each folder is read once, under its own name; a file that is linked twice
+    counts twice, as a copy does. Class names must be lines of text that look different.
 
     Args:
         source: a folder, a .zip, a folder made by `pack`, "digits" (scikit-learn's 1,797 of 8 x 8),
@@ -228,4 +235,5 @@ def _data(images, pictures, items, skipped):
         source=str(pictures.source),
         fingerprint=pictures.fingerprint,
         skipped=skipped,
+        ignored=pictures.ignored,
     )

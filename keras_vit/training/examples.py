@@ -68,6 +68,7 @@ class MultimodalData:
         modalities: {name: `keras_vit.modalities.Modality`} that take the inputs, of no width yet.
         source: what it was loaded from.
         fingerprint: 16 hex digits; equal ones mean the same examples.
+        skipped: which rows of its tables were left out, as they could not be used.
     """
 
     train: Examples
@@ -76,6 +77,7 @@ class MultimodalData:
     modalities: dict
     source: str
     fingerprint: str
+    skipped: list = dataclasses.field(default_factory=list)
 
     def only(self, names):
         """The same data with fewer modalities."""

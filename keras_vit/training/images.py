@@ -5,17 +5,24 @@ that they cannot see them differently.
 """
 
 import io
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keras_vit.config import pair
 from keras_vit.errors import InputError
+from keras_vit.files import read_regular
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# Only these readers may look at a file: Pillow has others that start programs (EPS).
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),  # all are JPEG files
+    *(".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# Only these readers may look at a file. Pillow has others that start programs (EPS), or that cannot tell by
+# its first bytes whether a file is theirs (TGA, PCX), and would make a picture of any damaged one.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "AVIF", "TIFF", "JPEG2000", "PPM")
+MAX_FILE = 2**29  # bytes; no picture is larger, but a bomb or a disk image is
 MAX_SCALED_PIXELS = 2**27
 LUMA = (19595, 38470, 7471)  # of 65536: what Pillow makes grey of red, green and blue by
 
@@ -43,15 +50,12 @@ def decode(source, image_size=None, name=None):
         name: what to call it in an error; by default the path, or "<bytes>".
 
     Raises:
-        InputError: the file is missing, no picture, cut short, damaged, or too large to be one
-            (Pillow's limit against decompression bombs).
+        InputError: the file is missing or no regular one, no picture, cut short, damaged, or too large to be
+            one (Pillow's limit against decompression bombs).
     """
     is_bytes = isinstance(source, bytes | bytearray | memoryview)
     name = name or ("<bytes>" if is_bytes else str(source))
-    try:
-        data = bytes(source) if is_bytes else Path(source).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise InputError(f"{name!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
+    data = bytes(source) if is_bytes else read_regular(source, MAX_FILE, name)
     if not data:
         raise InputError(f"{name!r} is empty: expected a picture.")
     try:

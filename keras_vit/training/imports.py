@@ -8,11 +8,14 @@ import keras
 import keras_vit
 from keras_vit.answers import default_labels, labels_fit, output_name
 from keras_vit.errors import InputError
-from keras_vit.files import atomic_directory, write_json
+from keras_vit.files import atomic_directory, read_regular, write_json
+from keras_vit.labels import checked_labels
 from keras_vit.models import MaskedViT, ViT
 from keras_vit.training.recipes import recipe
 from keras_vit.training.runs import read_run
 from keras_vit.weights import load_model
+
+MOST_LABELS = 2**26  # bytes of a file of class names
 
 
 def import_run(path, out, classes=None, labels=None, image_size=None, heads=None):
@@ -45,6 +48,10 @@ def import_run(path, out, classes=None, labels=None, image_size=None, heads=None
     if names is None:
         kept = checkpoint.labels if model.classes == checkpoint.classes else None
         names = kept or default_labels(model.classes, output_name(model.activation))
+    try:
+        names = checked_labels(names)
+    except InputError as error:
+        raise InputError(f"{labels or path}: {error} --labels FILE gives others.") from None
     if not labels_fit(len(names), model.classes, output_name(model.activation)):
         raise InputError(
             f"{labels} names {len(names)} classes, and the model has {model.classes}: name each."
@@ -105,9 +112,9 @@ def start_options(model, variant, pooling):
 
 def _read_labels(path):
     try:
-        names = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): --labels takes a text file.") from None
+        names = read_regular(path, MOST_LABELS).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read ({error}): --labels takes a text file in UTF-8.") from None
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise InputError(f"{path} is empty: --labels takes one class name in each line.")

@@ -7,14 +7,16 @@ import re
 import numpy as np
 
 from keras_vit.errors import InputError
+from keras_vit.labels import check_classes
 from keras_vit.training.images import SUFFIXES
-from keras_vit.training.sources import EXPECTED
+from keras_vit.training.sources import EXPECTED, count_suffixes
 
 # Folder names that mean a split, in any case. Where a set has both, "test" is preferred to "val".
 SPLITS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
+SAME = (("train", "training"), ("test", "testing"), ("val", "valid", "validation"))  # of each, a set has one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ def layout(tree, test_fraction, seed):
         found = {split: _classes(tree, f"{top}/{name}".lstrip("/")) for split, name in splits.items()}
 
     classes = list(next(iter(found.values())))
+    check_classes(classes, tree.source)
     if "test" in found and set(found["test"]) != set(classes):
         only = [
             f"only {splits[a]!r} has {listed(sorted(set(found[a]) - set(found[b]), key=natural))}"
@@ -81,14 +84,27 @@ def layout(tree, test_fraction, seed):
 def _split_folders(tree, top):
     """{"train": folder name, "test": folder name}, those that are there."""
     folders = tree.folders[top]
-    names = {name.lower(): name for name in folders}
     known = {name for split in SPLITS.values() for name in split}
     # "train" can be a class (next to "car" and "plane"). It is a split if it has class folders,
     # or if nothing else is there.
-    if not set(names) <= known:
-        names = {k: v for k, v in names.items() if k in known and tree.folders[f"{top}/{v}".lstrip("/")]}
-    found = {split: [names[name] for name in order if name in names] for split, order in SPLITS.items()}
-    return {split: there[0] for split, there in found.items() if there}
+    there = [name for name in folders if name.lower() in known]
+    if len(there) < len(folders):
+        there = [name for name in there if tree.folders[f"{top}/{name}".lstrip("/")]]
+    found = {}
+    for split, order in SPLITS.items():
+        names = sorted(
+            (name for name in there if name.lower() in order), key=lambda n: order.index(n.lower())
+        )
+        for kind in SAME:
+            same = [name for name in names if name.lower() in kind]
+            if len(same) > 1:
+                raise InputError(
+                    f"{tree.source!r} has {listed(same)}, which mean the same: put the pictures of each "
+                    "class into one of them, or rename the other."
+                )
+        if names:
+            found[split] = names[0]
+    return found
 
 
 def _classes(tree, folder):
@@ -100,6 +116,7 @@ def _classes(tree, folder):
                 f"{where!r} has pictures but no class folders: put the pictures of each class into a "
                 "subfolder that has the name of the class."
             )
+        _check_no_link(tree, [folder])
         raise InputError(f"{where!r} has no class folders: {EXPECTED}.")
     groups = {name: [] for name in sorted(tree.folders[folder], key=natural)}
     prefix = f"{folder}/" if folder else ""
@@ -109,12 +126,32 @@ def _classes(tree, folder):
             if inner:
                 groups[name].append((file, inner))
     empty = [name for name, files in groups.items() if not files]
+    _check_no_link(tree, [prefix + name for name in empty])
     if empty and len(groups) > 1:
         raise InputError(
-            f"no pictures ({' '.join(SUFFIXES)}) in {listed(empty)} of {where!r}: every folder there is a "
-            "class. Add pictures or delete the folder."
+            f"no pictures ({_kinds(tree, prefix, empty)}) in {listed(empty)} of {where!r}: every folder "
+            "there is a class. Add pictures or delete the folder."
         )
     return {name: sorted(files, key=lambda file: natural(file[1])) for name, files in groups.items()}
+
+
+def _check_no_link(tree, folders):
+    """Say of folders without pictures that these were found under another name."""
+    for name in folders:
+        if name in tree.links:
+            to = tree.links[name] or "."
+            raise InputError(
+                f"{name!r} of {tree.source!r} is a link to {to!r}, which is read under its own name "
+                "or lies above: each folder is read once. Delete the link."
+            )
+
+
+def _kinds(tree, prefix, folders):
+    """What kinds of pictures were looked for, and what else was found."""
+    inside = tuple(f"{prefix}{name}/" for name in folders)
+    others = count_suffixes(name for name in tree.others if name.startswith(inside))
+    found = ", ".join(suffix or "files without a suffix" for suffix in list(others)[:5])
+    return " ".join(SUFFIXES) + (f"; found: {found}" if found else "")
 
 
 def choose(count, fraction, seed, label):
@@ -126,7 +163,8 @@ def choose(count, fraction, seed, label):
 def natural(name):
     """A sort key under which "2" < "10"."""
     parts = re.split(r"(\d+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+    # Python makes no integer of more than 4300 digits.
+    return [int(part[:4000]) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def listed(names, most=5):

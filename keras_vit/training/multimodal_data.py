@@ -8,13 +8,15 @@
 One row an example. The column `label` names its class; the others are modalities by name: `image` (a picture
 file), `text` (words), `audio` (a .wav file), `video` (a .npy file [frames, height, width, 3] of 0..255, or an
 animated .gif) and `action` (a .npy file [steps, features], or a .csv file of numbers without a head). Paths
-are relative to the table. An empty cell means that this example has none: then `present` is 0 there.
+are relative to the table, with "/" or "\\". An empty cell means that this example has none: then `present` is
+0 there. How such tables may be written is said in `training.tables`.
 """
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
+import io
+import os
 import warnings
 from pathlib import Path
 
@@ -24,15 +26,21 @@ from PIL import ImageSequence
 
 from keras_vit.config import PRESENT
 from keras_vit.errors import InputError, Notice
+from keras_vit.files import open_regular, read_regular
+from keras_vit.labels import check_classes
 from keras_vit.training.examples import Examples, MultimodalData
-from keras_vit.training.images import FORMATS, decode, fit, to_channels
+from keras_vit.training.images import FORMATS, MAX_FILE, decode, fit, to_channels
 from keras_vit.training.layout import choose, natural
+from keras_vit.training.pixels import as_pixels, pixels_problem
+from keras_vit.training.tables import read_numbers, read_table
 
 TABLES = {"train": "train.csv", "test": "test.csv"}
 ALL = "examples.csv"
 LABEL = "label"
 EXPECTED = "a folder with train.csv and test.csv, or examples.csv: a column `label` and columns of modalities"
 MOST_WORDS, MOST_SECONDS, MOST_FRAMES, MOST_STEPS = 64, 10, 16, 128
+MAX_CLIP = 2**27  # pixels of all frames of a clip as it is stored
+MAX_TRACK = 2**24  # numbers of a track
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +62,14 @@ class Options:
 
 def is_multimodal(source):
     """Whether `source` is a folder with such a table."""
-    path = Path(str(source))
-    return path.is_dir() and any((path / name).is_file() for name in (*TABLES.values(), ALL))
+    try:
+        path = Path(str(source))
+        return path.is_dir() and bool(_tables(path))
+    except (OSError, ValueError):  # a name that the file system refuses, a folder that cannot be read
+        return False
 
 
-def load_examples(source, options=None, modalities=None, test_fraction=0.2, seed=0):
+def load_examples(source, options=None, modalities=None, test_fraction=0.2, seed=0, skip_bad=False):
     """A `MultimodalData` from a folder with a table.
 
     Args:
@@ -66,13 +77,15 @@ def load_examples(source, options=None, modalities=None, test_fraction=0.2, seed
         options: `Options`.
         modalities: {name: `Modality`} that a model has already, to bring the examples into its form.
         test_fraction, seed: which part of examples.csv is held out, class by class.
+        skip_bad: leave out rows that cannot be used, such as one whose file is missing or damaged, instead of
+            refusing the table.
 
     Raises:
-        InputError: no table, an unknown column, a file that cannot be read, classes that do not fit.
+        InputError: no table, an unknown column, a row that cannot be used, classes that do not fit.
     """
     folder, options = Path(source), options or Options()
-    rows = _rows(folder)
-    columns = [name for name in rows[0][1] if name != LABEL]
+    rows, problems = _rows(folder)
+    columns = [name for name in rows[0].cells if name != LABEL]
     for name in columns:
         if name not in KINDS:
             raise InputError(
@@ -80,11 +93,13 @@ def load_examples(source, options=None, modalities=None, test_fraction=0.2, seed
             )
     if not columns:
         raise InputError(f"{folder} has labels and nothing else: expected {EXPECTED}.")
-    labels = sorted({row[LABEL] for _, row in rows}, key=natural)
-    classes = np.array([labels.index(row[LABEL]) for _, row in rows], "int32")
+    labels = sorted({row.cells[LABEL] for row in rows}, key=natural)
+    check_classes(labels, folder)
+    number = {label: i for i, label in enumerate(labels)}
+    classes = np.array([number[row.cells[LABEL]] for row in rows], "int32")
     if len(labels) < 2:
         raise InputError(f"{folder} has only one class, {labels[0]!r}: a classifier needs two or more.")
-    parts = np.array([part for part, _ in rows])
+    parts = np.array([row.part for row in rows])
     if (parts == "").any():
         parts = np.full(len(rows), "train", "<U5")
         for label in range(len(labels)):
@@ -95,28 +110,31 @@ def load_examples(source, options=None, modalities=None, test_fraction=0.2, seed
                     "one to test."
                 )
             parts[members[sorted(choose(len(members), test_fraction, seed, label))]] = "test"
-    for part in TABLES:
-        missing = set(range(len(labels))) - set(classes[parts == part].tolist())
-        if missing:
-            raise InputError(f"class {labels[min(missing)]!r} of {folder} has no {part} examples: add some.")
-    training, inputs, made = parts == "train", {}, {}
-    if "image" in columns:
-        options = _with_image_size(folder, [row["image"] for _, row in rows], options, modalities)
+    _check_all_classes(folder, labels, classes, parts, "examples: add some.")
     for name in columns:
-        cells = [row[name] for _, row in rows]
-        raw = [None if cell == "" else READERS[name](folder, cell, options) for cell in cells]
-        if all(x is None for x in raw):
+        if not any(row.cells[name] for row in rows):
             raise InputError(f"the column {name!r} of {folder} is empty: delete it or fill it.")
+    if "image" in columns:
+        options = _with_image_size(folder, [row.cells["image"] for row in rows], options, modalities)
+    examples, found = _read(folder, rows, columns, options, modalities)
+    skipped = sorted([*problems, *found])
+    if skipped and not skip_bad:
+        raise InputError(_complaint(folder, len(rows) + len(problems), {**problems, **found}))
+    kept = [i for i, row in enumerate(rows) if row.place not in found]
+    rows, classes, parts = [rows[i] for i in kept], classes[kept], parts[kept]
+    _check_all_classes(folder, labels, classes, parts, "rows left without the bad ones: mend some.")
+    training, inputs, made = parts == "train", {}, {}
+    for name in columns:
+        raw = examples.pop(name)
+        if all(x is None for x in raw):
+            raise InputError(f"the column {name!r} of {folder} has nothing left without its bad rows.")
         some = [x for x, train in zip(raw, training, strict=True) if train and x is not None]
         modality = (modalities or {}).get(name) or KINDS[name](
             some or [x for x in raw if x is not None], options
         )
         made[name] = modality
         inputs[name] = encoded(name, raw, modality)
-    absent = np.array([[row[name] == "" for name in columns] for _, row in rows])
-    if absent.all(axis=1).any():
-        row = int(np.argmax(absent.all(axis=1)))
-        raise InputError(f"row {row + 1} of {folder} has only empty cells: each example needs something.")
+    absent = np.array([[row.cells[name] == "" for name in columns] for row in rows])
     if absent.any():
         inputs[PRESENT] = (~absent).astype("float32")
 
@@ -127,35 +145,123 @@ def load_examples(source, options=None, modalities=None, test_fraction=0.2, seed
     found = hashlib.sha256(repr([labels, parts.tolist(), classes.tolist()]).encode())
     for name, x in inputs.items():
         found.update(name.encode() + np.ascontiguousarray(x).tobytes())
-    return MultimodalData(split("train"), split("test"), labels, made, str(source), found.hexdigest()[:16])
+    fingerprint, names = found.hexdigest()[:16], [place.said() for place in skipped]
+    return MultimodalData(split("train"), split("test"), labels, made, str(source), fingerprint, names)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Place:
+    """Where a row stands."""
+
+    table: str
+    line: int
+
+    def said(self):
+        return f"{self.table}, line {self.line}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An example as the table has it: {column: cell}. The part is "" where the tables do not say."""
+
+    part: str
+    place: Place
+    cells: dict
+
+
+def _tables(folder):
+    """{part: file name} of the tables that a folder has, by their names in any case; "" for `ALL`."""
+    known = {**{name: part for part, name in TABLES.items()}, ALL: ""}
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        if name.lower() in known and not (folder / name).is_dir():
+            part = known[name.lower()]
+            if part in found:
+                raise InputError(f"{folder} has {found[part]!r} and {name!r}: delete or rename one.")
+            found[part] = name
+    return found
 
 
 def _rows(folder):
-    """[(part, {column: cell})] of all tables; the part is "" where they do not say."""
-    found, columns = [], None
-    names = {part: name for part, name in TABLES.items() if (folder / name).is_file()}
-    if len(names) == 1 or not (names or (folder / ALL).is_file()):
+    """([Row] of all tables, {Place: why not} of those that are none)."""
+    rows, problems, columns = [], {}, None
+    try:
+        found = _tables(folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}): expected {EXPECTED}.") from error
+    names = {part: found[part] for part in TABLES if part in found} or found
+    if not names or (len(names) == 1 and "" not in names):
         has = ", ".join(names.values()) or "neither"
         raise InputError(f"{folder} has {has}: expected {EXPECTED}.")
-    for part, name in (names or {"": ALL}).items():
+    for part, name in names.items():
+        own, table = read_table(folder / name, LABEL)
+        if columns is not None and set(columns) != set(own):
+            raise InputError(f"the tables of {folder} have other columns: {columns} and {own}.")
+        columns = own
+        before = len(rows)
+        for line, cells in table:
+            place = Place(name, line)
+            cells = cells and dict(zip(own, cells, strict=True))
+            if cells is None:
+                problems[place] = "it has more cells than columns"
+            elif not cells[LABEL]:
+                problems[place] = "it has no label"
+            else:
+                rows.append(Row(part, place, cells))
+        if len(rows) == before:
+            why = _complaint(folder, len(table), problems) if problems else f"expected {EXPECTED}."
+            raise InputError(f"{folder / name} has no rows with a column `{LABEL}` that can be used: {why}")
+    return rows, problems
+
+
+def _complaint(folder, count, problems):
+    """What to say about {Place: why not}."""
+    reasons = [f"{place.said()}: {problems[place].rstrip('.')}" for place in sorted(problems)]
+    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+    return (
+        f"{len(reasons)} of {count} rows in {str(folder)!r} cannot be used: {'; '.join(reasons[:5])}{more}. "
+        "Mend or delete them; --skip-bad (skip_bad=True) leaves them out."
+    )
+
+
+def _check_all_classes(folder, labels, classes, parts, what):
+    for part in TABLES:
+        missing = set(range(len(labels))) - set(classes[parts == part].tolist())
+        if missing:
+            raise InputError(f"class {labels[min(missing)]!r} of {folder} has no {part} {what}")
+
+
+def _read(folder, rows, columns, options, modalities):
+    """({column: raw examples of the rows that can be read}, {Place: why not} of the others)."""
+    read, problems = {name: [] for name in columns}, {}
+    for row in rows:
         try:
-            with open(folder / name, encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, restval="")
-                rows = list(reader)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{folder / name} cannot be read: {error}.") from None
-        if not rows or LABEL not in rows[0]:
-            raise InputError(f"{folder / name} has no rows with a column `{LABEL}`: expected {EXPECTED}.")
-        if columns is not None and set(columns) != set(rows[0]):
-            raise InputError(f"the tables of {folder} have other columns: {columns} and {list(rows[0])}.")
-        columns = list(rows[0])
-        for number, row in enumerate(rows, start=2):
-            if None in row or not (row[LABEL] or "").strip():
-                raise InputError(
-                    f"line {number} of {folder / name} has no label, or more cells than columns."
-                )
-            found.append((part, {key: (row[key] or "").strip() for key in columns}))
-    return found
+            if not any(row.cells[name] for name in columns):
+                raise InputError("it has only empty cells, and each example needs something.")
+            raw = {
+                name: None if row.cells[name] == "" else READERS[name](folder, row.cells[name], options)
+                for name in columns
+            }
+        except InputError as error:
+            problems[row.place] = str(error)
+            raw = dict.fromkeys(columns)
+        for name in columns:
+            read[name].append(raw[name])
+    if "action" in columns:
+        _check_widths(rows, read["action"], (modalities or {}).get("action"), problems)
+    good = [i for i, row in enumerate(rows) if row.place not in problems]
+    return {name: [raw[i] for i in good] for name, raw in read.items()}, problems
+
+
+def _check_widths(rows, tracks, modality, problems):
+    """Note the rows whose tracks have another number of features than the model takes, or than most have."""
+    widths = [track.shape[1] for track in tracks if track is not None]
+    if not widths:
+        return
+    usual = getattr(modality, "features", None) or max(dict.fromkeys(widths), key=widths.count)
+    for row, track in zip(rows, tracks, strict=True):
+        if track is not None and track.shape[1] != usual:
+            problems[row.place] = f"its track has {track.shape[1]} features, and others have {usual}"
 
 
 def encoded(name, raw, modality):
@@ -235,11 +341,12 @@ def _with_image_size(folder, cells, options, modalities):
         return dataclasses.replace(options, image_size=modalities["image"].image_size)
     if options.image_size is not None:
         return options
-    shapes, files = [], [folder / cell for cell in cells if cell]
+    shapes, files = [], [cell for cell in cells if cell]
     for i in np.unique(np.linspace(0, len(files) - 1, 64).astype(int)) if files else ():
         # One that cannot be read has no say; reading them all names it.
-        with contextlib.suppress(Exception), Pillow.open(files[i], formats=FORMATS) as image:
-            shapes.append(image.size[::-1])
+        with contextlib.suppress(Exception):
+            data = read_regular(_file(folder, files[i], "image"), MAX_FILE)
+            shapes.append(Pillow.open(io.BytesIO(data), formats=FORMATS).size[::-1])
     return dataclasses.replace(options, image_size=_size(shapes) if shapes else (224, 224))
 
 
@@ -248,7 +355,9 @@ def _with_image_size(folder, cells, options, modalities):
 
 def _file(folder, cell, kind):
     path = folder / cell
-    if not path.is_file():
+    if "\\" in cell and not os.path.lexists(path):  # as Windows writes paths
+        path = folder / cell.replace("\\", "/")
+    if not os.path.exists(path):
         raise InputError(f"{path} is not there: the column {kind!r} names a file relative to the table.")
     return path
 
@@ -262,51 +371,95 @@ def _read_text(folder, cell, options):
 
 
 def _read_audio(folder, cell, options):
-    from keras_vit.modalities.waveforms import read_wav
+    """(float32 [n], samples per second)."""
+    from keras_vit.modalities.waveforms import one_channel, read_wav
 
-    return read_wav(_file(folder, cell, "audio"))
+    path = _file(folder, cell, "audio")
+    waveform, rate = read_wav(path)
+    try:
+        return one_channel(waveform, channels=1).astype("float32"), rate
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}") from error
 
 
 def _read_video(folder, cell, options):
     path = _file(folder, cell, "video")
-    if path.suffix.lower() == ".gif":
-        try:
-            with Pillow.open(path, formats=("GIF",)) as image:
-                clip = np.stack([np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
-        except Exception as error:
-            raise InputError(f"{str(path)!r} is no .gif that can be read: {error}") from error
-    else:
-        clip = _array(path)
-    if clip.ndim != 4 or clip.shape[3] != 3 or not len(clip) or clip.min() < 0 or clip.max() > 255:
+    clip = _frames(path) if path.suffix.lower() == ".gif" else _array(path)
+    if clip.ndim != 4 or clip.shape[3] != 3 or clip.dtype.kind not in "iuf" or not clip.size:
         raise InputError(
             f"{str(path)!r} is {clip.dtype} {list(clip.shape)}, not a clip [frames, height, width, 3] of "
             "values 0..255."
         )
-    clip = clip.astype("uint8")
+    _check_size(path, len(clip), clip.shape[1:3])
+    if problem := pixels_problem(clip):
+        raise InputError(f"the values of the clip {str(path)!r} {problem}.")
+    clip = as_pixels(clip)
     return (
         clip if options.image_size is None else np.stack([fit(frame, options.image_size) for frame in clip])
     )
 
 
+def _frames(path):
+    """The frames of a .gif file: uint8 [frames, height, width, 3]."""
+    data = read_regular(path, MAX_FILE)
+    try:
+        with Pillow.open(io.BytesIO(data), formats=("GIF",)) as image:
+            frames = []
+            for frame in ImageSequence.Iterator(image):
+                _check_size(path, len(frames) + 1, frame.size[::-1])
+                frames.append(np.array(frame.convert("RGB")))
+            return np.stack(frames)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{str(path)!r} is no .gif that can be read: {error}") from error
+
+
+def _check_size(path, frames, size):
+    height, width = size
+    if frames * height * width > MAX_CLIP:
+        raise InputError(
+            f"{str(path)!r} has {frames} frames or more of {height}x{width}, and a clip has up to "
+            f"{MAX_CLIP // 10**6} million pixels: cut it or make it smaller."
+        )
+
+
 def _read_action(folder, cell, options):
     path = _file(folder, cell, "action")
-    if path.suffix.lower() == ".npy":
-        track = _array(path)
-    else:
-        try:
-            track = np.loadtxt(path, delimiter=",", ndmin=2)
-        except (ValueError, OSError) as error:
-            raise InputError(f"{str(path)!r} is no table of numbers: {error}") from error
-    if track.ndim != 2 or not len(track):
-        raise InputError(f"{str(path)!r} is {list(track.shape)}, not a track [steps, features].")
-    return track.astype("float32")
+    track = _array(path) if path.suffix.lower() == ".npy" else read_numbers(path)
+    if track.ndim != 2 or track.dtype.kind not in "iuf" or not track.size:
+        raise InputError(
+            f"{str(path)!r} is {track.dtype} {list(track.shape)}, not a track of numbers [steps, features]."
+        )
+    if track.size > MAX_TRACK:
+        raise InputError(
+            f"{str(path)!r} has {list(track.shape)} numbers, and a track has up to {MAX_TRACK // 10**6} "
+            "million: cut it."
+        )
+    with np.errstate(over="ignore"):
+        track = track.astype("float32")
+    if not np.isfinite(track).all():
+        step = int(np.argwhere(~np.isfinite(track))[0][0])
+        raise InputError(
+            f"{str(path)!r} has NaN, infinity or a number that float32 cannot hold, first in step {step}: "
+            "leave such steps out."
+        )
+    return track
 
 
 def _array(path):
+    """The array in a .npy file, read when it is used. What its header claims is checked against its size.
+
+    Arrays of objects, which would be unpickled, are refused.
+    """
+    open_regular(path).close()
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{str(path)!r} is no .npy file that can be read: {error}") from error
+        return np.lib.format.open_memmap(path, mode="r")
+    except MemoryError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python does, and raises as many kinds
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{str(path)!r} is no .npy file that can be read: {why}") from error
 
 
 READERS = {

@@ -21,12 +21,14 @@ from PIL import Image
 
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
-from keras_vit.files import atomic_directory, write_json
+from keras_vit.files import atomic_directory, open_regular, read_regular, write_json
+from keras_vit.labels import check_classes
 from keras_vit.training.layout import Item, digest
 from keras_vit.training.pictures import Pictures, open_pictures
 from keras_vit.training.records import DamagedRecord, from_example, read_records, to_example, write_record
 
 CONTENTS = "dataset.json"
+MOST_CONTENTS, MOST_PICTURES = 2**26, 2**26  # bytes of it, and pictures in one shard
 FORMAT = 1
 SPLITS = ("train", "test")
 STARTS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG"}  # the first bytes of these kinds of files
@@ -63,7 +65,8 @@ def pack(source, out, shards=16, image_size=None, seed=0, skip_bad=False, progre
         progress: called as `progress(done, total)`.
 
     Returns:
-        what dataset.json holds, and "skipped": names of the bad pictures that were left out.
+        what dataset.json holds; "skipped": names of the bad pictures that were left out; and "ignored": files
+        that were passed over, as in `ImageData`.
 
     Raises:
         InputError: as `load_data`; `out` is something else.
@@ -95,7 +98,8 @@ def pack(source, out, shards=16, image_size=None, seed=0, skip_bad=False, progre
             "shards": counts,
         }
         write_json(folder / CONTENTS, contents)
-    return {**contents, "skipped": pictures.lost + [pictures.items[i].name for i in sorted(problems)]}
+    skipped = pictures.lost + [pictures.items[i].name for i in sorted(problems)]
+    return {**contents, "skipped": skipped, "ignored": pictures.ignored}
 
 
 def _dealt(items, shards, random):
@@ -168,22 +172,30 @@ def read_contents(source):
     """What dataset.json of a packed set holds. Raises InputError."""
     path = Path(source).expanduser() / CONTENTS
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = json.loads(read_regular(path, MOST_CONTENTS).decode("utf-8"))
         newer = contents["format"] > FORMAT
         sound = newer or (
-            all(isinstance(label, str) for label in contents["labels"])
+            isinstance(contents["labels"], list)
+            and all(isinstance(label, str) for label in contents["labels"])
             and isinstance(contents["fingerprint"], str)
-            and contents["suggested_image_size"] > 0
-            and all(isinstance(n, int) for split in SPLITS for n in contents["shards"][split])
+            and type(contents["suggested_image_size"]) is int
+            and 0 < contents["suggested_image_size"] < 2**16
+            and all(isinstance(contents["shards"][split], list) for split in SPLITS)
+            and all(
+                type(n) is int and 0 <= n <= MOST_PICTURES
+                for split in SPLITS
+                for n in contents["shards"][split]
+            )
         )
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError):
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError):
         newer, sound = False, False
     if newer:
         raise InputError(f"{str(path)!r} was made by a newer keras_vit: install that, or pack the set again.")
     if not sound:
         raise InputError(f"{str(path)!r} is damaged: pack the set again.")
+    check_classes(contents["labels"], source)
     return contents
 
 
@@ -217,7 +229,7 @@ def open_packed(source, skip_bad=False):
     _check(source, contents["labels"], records, lost)
 
     def read(i):
-        with open(records[i].path, "rb") as file:
+        with open_regular(records[i].path) as file:
             file.seek(records[i].offset)
             return from_example(file.read(records[i].length))["image"]
 
@@ -238,7 +250,11 @@ def _index(path, split, count, classes, records):
     """Add a `Record` for each picture to `records`; (number, why) of the one where it is damaged."""
     record = 0
     try:
-        with open(path, "rb") as file:
+        file = open_regular(path, path.name)
+    except InputError as error:
+        return 1, str(error).rstrip(".")
+    try:
+        with file:
             for record, (offset, data) in enumerate(read_records(file), start=1):
                 item, place, kind = _item(path, record, data, split, classes)
                 records.append(Record(item, place, kind, path, offset, len(data)))

@@ -13,7 +13,7 @@ from PIL import Image
 from keras_vit.errors import InputError
 from keras_vit.training.images import FORMATS, decode, fit
 from keras_vit.training.layout import fingerprint_of, layout
-from keras_vit.training.sources import BUILT_IN, is_name, open_tree
+from keras_vit.training.sources import BUILT_IN, count_suffixes, is_name, open_tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Pictures:
         suggested_size: () -> the image size that suits them.
         lost: which records of a packed set were left out.
         records: [packing.Record] of a packed set, for each item; None elsewhere.
+        ignored: {suffix: number} of the files of a folder or .zip that were passed over; see `ImageData`.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Pictures:
     suggested_size: object
     lost: list = dataclasses.field(default_factory=list)
     records: list | None = None
+    ignored: dict = dataclasses.field(default_factory=dict)
 
     def picture(self, i, image_size=None):
         """Item i as uint8 [H, W, 3]; None leaves its size. Raises InputError."""
@@ -87,8 +89,16 @@ def open_pictures(source, test_fraction=0.2, seed=0, skip_bad=False):
             def read(i):
                 return tree.read(items[i].name)
 
-            fingerprint = fingerprint_of(labels, items)
-            yield Pictures(tree.source, labels, items, fingerprint, read, lambda: median_size(items, read))
+            used = {item.name for item in items}
+            yield Pictures(
+                tree.source,
+                labels,
+                items,
+                fingerprint_of(labels, items),
+                read,
+                lambda: median_size(items, read),
+                ignored=count_suffixes([*tree.others, *(name for name in tree.files if name not in used)]),
+            )
 
 
 def suggest_image_size(source) -> int:

@@ -13,6 +13,8 @@ import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
+from keras_vit.training.images import MAX_FILE
+
 # The parts of tensorflow/core/example/example.proto that are used.
 _PROTO = """
     name: "example.proto" syntax: "proto3"
@@ -96,6 +98,8 @@ def read_records(file):
         if _checksum(length) != header[8:]:
             raise DamagedRecord("the checksum of its length is wrong")
         (length,) = struct.unpack("<Q", length)
+        if length > MAX_FILE + 2**16:  # a picture, its name and its label
+            raise DamagedRecord(f"it is larger than {MAX_FILE >> 20} MiB")
         offset = file.tell()
         if offset + length + 4 > end:
             raise DamagedRecord("the file is cut short")

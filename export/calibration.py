@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_vit.config import PRESENT
 from keras_vit.errors import InputError, one_of
+from keras_vit.training.pixels import pixels_problem
 
 PERCENTILE = 99.99
 IMAGES = 256  # from which ranges are set, unless told otherwise
@@ -105,17 +106,10 @@ def checked_calibration(inputs, model, method):
         if not np.isfinite(x).all():
             raise InputError(f"calibration {what} contain NaN or infinity: they must be {wanted}.")
         if in_pixels:
-            _check_pixels(what, x)
+            if problem := pixels_problem(x):
+                raise InputError(f"calibration {what} {problem}.")
+            inputs[name] = np.clip(x, 0, 255) if x.dtype.kind == "f" else x
     found = hashlib.sha256()
     for x in inputs.values():
         found.update(np.ascontiguousarray(x).tobytes())
     return inputs, {"images": count, "sha256": found.hexdigest(), "method": method}
-
-
-def _check_pixels(what, x):
-    low, high = float(x.min()), float(x.max())
-    if low < 0 or high > 255 or (x.dtype.kind == "f" and 0 < high <= 1):
-        raise InputError(
-            f"calibration {what} run from {low:.4g} to {high:.4g}, but pixels run over 0..255: leave out "
-            "their normalisation, it is inside the model."
-        )

@@ -21,6 +21,7 @@ from keras_vit.export.compiled import notice_loss
 from keras_vit.export.convert import ConversionError, convert, write_graph
 from keras_vit.export.graph import fold, in_float32
 from keras_vit.export.kinds import check_takes
+from keras_vit.export.inputs import compare_order
 from keras_vit.export.layout import check_ours
 from keras_vit.export.manifest import FORMAT, described
 from keras_vit.export.metadata import labels_for
@@ -98,6 +99,7 @@ def export(
                 f"{model.activation!r}: set that of one of them, so that all files mean the same."
             )
     labels = labels_for(model, labels)
+    compare_order(calibration, labels)
     checked_version(version)
     if served != "float32" and served not in [profile.name for profile in profiles]:
         raise InputError(f"served={served!r}: the SavedModel is float32 or one of the given profiles.")

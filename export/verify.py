@@ -54,8 +54,9 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
 
     Args:
         directory: what `export` wrote, with its manifest.json.
-        data: (images uint8 [N, H, W, 3], labels int [N]), a tf.data dataset of them, a folder, .zip or
-            built-in name, or an `ImageData` (of these its held-out part). Of a multimodal export ({name:
+        data: (images [N, H, W, 3] of pixels 0..255, labels int [N]), a tf.data dataset of them, a folder,
+            .zip or built-in name, or an `ImageData` (of these its held-out part). Where it has class names in
+            another order than the model, it is renumbered by them. Of a multimodal export ({name:
             raw inputs [N, ...]}, labels), `Examples`, a `MultimodalData` or a folder with a table. Labels may
             also be one-hot, 0 or 1 for each class of a sigmoid, and numbers: see `scores.checked_truth`.
         limit: use this many of the images, evenly spaced, since data often lies class by class.
@@ -76,14 +77,15 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
+    classes, activation = heads(manifest)
+    names = manifest["labels"] if classes == len(manifest["labels"]) else None
     if "inputs" in manifest:
-        examples = multimodal_examples(data, "test")
+        examples = multimodal_examples(data, "test", names)
         labels, thing = examples.labels, "example"
         inputs = _checked_inputs(examples.inputs, labels, manifest)
     else:
-        images, labels = labelled_images(data, tuple(manifest["image_size"]))
+        images, labels = labelled_images(data, tuple(manifest["image_size"]), names)
         inputs, thing = {"image": _checked_images(images, manifest)}, "image"
-    classes, activation = heads(manifest)
     count = len(next(iter(inputs.values())))
     truth, measure = checked_truth(labels, count, thing, classes, activation)
     if limit is not None and (not isinstance(limit, int) or limit < 1):

@@ -42,9 +42,9 @@ def open_regular(path, name=None):
         # Should a pipe have taken its place since: not to wait for its other end.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         file = os.fdopen(descriptor, "rb")
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{name!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
     try:
         _check_regular(os.fstat(descriptor), name)

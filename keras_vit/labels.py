@@ -7,19 +7,20 @@ from keras_vit.errors import InputError
 
 # Characters that turn the direction of what is beside them (Unicode's property Bidi_Control).
 TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+EMPTY = "each label must be one line that is not empty"
 
 
 def label_problem(label: str) -> str | None:
     """Why `label` cannot be the name of a class, or None."""
     # str.splitlines, with which labels.txt is read, knows more line ends than "\n".
-    if label.splitlines() != [label] or not any(c.isprintable() and not c.isspace() for c in label):
-        return "each label must be one line that is not empty"
+    if label.splitlines() != [label] or not label.strip():
+        return EMPTY
     for character in label:
         if character == "\0" or unicodedata.category(character) == "Cs":  # half of a surrogate pair
             return "expected text that UTF-8 can hold, without null characters"
         if unicodedata.category(character) == "Cc" or character in TURNING:
             return f"expected text without control characters, such as {character!a}"
-    return None
+    return None if any(c.isprintable() and not c.isspace() for c in label) else EMPTY
 
 
 def checked_labels(labels) -> list[str]:

@@ -121,7 +121,9 @@ def test_what_cannot_be_used_is_named():
     dataset = tf.data.Dataset.from_tensor_slices(IMAGES)
     with pytest.raises(InputError, match="images but no labels"):
         labelled_images(dataset, (4, 6))
-    with pytest.raises(InputError, match=r"not pixels 0\.\.255"):
+    with pytest.raises(
+        InputError, match=r"run from 0 to 1, but pixels run over 0\.\.255: leave out their norm"
+    ):
         labelled_images(tf.data.Dataset.from_tensor_slices((IMAGES / 255, LABELS)), (4, 6))
     with pytest.raises(InputError, match="the dataset is empty"):
         calibration_images(dataset.take(0), (4, 6))

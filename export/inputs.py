@@ -173,7 +173,7 @@ def compare_order(data, labels):
     theirs = class_names(data.data if isinstance(data, Calibration) else data)
     if theirs is not None and theirs != list(labels) and sorted(theirs) == sorted(labels):
         warnings.warn(
-            f"{_difference(theirs, list(labels))}: give `labels` in the order in which the model was trained, "
+            f"{_difference(theirs, list(labels))}: give `labels` in the order in which it was trained, "
             "such as labels=dataset.class_names.",
             Notice,
             stacklevel=3,

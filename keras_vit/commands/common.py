@@ -1,5 +1,6 @@
 """What several commands do with their options: sizes, devices, models and data that these name."""
 
+import os
 from pathlib import Path
 
 from keras_vit.commands.terminal import import_tensorflow, say, task, without_chatter
@@ -21,6 +22,42 @@ def parse_image_size(text):
             f"--image-size is a number of pixels such as 224 or 64x96 (height x width), not {text!r}."
         )
     return int(parts[0]), int(parts[-1])
+
+
+def check_path(path: Path | None, message: str) -> None:
+    """Refuse a path where nothing lies, with `message`, and a pipe or a device.
+
+    To be called before TensorFlow is imported, which takes seconds.
+    """
+    if path is None:
+        return
+    if not os.path.exists(path):
+        raise InputError(message)
+    if not os.path.isdir(path):
+        from keras_vit.files import open_regular
+
+        open_regular(path).close()
+
+
+def check_model(path: Path | None, option: str) -> None:
+    """`check_path` of what `training.imports.load_start` takes."""
+    check_path(path, f"{path} does not exist: {option} takes a RUN, a model.keras or a checkpoint.")
+
+
+def check_data(data: str | None) -> None:
+    """`check_path` of DATA, which may also be a name."""
+    from keras_vit.training.sources import found_path, is_name
+
+    if data is not None and data not in SCENARIOS and not is_name(data):
+        check_path(found_path(data), "")
+
+
+def say_ignored(ignored: dict, why: str = "no pictures that are read, or outside the class folders") -> None:
+    """Say how many files were passed over, see `ImageData.ignored`."""
+    if ignored:
+        kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in ignored.items()]
+        more = f" and {len(kinds) - 5} more kinds" if len(kinds) > 5 else ""
+        say(f"{sum(ignored.values())} files passed over ({why}): {', '.join(kinds[:5])}{more}")
 
 
 def find_devices(strategy):
@@ -66,16 +103,22 @@ def load_images(data, size, skip_bad, service=None, channels=3):
         )
     if loaded.skipped:
         say(f"{len(loaded.skipped)} bad pictures left out: {', '.join(loaded.skipped[:5])}")
+    say_ignored(loaded.ignored)
     say(f"{data}: {len(loaded.train)} to train, {len(loaded.test)} held out, {len(loaded.labels)} classes")
     return loaded
 
 
-def load_multimodal(data, options=None, modalities=None):
+def load_multimodal(data, options=None, modalities=None, skip_bad=False):
     from keras_vit.scenarios import scenario
     from keras_vit.training.multimodal_data import load_examples
 
     with without_chatter():
-        loaded = scenario(data).make() if data in SCENARIOS else load_examples(data, options, modalities)
+        if data in SCENARIOS:
+            loaded = scenario(data).make()
+        else:
+            loaded = load_examples(data, options, modalities, skip_bad=skip_bad)
+    if loaded.skipped:
+        say(f"{len(loaded.skipped)} bad rows left out: {'; '.join(loaded.skipped[:5])}")
     say(
         f"{data}: {', '.join(loaded.modalities)}; {len(loaded.train)} to train, {len(loaded.test)} held out, "
         f"{len(loaded.labels)} classes"
@@ -97,8 +140,9 @@ def load_data_of_run(run, data, skip_bad):
     from keras_vit.training.sources import is_name
 
     config = read_run(run)
+    check_data(data)
     if "modalities" in config["recipe"]:
-        return _multimodal_data_of_run(run, config, data)
+        return _multimodal_data_of_run(run, config, data, skip_bad)
     if (run / "state.safetensors").exists():
         say(f"note: {run} is not finished; this goes on from its last full epoch")
     source = config["data"]["source"]
@@ -110,9 +154,10 @@ def load_data_of_run(run, data, skip_bad):
     return load_images(data or source, recipe.image_size, skip_bad, channels=recipe.model_config().channels)
 
 
-def _multimodal_data_of_run(run, config, data):
+def _multimodal_data_of_run(run, config, data, skip_bad):
     source = data or config["data"]["source"]
     if source not in SCENARIOS and not Path(source).exists():
         raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
     import_tensorflow()
-    return load_multimodal(source, modalities=restored_modalities(config["recipe"]["modalities"]))
+    modalities = restored_modalities(config["recipe"]["modalities"])
+    return load_multimodal(source, modalities=modalities, skip_bad=skip_bad)

@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import is_multimodal, load_images, load_multimodal, restored_modalities
+from keras_vit.commands.common import (
+    check_data,
+    is_multimodal,
+    load_images,
+    load_multimodal,
+    restored_modalities,
+)
 from keras_vit.commands.options import Data, SkipBad
 from keras_vit.commands.terminal import import_tensorflow, task, wide_console
 from keras_vit.errors import InputError, printable
@@ -22,9 +28,12 @@ def evaluate(
     from keras_vit.export.verify import class_names, read_manifest, verify
 
     manifest = read_manifest(directory)
+    check_data(data)
     if "inputs" in manifest:
         import_tensorflow()
-        loaded = load_multimodal(data, modalities=restored_modalities(manifest["modalities"]))
+        loaded = load_multimodal(
+            data, modalities=restored_modalities(manifest["modalities"]), skip_bad=skip_bad
+        )
     elif is_multimodal(data):
         raise InputError(f"{directory} takes pictures alone, and {data} has several modalities.")
     else:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from keras_vit.answers import shown
+from keras_vit.commands.common import check_path
 from keras_vit.commands.predict import Action, Audio, Text, Video
 from keras_vit.commands.terminal import import_tensorflow, say, without_chatter
 from keras_vit.errors import InputError, printable
@@ -26,6 +27,13 @@ def explain(
         raise InputError(f"two pictures are given, {picture} and {image}: give one.")
     if all(value is None for value in (picture, image, text, audio, video, action)):
         raise InputError("nothing is given: name a picture, or --image, --text, --audio, --video, --action.")
+    check_path(model, f"there is no {model}: give a RUN folder or its model.keras.")
+    for path in filter(None, (picture, image)):
+        check_path(path, f"there is no picture {str(path)!r}.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: explain draws one picture, so name one of those in it.")
+    for path in filter(None, (audio, video, action)):
+        check_path(path, f"there is no {path}: give a file.")
     import_tensorflow()
     from keras_vit import inspect
 

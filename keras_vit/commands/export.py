@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import load_data_of_run, split_names
+from keras_vit.commands.common import check_data, load_data_of_run, split_names
 from keras_vit.commands.options import Run, SkipBad
 from keras_vit.commands.terminal import import_tensorflow, say, task, wide_console
 from keras_vit.errors import InputError
@@ -51,6 +51,7 @@ def export(
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise InputError(f"--max-drop is a number of points of top-1, from 0 to 100, not {max_drop:g}.")
     config = read_run(run)
+    check_data(data)
     check_ours(out)
     from keras_vit.export.calibration import Calibration, checked_integer
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import load_images, parse_image_size, start_from
+from keras_vit.commands.common import check_data, check_model, load_images, parse_image_size, start_from
 from keras_vit.commands.options import (
     Augment,
     BatchSize,
@@ -53,6 +53,8 @@ def find_rate(
 ):
     """Raise the learning rate from step to step until the loss explodes; leaves no RUN."""
     size = parse_image_size(image_size)
+    check_data(data)
+    check_model(start, "--start")
     import_tensorflow()
     from keras_vit.inspect.pictures import check_suffix
     from keras_vit.training import rate_finder, recipes

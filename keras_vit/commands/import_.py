@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import parse_image_size
+from keras_vit.commands.common import check_path, parse_image_size
 from keras_vit.commands.terminal import import_tensorflow, say, without_chatter
 
 
@@ -21,6 +21,8 @@ def import_(
 ):
     """Turn a published ViT or DeiT checkpoint into a RUN, to fine-tune, quantize and export."""
     size = parse_image_size(image_size)
+    check_path(checkpoint, f"{checkpoint} does not exist: give an .npz, a .safetensors or a folder.")
+    check_path(labels, f"{labels} cannot be read: --labels takes a text file.")
     import_tensorflow()
     from keras_vit.training.imports import import_run
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import parse_image_size
+from keras_vit.commands.common import parse_image_size, say_ignored
 from keras_vit.commands.options import SkipBad
 from keras_vit.commands.terminal import say, task
 
@@ -30,5 +30,6 @@ def pack(
         made = packing.pack(data, out, shards, size, seed, skip_bad, progress)
     if made["skipped"]:
         say(f"{len(made['skipped'])} bad pictures left out: {', '.join(made['skipped'][:5])}")
+    say_ignored(made["ignored"])
     parts = (f"{sum(n)} {split} pictures in {len(n)} shards" for split, n in made["shards"].items())
     say(f"{out}: {', '.join(parts)}, {len(made['labels'])} classes")

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import find_devices, load_images, parse_image_size, start_from
+from keras_vit.commands.common import (
+    check_data,
+    check_model,
+    find_devices,
+    load_images,
+    parse_image_size,
+    start_from,
+)
 from keras_vit.commands.options import (
     Accumulate,
     Augment,
@@ -70,6 +77,8 @@ def pretrain(
     """Pretrain a masked Vision Transformer; `train --start RUN` fine-tunes it, `probe RUN` scores it."""
     size = parse_image_size(image_size)
     shown = reporting(out, progress, save_minutes, tensorboard)
+    check_data(data)
+    check_model(start, "--start")
     devices = find_devices(strategy)  # first: workers must meet before TensorFlow does anything
     from keras_vit.training import recipes
     from keras_vit.training.pretraining import pretrain

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import load_images
+from keras_vit.commands.common import check_data, check_model, load_images
 from keras_vit.commands.options import Data, SkipBad
 from keras_vit.commands.terminal import import_tensorflow, print_json, task, wide_console, without_chatter
 from keras_vit.errors import one_of
@@ -21,6 +21,8 @@ def probe(
 ):
     """Score the frozen features of a model by a linear probe and by nearest neighbours."""
     one_of("kind of probe", kind, ("linear", "knn", "both"))
+    check_model(model, "probe")
+    check_data(data)
     import_tensorflow()
     from keras_vit.training import probing
     from keras_vit.training.imports import load_start

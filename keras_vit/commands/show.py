@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import is_multimodal, load_images, parse_image_size
+from keras_vit.commands.common import check_data, is_multimodal, load_images, parse_image_size
 from keras_vit.commands.options import Data, ImageSize, SkipBad
 from keras_vit.commands.terminal import import_tensorflow, say, without_chatter
 from keras_vit.errors import InputError, one_of
@@ -25,6 +25,7 @@ def show(
 
     one_of("policy", policy, AUGMENTATIONS)  # before anything slow
     size = parse_image_size(image_size)
+    check_data(data)
     if is_multimodal(data):
         raise InputError(f"{data} has several modalities, and augmentation is for pictures alone.")
     import_tensorflow()

@@ -5,8 +5,9 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 
-from keras_vit.errors import InputError, printable
+from keras_vit.errors import InputError, Notice, printable
 from keras_vit.files import finite
 
 
@@ -73,12 +74,34 @@ def import_tensorflow():
 
 
 @contextlib.contextmanager
+def _notices_afterwards():
+    noted = []
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message, category, *where, **more):
+            if issubclass(category, Notice):
+                noted.append(message)
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            warnings.showwarning = usual
+    for message in noted:
+        warnings.warn(message, stacklevel=2)
+
+
+@contextlib.contextmanager
 def without_chatter():
     """Keep back what TensorFlow and LiteRT write to standard error, unless the block fails.
 
     They write before they have read any setting, and below Python: only the descriptor catches it.
+    A `Notice` is for the user, and is shown afterwards.
     """
-    with tempfile.TemporaryFile() as said:
+    with _notices_afterwards(), tempfile.TemporaryFile() as said:
         stderr = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from keras_vit.commands.common import (
+    check_data,
+    check_model,
     find_devices,
     is_multimodal,
     load_images,
@@ -118,6 +120,9 @@ def train(
     """Train a Vision Transformer on your pictures, or on several modalities."""
     size = parse_image_size(image_size)
     shown = reporting(out, progress, save_minutes, tensorboard)
+    check_data(data)
+    check_model(start, "--start")
+    check_model(teacher, "--teacher")
     common = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -155,6 +160,7 @@ def train(
             },
             {"image_size": size, "variant": variant, "sentence": sentence},
             {"fusion": fusion, "modality_dropout": modality_dropout},
+            skip_bad,
             **common,
         )
         return
@@ -243,7 +249,7 @@ def train_and_say(train, data, out, recipe, shown, **options):
         say(f"{out}: {scores} after {len(history)} epochs; this took {minutes:.1f} minutes")
 
 
-def _train_multimodal(data, out, strategy, shown, idle, shape, model, **training):
+def _train_multimodal(data, out, strategy, shown, idle, shape, model, skip_bad, **training):
     """`train` for several modalities.
 
     Args:
@@ -252,6 +258,7 @@ def _train_multimodal(data, out, strategy, shown, idle, shape, model, **training
         idle: {option: value} of those that have no meaning here.
         shape: what --image-size, --variant and --sentence say.
         model: arguments of `MultimodalViT`.
+        skip_bad: see `load_examples`.
         training: fields of the recipe.
     """
     for option, value in idle.items():
@@ -275,7 +282,8 @@ def _train_multimodal(data, out, strategy, shown, idle, shape, model, **training
             )
         variant = ours.MODEL
         training = {**ours.TRAINING, **{key: value for key, value in training.items() if value is not None}}
-    loaded = load_multimodal(data, Options(shape["image_size"], patch_size, sentence=shape["sentence"]))
+    options = Options(shape["image_size"], patch_size, sentence=shape["sentence"])
+    loaded = load_multimodal(data, options, skip_bad=skip_bad)
     chosen = multimodal_recipe(loaded, variant={**variant, **model}, **training)
     train_and_say(train, loaded, out, chosen, shown, strategy=devices)
 

@@ -37,7 +37,7 @@ def explain(model_path, image_path, out, **others):
     check_suffix(out)
     path = _model_file(Path(model_path))
     if image_path is not None and not Path(image_path).is_file():
-        raise InputError(f"there is no picture {str(image_path)!r}.")
+        raise InputError(f"there is no picture {str(image_path)!r}: give one file.")
     model = _load(path)
     inside = model_in(model)
     labels = labels_near(path, inside.classes, output_name(inside.activation))

@@ -454,7 +454,8 @@ def _array(path):
     """
     open_regular(path).close()
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with np.errstate(over="ignore"):  # NumPy multiplies the claimed sizes, and then looks at the file's
+            return np.lib.format.open_memmap(path, mode="r")
     except MemoryError:
         raise
     except Exception as error:  # NumPy parses the header as Python does, and raises as many kinds

@@ -1,5 +1,6 @@
 """Sound: the log-mel spectrogram against NumPy and SciPy in float64; all that people call a sound."""
 
+import os
 import wave
 
 import numpy as np
@@ -181,6 +182,40 @@ def test_what_is_no_file_is_refused(tmp_path):
     for rates in ((0, 8000), (8000, 0), (8000.0, 8000), (8000, 7.5)):
         with pytest.raises(InputError, match="rate must be a positive integer"):
             load_audio(np.zeros(9), *rates)
+
+
+def test_channels_of_a_file_are_channels_also_when_it_is_short(tmp_path):
+    for frames, channels in ((1, 3), (2, 3), (3, 2), (1, 1)):
+        stored = np.arange(frames * channels, dtype="int16").reshape(frames, channels)
+        wavfile.write(tmp_path / "a.wav", 8000, stored)
+        expected = stored.mean(axis=1) / 2**15
+        np.testing.assert_allclose(load_audio(tmp_path / "a.wav", 8000), expected, atol=1e-7)
+    assert load_audio(np.zeros((1, 3), "int16"), 8000).shape == (1,), "one frame"
+    assert load_audio(np.zeros((1, 900)), 8000).shape == (900,), "one channel"
+
+
+def test_sounds_without_end_are_refused(tmp_path):
+    wavfile.write(tmp_path / "a.wav", 8000, np.zeros(1000, "int16"))
+    raw = bytearray((tmp_path / "a.wav").read_bytes())
+    for rate in (0, 10**9, 10**7):
+        raw[24:32] = rate.to_bytes(4, "little") + (2 * rate % 2**32).to_bytes(4, "little")
+        (tmp_path / "b.wav").write_bytes(raw)
+        with pytest.raises(
+            InputError, match=rf"b.wav' says that it has {rate} samples a second: put that right"
+        ):
+            load_audio(tmp_path / "b.wav", 8000)
+    raw[24:32] = (1).to_bytes(4, "little") + (2).to_bytes(4, "little")
+    (tmp_path / "b.wav").write_bytes(raw)
+    with pytest.raises(
+        InputError, match="a sound of 1000 samples, 1 a second, is too long at 1000000 a second"
+    ):
+        load_audio(tmp_path / "b.wav", 10**6)
+    raw[40:44] = b"\xff\xff\xff\xff"  # the length of the samples
+    (tmp_path / "b.wav").write_bytes(raw)
+    assert len(load_audio(tmp_path / "b.wav", 1)) == 1000, "all that is there"
+    os.mkfifo(tmp_path / "c.wav")
+    with pytest.raises(InputError, match=r"c.wav' is no regular file, but a named pipe"):
+        load_audio(tmp_path / "c.wav", 8000)
 
 
 def test_sounds_of_all_kinds_become_one_array(tmp_path):

@@ -116,7 +116,7 @@ def test_what_is_no_table(tmp_path, content, message):
 
 def test_pipes_and_folders_are_no_tables(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
-    with pytest.raises(InputError, match="t.csv' is no regular file, but a named pipe"):
+    with pytest.raises(InputError, match=r"t.csv' is no regular file, but a named pipe"):
         read_table(tmp_path / "t.csv", "label")
     with pytest.raises(InputError, match="Is a directory"):
         read_table(tmp_path, "label")

@@ -20,8 +20,8 @@ from keras_vit.export.aware import QuantizeAware
 from keras_vit.export.compiled import notice_loss
 from keras_vit.export.convert import ConversionError, convert, write_graph
 from keras_vit.export.graph import fold, in_float32
-from keras_vit.export.kinds import check_takes
 from keras_vit.export.inputs import compare_order
+from keras_vit.export.kinds import check_takes
 from keras_vit.export.layout import check_ours
 from keras_vit.export.manifest import FORMAT, described
 from keras_vit.export.metadata import labels_for

@@ -106,8 +106,9 @@ def _answers(runner, files):
     """The probabilities for each of these pictures. Raises InputError that names the bad ones."""
     import numpy as np
 
-    from keras_vit.training.images import decode
+    from keras_vit.training.images import decode, to_channels
 
+    channels = runner.inputs["image"][0][2]
     answers, problems = [], []
     for start in range(0, len(files), BATCH):  # a folder may hold more than the memory
         pictures = []
@@ -117,7 +118,7 @@ def _answers(runner, files):
             except InputError as error:
                 problems.append(str(error))
         if pictures and not problems:
-            answers.append(runner.predict(np.stack(pictures)))
+            answers.append(runner.predict(to_channels(np.stack(pictures), channels)))
     if len(files) > 1 and problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         reasons = "; ".join(problem.rstrip(".") for problem in problems[:5])

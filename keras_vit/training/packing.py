@@ -252,7 +252,7 @@ def _index(path, split, count, classes, records):
     try:
         file = open_regular(path, path.name)
     except InputError as error:
-        return 1, str(error).rstrip(".")
+        return 1, getattr(error.__cause__, "strerror", None) or str(error).rstrip(".")
     try:
         with file:
             for record, (offset, data) in enumerate(read_records(file), start=1):

@@ -98,11 +98,11 @@ def read_records(file):
         if _checksum(length) != header[8:]:
             raise DamagedRecord("the checksum of its length is wrong")
         (length,) = struct.unpack("<Q", length)
-        if length > MAX_FILE + 2**16:  # a picture, its name and its label
-            raise DamagedRecord(f"it is larger than {MAX_FILE >> 20} MiB")
         offset = file.tell()
         if offset + length + 4 > end:
             raise DamagedRecord("the file is cut short")
+        if length > MAX_FILE + 2**16:  # a picture, its name and its label
+            raise DamagedRecord(f"it is larger than {MAX_FILE >> 20} MiB")
         data = file.read(length)
         if _checksum(data) != file.read(4):
             raise DamagedRecord("its checksum is wrong")

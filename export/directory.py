@@ -31,7 +31,6 @@ from keras_vit.export.saved_model import write_saved_model
 from keras_vit.export.serving import checked_version, write_serving
 from keras_vit.files import atomic_directory, write_json
 from keras_vit.inspect.rollout import rollout_names
-from keras_vit.labels import checked_labels
 from keras_vit.models.vit import ViT
 
 

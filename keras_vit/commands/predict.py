@@ -31,8 +31,6 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ):
     """Name what is on pictures: the most probable classes. Modalities that are not given are absent."""
-    import numpy as np
-
     images = [*(images or []), *([image] if image else [])]
     given = {"text": text, "audio": audio, "video": video, "action": action}
     given = {name: value for name, value in given.items() if value is not None}
@@ -103,7 +101,7 @@ def _pictures(paths):
 
 
 def _answers(runner, files):
-    """The probabilities for each of these pictures. Raises InputError that names the bad ones."""
+    """The answer for each of these pictures. Raises InputError that names the bad ones."""
     import numpy as np
 
     from keras_vit.training.images import decode, to_channels

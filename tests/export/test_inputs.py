@@ -1,16 +1,18 @@
 """Every form in which a person may hand over pictures gives the same arrays."""
 
 import hashlib
+import warnings
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from keras_vit import ViT
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
 from keras_vit.export.calibration import METHODS, Calibration, checked_calibration, observed_range
-from keras_vit.export.inputs import calibration_images, labelled_images
+from keras_vit.export.inputs import calibration_images, compare_order, labelled_images
 from keras_vit.training import load_data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (300, 4, 6, 3), dtype=np.uint8)
@@ -129,3 +131,125 @@ def test_what_cannot_be_used_is_named():
         calibration_images(dataset.take(0), (4, 6))
     with pytest.raises(InputError, match="cannot verify with a int"):
         labelled_images(3, (4, 6))
+
+
+# What Keras' own reader gives
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Class folders "2" and "10", which Keras sorts as text: pictures of 20 x 30 random pixels."""
+    root = tmp_path_factory.mktemp("numbered")
+    for i in range(12):
+        (root / ("2", "10")[i % 2]).mkdir(exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / ("2", "10")[i % 2] / f"{i:02}.png")
+    return root
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos3", "area"])
+@pytest.mark.parametrize("label_mode", ["int", "categorical", "binary"])
+def test_what_keras_reads_from_folders(numbered, interpolation, label_mode):
+    dataset = keras.utils.image_dataset_from_directory(
+        numbered,
+        image_size=(16, 12),
+        batch_size=5,
+        shuffle=False,
+        verbose=False,
+        interpolation=interpolation,
+        label_mode=label_mode,
+    )
+    assert dataset.class_names == ["10", "2"]
+    given = np.concatenate([x for x, _ in dataset])
+    assert given.dtype == "float32" and (given % 1).any()
+    images, labels = labelled_images(dataset, (16, 12))
+    np.testing.assert_array_equal(images, [np.clip(np.rint(x), 0, 255) for x in given])
+    expected = [0] * 6 + [1] * 6
+    np.testing.assert_array_equal(
+        labels.argmax(-1) if label_mode == "categorical" else labels.ravel(), expected
+    )
+    assert images.dtype == np.uint8
+    model = ViT("Nano/4", image_size=(16, 12), classes=2)
+    found, _ = checked_calibration({"image": calibration_images(dataset, (16, 12))}, model, "mean")
+    np.testing.assert_allclose(found["image"], np.clip(given, 0, 255))
+
+
+def test_other_orders_of_classes_are_said_and_put_right(numbered):
+    def read(label_mode):
+        options = {"image_size": (20, 30), "shuffle": False, "verbose": False, "label_mode": label_mode}
+        return keras.utils.image_dataset_from_directory(numbered, **options)
+
+    ours = load_data(numbered, (20, 30), test_fraction=0.5)
+    assert ours.labels == ["2", "10"]
+    of_picture = {
+        x.tobytes(): int(y)
+        for split in (ours.train, ours.test)
+        for x, y in zip(split.images, split.labels, strict=True)
+    }
+    for label_mode in ("int", "categorical", "binary"):
+        with pytest.warns(
+            Notice, match=r"classes in another order \(number 0 is '10', not '2'\).*renumbered by name"
+        ):
+            images, labels = labelled_images(read(label_mode), (20, 30), classes=ours.labels)
+        numbers = labels.argmax(-1) if label_mode == "categorical" else labels.ravel()
+        assert numbers.tolist() == [of_picture[x.tobytes()] for x in images]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labelled_images(read("int"), (20, 30), classes=["10", "2"])
+        assert labelled_images(read("int"), (20, 30), classes=["0", "1"])[1].tolist() == [0] * 6 + [1] * 6
+    with pytest.raises(
+        InputError, match=r"has the classes 10, 2 \(2\), and the model cat, dog \(2\): give data"
+    ):
+        labelled_images(read("int"), (20, 30), classes=["cat", "dog"])
+    images, labels = labelled_images(ours, (20, 30), classes=["2", "10"])
+    np.testing.assert_array_equal(labels, ours.test.labels)
+    with pytest.warns(Notice, match="another order"):
+        np.testing.assert_array_equal(labelled_images(ours, (20, 30), ["10", "2"])[1], 1 - ours.test.labels)
+    with pytest.warns(Notice, match=r"another order .*give `labels` in the order in which it was trained"):
+        compare_order(read("int"), ["2", "10"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare_order(read("int"), ["10", "2"])
+        compare_order(IMAGES, ["10", "2"])
+        compare_order(None, ["10", "2"])
+
+
+@pytest.mark.parametrize(
+    ("scaled", "message"),
+    [
+        (lambda x: x / 255, "run from 0 to 1, but pixels run over"),
+        (lambda x: x / 127.5 - 1, "run from -1 to 1, but"),
+        (lambda x: (x - 120) / 60, "run from -2"),
+        (lambda x: x / 255 * 1.2 - 0.1, "run from -0.1 to 1.1"),
+        (lambda x: x - 120, "run from -120 to 135"),
+        (lambda x: x - 40, "run from -40 to 215"),
+        (lambda x: x * 2, "run from 0 to 510"),
+        (lambda x: np.where(x > 250, np.nan, x), "contain NaN or infinity"),
+    ],
+)
+def test_pixels_on_another_scale_are_refused(scaled, message):
+    images = scaled(IMAGES.astype("float32")).astype("float32")
+    dataset = tf.data.Dataset.from_tensor_slices((images, LABELS)).batch(50)
+    with pytest.raises(InputError, match=f"the dataset's images {message}"):
+        labelled_images(dataset, (4, 6))
+    with pytest.raises(InputError, match=f"calibration images {message}"):
+        checked_calibration({"image": calibration_images(dataset, (4, 6))}, MODEL, "mean")
+
+
+def test_datasets_that_cannot_be_read():
+    pairs = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS))
+    with pytest.raises(InputError, match=r"has no end: leave out its repeat\(\)"):
+        labelled_images(pairs.repeat(), (4, 6))
+    assert len(calibration_images(pairs.repeat(), (4, 6))) == 256, "takes the first ones"
+    with pytest.raises(InputError, match="an element of the dataset is a dict: give one of images"):
+        labelled_images(pairs.map(lambda x, y: {"image": x, "label": y}), (4, 6))
+    with pytest.raises(InputError, match=r"an element of the dataset is uint8 \[4, 6\] and int64 \[\]: give"):
+        labelled_images(pairs.map(lambda x, y: (x[..., 0], y)), (4, 6))
+    sizes = tf.data.Dataset.from_generator(
+        lambda: ((np.zeros((4 + i, 6, 3), "uint8"), i) for i in range(2)),
+        output_signature=(tf.TensorSpec((None, None, 3), "uint8"), tf.TensorSpec((), "int64")),
+    )
+    with pytest.raises(
+        InputError, match=r"has pictures of \[4, 6, 3\] and of \[5, 6, 3\]: bring them to one size"
+    ):
+        labelled_images(sizes, (4, 6))

@@ -2,6 +2,7 @@
 
     {"format", "model", "image_size", "preprocessing", "labels", "versions",     (of a multimodal model
                  "inputs": {name: {"shape", "dtype"}} and "modalities" instead of "image_size")
+     "classes", "activation": how many numbers an answer has, and what they mean (see `keras_vit.answers`)
      "data":      the pictures, the run and the checkpoint that the model came from
      "sources":   [{"name": "keras/int8_static.keras", "profile", "bytes", "sha256", "trained",
                     "calibration": {"images", "seed", "sha256", "method"} or null, "protect"}]

@@ -31,7 +31,8 @@ def main():
 
     model = Path(sys.argv[1])
     run = Interpreter(str(model)).get_signature_runner("serving_default")
-    inputs, output = run.get_input_details(), run.get_output_details()["probability"]
+    inputs, outputs = run.get_input_details(), run.get_output_details()
+    answer = "probability" if "probability" in outputs else "logits"  # those of a model with activation=None
     if set(inputs) != {"image"}:
         sys.exit(f"{model} takes {', '.join(inputs)}: this script has a picture alone.")
     height, width, channels = inputs["image"]["shape"][1:]
@@ -44,15 +45,17 @@ def main():
     if inputs["image"]["dtype"] == np.uint8:  # int8_full: real = scale * (stored - zero)
         scale, zero = inputs["image"]["quantization"]
         pixels = np.clip(np.round(pixels / scale + zero), 0, 255).astype(np.uint8)
-    probability = run(image=pixels[None])["probability"][0]
-    if output["dtype"] == np.uint8:
-        scale, zero = output["quantization"]
-        probability = (probability.astype(np.float32) - zero) * np.float32(scale)
+    values = run(image=pixels[None])[answer][0]
+    if outputs[answer]["dtype"] == np.uint8:
+        scale, zero = outputs[answer]["quantization"]
+        values = (values.astype(np.float32) - zero) * np.float32(scale)
     labels = model.with_name("labels.txt").read_text(encoding="utf-8").splitlines()
-    if len(labels) != len(probability):
-        sys.exit(f"labels.txt has {len(labels)} lines, {model} {len(probability)} classes: they do not fit.")
-    for index in np.argsort(-probability)[:5]:
-        print(f"{probability[index]:7.2%}  {labels[index]}")
+    if len(values) == 1 and len(labels) == 2 and answer == "probability":  # one class: that of label 1
+        values = np.array([1 - values[0], values[0]])
+    if len(labels) != len(values):
+        sys.exit(f"labels.txt has {len(labels)} lines, {model} {len(values)} classes: they do not fit.")
+    for index in np.argsort(-values)[:5]:
+        print(f"{values[index]:9.4g}" if answer == "logits" else f"{values[index]:7.2%}", "", labels[index])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 // used: a model's address has its checksum, so a new export is never mistaken for an old one.
 
 const SHELL = ["./","app.webmanifest","assets/index.css","assets/index.js","assets/worker.js","icon-192.png","icon-512.png","icon.svg"];
-const VERSION = "22545cc67a6e";
+const VERSION = "b8415e327527";
 const LITERT = "2.5.3";
 
 const CACHES = { shell: `shell-${VERSION}`, litert: `litert-${LITERT}`, exports: "exports" };

@@ -60,12 +60,12 @@ async function open(page, url) {
   await loaded(page);
 }
 
-/** The probabilities of the next answer after `action`. */
+/** The numbers of the next answer after `action`. */
 async function answered(page, action) {
   await page.evaluate(() => (window.before = window.kerasVit.answer()));
   await action();
   await page.waitForFunction(() => window.kerasVit.answer() && window.kerasVit.answer() !== window.before);
-  return page.evaluate(() => [...window.kerasVit.answer().probabilities]);
+  return page.evaluate(() => [...window.kerasVit.answer().values]);
 }
 
 const show = (page, picture) => answered(page, () => page.setInputFiles("#file", picture));
@@ -193,6 +193,25 @@ const scenarios = {
   },
 
   /** What the page shows of an answer, and the other ways to give it a picture. */
+  /** What the page lists for each of `files`, and says of it aloud. */
+  async rows({ url, picture, files }) {
+    return withPage(async (page) => {
+      await open(page, url);
+      await show(page, picture);
+      const seen = { rows: {}, bars: {}, spoken: {} };
+      for (const name of files) {
+        await choose(page, name);
+        await page.waitForFunction((name) => window.kerasVit.loaded() === `${name}.tflite`, name);
+        await idle(page);
+        const list = page.locator("#answers li");
+        seen.rows[name] = await list.evaluateAll((all) => all.map((e) => e.innerText.split("\n").filter(Boolean)));
+        seen.bars[name] = await page.locator("#answers .bar:visible").count();
+        seen.spoken[name] = await page.locator("#said").innerText();
+      }
+      return { ...seen, code: await code(page) };
+    });
+  },
+
   async showing({ url, picture, other }) {
     return withPage(async (page, context) => {
       await open(page, url);
@@ -246,7 +265,7 @@ const scenarios = {
       async (page) => {
         await open(page, url);
         await answered(page, () => page.click("#camera"));
-        const first = await page.evaluate(() => [...window.kerasVit.answer().probabilities]);
+        const first = await page.evaluate(() => [...window.kerasVit.answer().values]);
         await page.waitForFunction(() => / fps/.test(document.getElementById("speed").textContent));
         const speed = await page.locator("#speed").innerText();
         const label = await page.locator("#camera").innerText();
@@ -254,7 +273,7 @@ const scenarios = {
         await page.click("#camera");
         await page.waitForFunction(() => !document.getElementById("picture").hidden);
         await idle(page);
-        const after = await page.evaluate(() => [...window.kerasVit.answer().probabilities]);
+        const after = await page.evaluate(() => [...window.kerasVit.answer().values]);
         return { first, after, speed, label, size, code: await code(page) };
       },
       { flags: [...fake, "--use-fake-ui-for-media-stream"] },

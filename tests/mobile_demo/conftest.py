@@ -134,13 +134,15 @@ def multimodal_directory(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def convert():
-    """`convert(function, path, ...)`: a .tflite file of a function of pixels, which gives `probability`."""
+    """`convert(function, path, ...)`: a .tflite file of a function of pixels, which gives `output`."""
     import tensorflow as tf
 
-    def convert(function, path, size=IMAGE_SIZE, key="serving_default", representative=None):
+    def convert(
+        function, path, size=IMAGE_SIZE, key="serving_default", representative=None, output="probability"
+    ):
         spec = tf.TensorSpec([1, *size, 3], tf.float32, name="image")
         module = tf.Module()
-        module.serve = tf.function(lambda image: {"probability": function(image)}, input_signature=[spec])
+        module.serve = tf.function(lambda image: {output: function(image)}, input_signature=[spec])
         folder = path.with_suffix(".saved")
         tf.saved_model.save(module, str(folder), signatures={key: module.serve})
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[key])

@@ -13,6 +13,7 @@ const load = async (name) => (await runnerImport(`${web}/src/${name}.ts`)).modul
 const { fit, luma, TooThin } = await load("fit");
 const { split, encode } = await load("words");
 const { layoutOf } = await load("layout");
+const { ranked } = await load("guesses");
 
 const functions = {
   fit({ height, width, rgba, target }) {
@@ -31,6 +32,7 @@ const functions = {
     const { ids, unknown, cut } = encode(text, words, length);
     return { ids: [...ids], unknown, cut };
   },
+  ranked: ({ values, logits, labels, top }) => ranked(values, logits, labels, top, (i) => `class ${i}`),
   layout(path) {
     try {
       return layoutOf(readFileSync(path), "it");

@@ -77,7 +77,7 @@ def test_both_languages_say_the_same_things():
     assert list(english) == list(chinese)
     for name, text in english.items():
         assert sorted(PLACEHOLDER.findall(text)) == sorted(PLACEHOLDER.findall(chinese[name])), name
-        assert re.search("[\u4e00-\u9fff]", chinese[name]) or name == "row"
+        assert re.search("[\u4e00-\u9fff]", chinese[name]) or name in ("row", "logit")
         assert "'" not in text  # the resource compiler wants it escaped
 
 
@@ -153,12 +153,12 @@ def test_gradle_takes_versions_from_the_catalog_and_libraries_from_google_and_ce
 
 def test_the_app_reads_what_an_export_writes():
     words = {path.name: named(path) for path in KOTLIN}
-    assert {runners.SIGNATURE, runners.INPUT, runners.OUTPUT} <= set(words["Classifier.kt"])
+    assert {runners.SIGNATURE, runners.INPUT, *runners.OUTPUTS} <= set(words["Classifier.kt"])
     read = set(words["Exported.kt"]) - {""}
     assert {"labels.txt", "manifest.json", ".tflite"} < read
     written = Path(directory.__file__).read_text(encoding="utf-8")
     for name in ("labels.txt", "manifest.json", ".tflite"):
         assert f'{name}"' in written
     keys = read - {"labels.txt", "manifest.json", ".tflite"}
-    assert keys == {"inputs", "artifacts", "name"}
+    assert keys == {"inputs", "artifacts", "name", "activation"}
     assert all(f'"{key}"' in manifest.__doc__ for key in keys)

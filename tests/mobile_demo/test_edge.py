@@ -100,6 +100,27 @@ def test_the_script_answers_as_predict_does(exported, tmp_path, capsys, monkeypa
     assert len(winners) == len(files)  # else the pictures would prove nothing
 
 
+def test_one_class_gets_both_its_labels_and_logits_are_no_percentages(tmp_path, convert):
+    import tensorflow as tf
+
+    Image.fromarray(np.full((8, 12, 3), 51, np.uint8)).save(tmp_path / "dark.png")  # 0.2 of 255
+    (tmp_path / "labels.txt").write_text("fine\ndefect\n")
+
+    def mean(image):
+        return tf.reduce_mean(image / 255, axis=[1, 2])[:, :1]
+
+    convert(mean, tmp_path / "one.tflite", size=(8, 12))
+    assert classify(tmp_path / "one.tflite", tmp_path / "dark.png")[:2] == (
+        0,
+        " 80.00%  fine\n 20.00%  defect\n",
+    )
+    convert(
+        lambda image: mean(image) * [[-10.0, 10.0]], tmp_path / "two.tflite", size=(8, 12), output="logits"
+    )
+    found = classify(tmp_path / "two.tflite", tmp_path / "dark.png")[:2]
+    assert found == (0, "        2  defect\n       -2  fine\n")
+
+
 def test_labels_of_another_model_are_refused(exported, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "black.png")
     (tmp_path / "model.tflite").write_bytes((exported / "float32.tflite").read_bytes())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_vit.answers import ranked
 from keras_vit.modalities import Vocabulary
 from keras_vit.modalities.vocabulary import split
 from keras_vit.training.images import decode, fit
@@ -132,13 +133,35 @@ def test_a_quantized_output_keeps_its_scale(call, convert, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     path = convert(lambda x: x[:, 0, :, 0] / 256.0, tmp_path / "q.tflite", (8, 8), representative=pixels)
     (layout,) = call([("layout", str(path))])
-    assert layout["inputs"][0]["dtype"] == layout["probability"]["dtype"] == "uint8"
+    assert layout["inputs"][0]["dtype"] == layout["answer"]["dtype"] == "uint8"
     from ai_edge_litert.interpreter import Interpreter
 
     output = Interpreter(str(path)).get_signature_runner("serving_default").get_output_details()
     scale, zero_point = output["probability"]["quantization"]
-    assert layout["probability"]["scale"] == pytest.approx(scale)
-    assert layout["probability"]["zeroPoint"] == zero_point
+    assert layout["answer"]["scale"] == pytest.approx(scale)
+    assert layout["answer"]["zeroPoint"] == zero_point
+
+
+def test_guesses_are_pythons_also_of_one_class(call):
+    random = np.random.default_rng(0)
+    cases = [
+        (random.normal(size=7).tolist(), True, [f"c{i}" for i in range(7)]),
+        (random.uniform(size=7).tolist(), False, [f"c{i}" for i in range(7)]),
+        ([0.25], False, ["fine", "defect"]),
+        ([0.75], False, ["fine", "defect"]),
+        ([0.25], False, ["defect"]),
+        ([-3.5], True, ["millimetres"]),
+    ]
+    asked = [
+        ("ranked", {"values": values, "logits": logits, "labels": labels, "top": 5})
+        for values, logits, labels in cases
+    ]
+    found = [[(guess["label"], guess["value"]) for guess in answer] for answer in call(asked)]
+    assert found == [ranked(values, labels, 5) for values, _, labels in cases]
+    assert found[2] == [("fine", 0.75), ("defect", 0.25)] and found[4] == [("defect", 0.25)]
+    unnamed = {"values": [0.25], "logits": False, "labels": ["a", "b", "c"], "top": 5}
+    (guesses,) = call([("ranked", unnamed)])
+    assert guesses == [{"label": "class 0", "value": 0.75}, {"label": "class 1", "value": 0.25}]
 
 
 def test_what_is_no_model_for_the_page_says_why(call, convert, tmp_path):

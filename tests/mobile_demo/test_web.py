@@ -1,7 +1,9 @@
 """The page in headless Chromium: it answers as LiteRT in Python does, offline too, whatever it is given."""
 
 import functools
+import hashlib
 import http.server
+import json
 import shutil
 import threading
 
@@ -168,6 +170,46 @@ def test_answers_speed_sizes_and_every_way_to_give_a_picture(browse, url, direct
         assert row[3].endswith(" ms")
     assert seen["chinese"] == {"lang": "zh-Hans", "camera": "相机"}
     assert seen["chineseAfterReload"] == "相机"
+
+
+def test_one_class_shows_both_its_labels_and_logits_are_no_percentages(
+    browse, serve, convert, directory, pictures, tmp_path
+):
+    import tensorflow as tf
+
+    kernel = np.random.default_rng(5).normal(0, 0.05, (np.prod(IMAGE_SIZE) * 3, 2))
+
+    def head(classes):
+        return lambda image: (
+            tf.reshape(image / 127.5 - 1, [1, -1]) @ tf.constant(kernel[:, :classes], tf.float32)
+        )
+
+    convert(lambda image: tf.sigmoid(head(1)(image)), tmp_path / "one.tflite")
+    convert(head(2), tmp_path / "numbers.tflite", output="logits")
+    (tmp_path / "labels.txt").write_text("fine\ndefect\n")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    artifact = manifest["artifacts"][0]
+    manifest |= {"labels": ["fine", "defect"], "artifacts": []}
+    for name in ("one.tflite", "numbers.tflite"):
+        content = (tmp_path / name).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        manifest["artifacts"].append(artifact | {"name": name, "bytes": len(content), "sha256": digest})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    seen = browse("rows", url=serve(tmp_path), picture=str(pictures[0]), files=["one", "numbers"])
+    assert seen["failures"] == [] and seen["code"] is None
+    ((p,),) = expected(tmp_path / "one.tflite", pictures[:1])
+    (logits,) = expected(tmp_path / "numbers.tflite", pictures[:1])
+    assert 0.02 < p < 0.98 and min(logits) < 0  # else little is proved
+    both = sorted([(1 - p, "fine"), (p, "defect")], reverse=True)
+    assert [row[0] for row in seen["rows"]["one"]] == [name for _, name in both]
+    shares = [float(row[1].rstrip("%")) for row in seen["rows"]["one"]]
+    np.testing.assert_allclose(shares, [100 * share for share, _ in both], atol=0.06)
+    assert seen["bars"] == {"one": 2, "numbers": 0}
+    order = np.argsort(-logits)
+    assert [row[0] for row in seen["rows"]["numbers"]] == [("fine", "defect")[i] for i in order]
+    found = [float(row[1].replace("\u2212", "-")) for row in seen["rows"]["numbers"]]
+    np.testing.assert_allclose(found, logits[order], rtol=1e-3)
+    assert seen["spoken"]["one"].startswith(f"{both[0][1]}, ") and "%" not in seen["spoken"]["numbers"]
 
 
 def test_the_camera_answers_frame_after_frame_and_its_absence_is_explained(browse, url, directory, tmp_path):

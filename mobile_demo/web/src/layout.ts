@@ -7,12 +7,14 @@ const SIGNATURE = "serving_default";
 export const IMAGE = "image";
 export const PRESENT = "present";
 const PROBABILITY = "probability";
+const LOGITS = "logits"; // of a model whose numbers are no probabilities
 const ATTENTION = ["rollout", "attention"]; // an optional second output: [1, rows, columns] or [1, patches]
 
 export interface Layout {
   inputs: TensorInfo[];
   outputs: TensorInfo[];
-  probability: TensorInfo;
+  answer: TensorInfo;
+  logits: boolean; // whether that is no probability
   attention: TensorInfo | null;
   classes: number;
 }
@@ -32,11 +34,11 @@ export function layoutOf(file: Uint8Array, name: string): Layout {
     throw new Problem("badSignature", name, keys || "no signature");
   }
   const { inputs, outputs } = signature;
-  const probability = outputs.find((output) => output.name === PROBABILITY);
+  const answer = [PROBABILITY, LOGITS].map((name) => outputs.find((output) => output.name === name)).find(Boolean);
   const multimodal = inputs.some((input) => input.name === PRESENT);
   const pictures = inputs.filter((input) => input.name === IMAGE || input.shape.length === 4);
   const fits =
-    probability?.shape.length === 2 &&
+    answer?.shape.length === 2 &&
     (multimodal || (inputs.length === 1 && inputs[0].name === IMAGE)) &&
     pictures.every(({ shape }) => shape.length === 4 && [1, 3].includes(shape[3])) &&
     [...inputs, ...outputs].every(({ shape, dtype }) => shape[0] === 1 && dtype !== "other");
@@ -46,5 +48,6 @@ export function layoutOf(file: Uint8Array, name: string): Layout {
     throw new Problem("badSignature", name, `${list(inputs)} → ${list(outputs)}`);
   }
   const attention = outputs.find((output) => ATTENTION.includes(output.name)) ?? null;
-  return { inputs, outputs, probability: probability!, attention, classes: probability!.shape[1] };
+  const logits = answer!.name === LOGITS;
+  return { inputs, outputs, answer: answer!, logits, attention, classes: answer!.shape[1] };
 }

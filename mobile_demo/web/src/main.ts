@@ -3,6 +3,7 @@
 import { Camera } from "./camera";
 import { Example } from "./example";
 import { localFile, openExport, type Exported, type ModelFile } from "./exported";
+import { labelsFit, ranked, type Guess } from "./guesses";
 import { layoutOf, type Layout } from "./layout";
 import { Problem } from "./problem";
 import { Runtime } from "./runtime";
@@ -128,7 +129,7 @@ async function load(file: ModelFile) {
     const request = { name, file: bytes, layout, threads: Number(runsOn.value) || 1, gpu };
     const { accelerated } = await runtime.ask("load", request, [bytes.buffer]);
     loaded = { file, layout };
-    if (labels.length && labels.length !== layout.classes) {
+    if (labels.length && !labelsFit(labels.length, layout)) {
       report(new Problem("labels", String(labels.length), String(layout.classes)));
     }
     const [, height, width] = layout.inputs.find(({ shape }) => shape.length === 4)?.shape ?? [1, 1, 1];
@@ -167,7 +168,7 @@ async function answer() {
     await ask();
     view.progress("");
     const [best] = guesses();
-    if (best) view.speak(say().said(best.label, view.percentage(best.share)));
+    if (best) view.speak(say().said(best.label, view.shown(best.value, loaded.layout.logits)));
   });
 }
 
@@ -187,14 +188,9 @@ async function ask(): Promise<Answer> {
   return last;
 }
 
-function guesses(): view.Guess[] {
+function guesses(): Guess[] {
   if (!last) return [];
-  const shares = last.probabilities;
-  const fits = labels.length === shares.length;
-  return Array.from(shares.keys())
-    .sort((a, b) => shares[b] - shares[a] || a - b)
-    .slice(0, TOP)
-    .map((i) => ({ label: fits ? labels[i] : say().classNumber(i), share: shares[i] }));
+  return ranked(last.values, loaded?.layout.logits ?? false, labels, TOP, say().classNumber);
 }
 
 /** Run every file on the picture that is there. */
@@ -227,7 +223,7 @@ async function compare() {
 }
 
 function showLast() {
-  view.showAnswers(guesses());
+  view.showAnswers(guesses(), loaded?.layout.logits ?? false);
   view.showSpeed(last && loaded ? (tried.get(loaded.file)?.milliseconds ?? null) : null, camera.open ? fps : null);
   const wanted = element("attention").getAttribute("aria-pressed") === "true";
   view.showAttention(wanted ? (last?.attention ?? null) : null, loaded?.layout.attention?.shape ?? []);
@@ -296,7 +292,7 @@ async function openModel(file: File) {
 async function openLabels(file: File) {
   labels = (await file.text()).replace(/\r?\n$/, "").split(/\r?\n/);
   clearProblem();
-  if (loaded && labels.length !== loaded.layout.classes) {
+  if (loaded && !labelsFit(labels.length, loaded.layout)) {
     report(new Problem("labels", String(labels.length), String(loaded.layout.classes)));
   }
   showLast();

@@ -1,6 +1,7 @@
 // What is on the page: it shows what main.ts knows, and knows nothing itself.
 
 import type { ModelFile } from "./exported";
+import type { Guess } from "./guesses";
 import type { Problem } from "./problem";
 import { language, say } from "./strings";
 
@@ -38,13 +39,8 @@ export function showProblem(problem: Problem | null) {
   box.dataset.code = problem.code;
 }
 
-export interface Guess {
-  label: string;
-  share: number; // 0 to 1
-}
-
 /** The five bars. The rows stay the same elements, so that their bars glide. */
-export function showAnswers(guesses: Guess[]) {
+export function showAnswers(guesses: Guess[], logits: boolean) {
   const list = element("answers");
   while (list.children.length > Math.max(guesses.length, 1)) list.lastElementChild!.remove();
   while (list.children.length < guesses.length) {
@@ -62,18 +58,24 @@ export function showAnswers(guesses: Guess[]) {
   }
   if (list.querySelector(".faint")) {
     list.innerHTML = "";
-    return showAnswers(guesses);
+    return showAnswers(guesses, logits);
   }
-  guesses.forEach(({ label, share }, i) => {
+  guesses.forEach(({ label, value }, i) => {
     const [name, percent, bar] = list.children[i].children as unknown as HTMLElement[];
     name.textContent = label;
     name.title = label;
-    percent.textContent = percentage(share);
-    bar.style.setProperty("--share", String(share));
+    percent.textContent = shown(value, logits);
+    bar.hidden = logits; // which have no limits to draw one between
+    bar.style.setProperty("--share", String(value));
   });
 }
 
-export function percentage(share: number): string {
+/** A probability as a percentage, a logit as a number. */
+export function shown(value: number, logits: boolean): string {
+  return logits ? new Intl.NumberFormat(language(), { maximumSignificantDigits: 4 }).format(value) : percentage(value);
+}
+
+function percentage(share: number): string {
   return new Intl.NumberFormat(language(), { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(share);
 }
 

@@ -22,7 +22,7 @@ export interface Replies {
 }
 
 export interface Answer {
-  probabilities: Float32Array;
+  values: Float32Array; // one for each class
   attention: Float32Array | null;
   milliseconds: number; // inputs in, run, answer out
   fitting: number; // milliseconds of the preprocessing; 0 where it was done before
@@ -106,19 +106,19 @@ async function run(
   shown: Picture | null,
 ): Promise<Answer> {
   const started = performance.now();
-  const values = layout.inputs.map((input) => inputs[input.name] ?? pixels(input, shown));
+  const given = layout.inputs.map((input) => inputs[input.name] ?? pixels(input, shown));
   const fitted = performance.now();
   const tensors: Record<string, Tensor> = {};
   let results: Record<string, Tensor> = {};
   try {
     layout.inputs.forEach((input, i) => {
-      tensors[input.name] = new Tensor(values[i], input.shape);
+      tensors[input.name] = new Tensor(given[i], input.shape);
     });
     results = await compiled.run(tensors);
-    const probabilities = await real(results[layout.probability.name], layout.probability);
+    const values = await real(results[layout.answer.name], layout.answer);
     const milliseconds = performance.now() - fitted;
     const attention = layout.attention && (await real(results[layout.attention.name], layout.attention));
-    return { probabilities, attention, milliseconds, fitting: fitted - started };
+    return { values, attention, milliseconds, fitting: fitted - started };
   } catch (error) {
     throw runtimeProblem(error, name);
   } finally {

@@ -54,19 +54,19 @@ class MainActivity : ComponentActivity() {
         list.adapter = ArrayAdapter(this, android.R.layout.simple_spinner_dropdown_item, exported.files)
         list.onItemSelectedListener = object : AdapterView.OnItemSelectedListener {
             override fun onItemSelected(parent: AdapterView<*>?, view: View?, position: Int, id: Long) =
-                load(exported.files[position], exported.labels)
+                load(exported.files[position], exported)
 
             override fun onNothingSelected(parent: AdapterView<*>?) = Unit
         }
     }
 
-    private fun load(name: String, labels: List<String>) {
+    private fun load(name: String, exported: Exported) {
         show("", getString(R.string.loading, name))
         worker.execute {
             classifier?.close()
             classifier = null
             try {
-                classifier = Classifier(assets, name, labels)
+                classifier = Classifier(assets, name, exported.labels, exported.logits)
                 runOnUiThread { note(noCamera) }
             } catch (trouble: Trouble) {
                 runOnUiThread { note(trouble.sentence(this)) }
@@ -118,7 +118,10 @@ class MainActivity : ComponentActivity() {
             return
         }
         val done = SystemClock.elapsedRealtimeNanos()
-        val rows = found.joinToString("\n") { (label, share) -> getString(R.string.row, share * 100, label) }
+        val rows = found.joinToString("\n") { (label, value) ->
+            if (model.logits) getString(R.string.logit, value, label)
+            else getString(R.string.row, value * 100, label)
+        }
         val times = getString(R.string.times, (done - ready) / 1e6, (ready - start) / 1e6)
         runOnUiThread { show(rows, times) }
     }

@@ -1,7 +1,6 @@
 """`finetune`: quantization-aware training of a RUN, into RUN/quantized/PROFILE/."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from keras_vit.export.manifest import digest
 from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write, write_json
+from keras_vit.formats import Comparison, Quantized, read_document
 from keras_vit.models import MaskedViT
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.distillation import Distillation
@@ -25,6 +25,8 @@ from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.recipes import recipe_from
 from keras_vit.training.runs import check_same_data, read_run
 from keras_vit.training.trainer import fit
+
+AGAIN = "delete that folder, and quantize again"
 
 
 def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, distill=0.0):
@@ -82,7 +84,7 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
         teach(aware, in_float32(model), distill)
     console = console or Console(stderr=True)
     history = fit(aware, data, folder, recipe, console, profile.name, keep="best")
-    found = _json(folder / "comparison.json")
+    found = read_document(folder / "comparison.json", Comparison, AGAIN)
     found["trained"] = max(row["val_accuracy"] for row in history)
     worse = found["trained"] < found["post_training"] - 1e-6  # the former comes out of float32
     found["kept"] = "post_training" if worse else "trained"
@@ -140,7 +142,7 @@ def _decided(values, threshold):
 def _start_again_if_changed(folder, config):
     """Forget the progress in `folder` when it was made with other options or from another model."""
     path = folder / "config.json"
-    if not path.exists() or _json(path) != config:
+    if not path.exists() or read_document(path, Quantized, AGAIN) != config:
         for name in ("state.safetensors", "history.json", "comparison.json"):
             (folder / name).unlink(missing_ok=True)
         write_json(path, config)  # last: the old model stays until there is a new one
@@ -162,17 +164,10 @@ def about_run(run, config, profiles=()):
         top1 = folder / "comparison.json"
         noted.setdefault("quantized", {})[name] = {
             "model_sha256": digest(folder / "model.keras"),
-            "distill": _json(folder / "config.json").get("distill", 0.0),
-            "top1": _json(top1) if top1.exists() else None,
+            "distill": read_document(folder / "config.json", Quantized, AGAIN).get("distill", 0.0),
+            "top1": read_document(top1, Comparison, AGAIN) if top1.exists() else None,
         }
     return noted
-
-
-def _json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): quantize again.") from None
 
 
 def load_model(run):

@@ -13,8 +13,8 @@ def check_ours(directory):
         raise InputError(f"{directory} is a file: --out takes a folder.")
     if directory.exists() and any(directory.iterdir()):
         try:
-            ours = "keras_vit" in json.loads((directory / "manifest.json").read_text())["versions"]
-        except (OSError, ValueError, KeyError, TypeError):
+            ours = "keras_vit" in json.loads((directory / "manifest.json").read_bytes())["versions"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             ours = False
         if not ours:
             raise InputError(

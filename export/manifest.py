@@ -15,7 +15,7 @@ files' names and contents.
 
 import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from keras_vit.errors import InputError
 from keras_vit.export.workers import Failure
@@ -59,36 +59,10 @@ def read_manifest(directory):
     if not file.is_file():
         what = "holds no manifest.json" if file.parent.is_dir() else "does not exist"
         raise InputError(f"{directory} {what}: give a directory that keras-vit export wrote.")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        fine = manifest["format"] == FORMAT and _is_whole(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        fine = False
-    if not fine:
-        raise InputError(f"{file} is not a manifest of format {FORMAT}: export the model again.")
-    return manifest
 
+    from keras_vit.formats import Manifest, read_document  # here: not every user of this file needs pydantic
 
-def _is_whole(manifest):
-    # Of a multimodal model there are "inputs" and "modalities" instead.
-    sizes = [entry["shape"] for entry in manifest["inputs"].values()] if "inputs" in manifest else []
-    sizes = sizes or [manifest["image_size"]]
-    labels, artifacts, sources = manifest["labels"], manifest["artifacts"], manifest.get("sources", [])
-    return (
-        all(type(side) is int and side > 0 for size in sizes for side in size)
-        and ("inputs" in manifest or len(sizes[0]) == 2)
-        and isinstance(labels, list)
-        and bool(labels)
-        and all(isinstance(label, str) for label in labels)
-        and isinstance(artifacts, list)
-        and all(_is_inside(entry["name"]) and _is_inside(entry["source"]) for entry in artifacts)
-        and all(_is_inside(entry["name"]) for entry in sources)
-    )
-
-
-def _is_inside(name):
-    path = PurePosixPath(name)
-    return path.parts != () and not path.is_absolute() and ".." not in path.parts
+    return read_document(file, Manifest, "export the model again")
 
 
 def entries(manifest):
@@ -118,3 +92,36 @@ def checked_file(directory, entry):
             f"the manifest says {entry['sha256'][:12]}..."
         )
     return path
+
+
+def check_listed(path):
+    """Refuse a model in an export directory that is not what the manifest says; others pass.
+
+    Args:
+        path: a .tflite or .keras file, or the folder of one SavedModel.
+
+    Raises:
+        InputError: another content than was exported, or a damaged manifest.
+    """
+    path = Path(path).absolute()
+    for folder in list(path.parents)[:2]:  # artifacts, and what is in keras/ and saved_model/
+        if not (folder / "manifest.json").is_file() or _is_foreign(folder / "manifest.json"):
+            continue
+        name = path.relative_to(folder).as_posix()
+        for entry in entries(read_manifest(folder)):
+            if entry["name"] != name:
+                continue
+            try:
+                checked_file(folder, entry)
+            except Refused as refused:
+                again = "Copy it again, or export the model again"
+                raise InputError(f"{path}: {refused}. {again}.") from None
+        return
+
+
+def _is_foreign(file):
+    """Whether a manifest.json is of another kind, such as that of a web page."""
+    try:
+        return "artifacts" not in json.loads(file.read_bytes())
+    except (ValueError, TypeError, RecursionError):
+        return False  # a damaged one is taken for ours

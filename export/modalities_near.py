@@ -1,8 +1,7 @@
 """From what people have (a picture file, words, a sound) to the raw inputs of one example for a runner."""
 
-import json
-
 from keras_vit.errors import InputError
+from keras_vit.export.manifest import read_manifest
 from keras_vit.training.multimodal_data import one_example
 
 
@@ -34,7 +33,7 @@ def modalities_of(runner):
     folder = runner.path.resolve()
     for place in list(folder.parents)[:3]:
         if (place / "manifest.json").is_file():
-            noted = json.loads((place / "manifest.json").read_text(encoding="utf-8")).get("modalities")
+            noted = read_manifest(place).get("modalities")
             if noted:
                 return deserialized(noted)
     raise InputError(

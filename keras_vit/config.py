@@ -304,7 +304,7 @@ def folds(value):
     """A tuple of names from `FOLDS`; True stands for all of them, False for none."""
     if isinstance(value, bool):
         return FOLDS if value else ()
-    if not isinstance(value, list | tuple) or not set(value) <= set(FOLDS):
+    if not isinstance(value, list | tuple) or not all(fold in FOLDS for fold in value):
         raise InputError(f"folded must be True, False or some of {', '.join(FOLDS)}, not {value!r}.")
     return tuple(value)
 

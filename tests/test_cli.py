@@ -7,11 +7,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import command_line
 import numpy as np
 import pytest
+from mutations import mutations
 from PIL import Image
+
+from keras_vit.errors import InputError
 
 
 def run(capsys, *words):
@@ -416,7 +420,7 @@ def test_bad_input_for_quantizing(trained, tmp_path, capsys):
     check_error(capsys, "--protect is for profiles", *static, "--protect", "head")
     broken = shutil.copytree(trained / "export", tmp_path / "broken")
     (broken / "manifest.json").write_text((broken / "manifest.json").read_text()[:-100])
-    check_error(capsys, "manifest.json is not a manifest of format 1", "evaluate", broken, "digits")
+    check_error(capsys, "manifest.json is not valid JSON", "evaluate", broken, "digits")
     assert not (tmp_path / "out").exists()
 
 
@@ -577,3 +581,100 @@ def test_a_scenario_of_more_than_one_model_is_for_the_demo(tmp_path, capsys):
         capsys, "`keras-vit demo --scenario pretraining`", "train", "pretraining", "--out", tmp_path / "run"
     )
     assert not (tmp_path / "run").exists()
+
+
+def readers_of(base, monkeypatch):
+    """{a JSON file of a RUN, an export or a packed set: what the commands do with it}, but for training."""
+    from keras_vit.commands import common
+    from keras_vit.commands.quantize import quantize
+    from keras_vit.export import benchmark, finetune, layout, manifest
+    from keras_vit.mobile_demo import server
+    from keras_vit.training import callbacks, curves, packing, recipes, runs
+
+    run_folder, directory, packed = base / "run", base / "export", base / "packed"
+    quantized = run_folder / "quantized" / "int8_static"
+    trained_on = json.loads((run_folder / "config.json").read_text())["data"]
+    loaded = SimpleNamespace(labels=("dark", "light"), **trained_on)
+    monkeypatch.setattr(common, "load_images", lambda *arguments: loaded)
+    monkeypatch.setattr(curves, "save", lambda figure, path, **options: None)
+    monkeypatch.setattr(finetune, "finetune", lambda *arguments: [{"epoch": 1, "val_accuracy": 0.5}])
+    kept = json.loads((quantized / "config.json").read_text())
+
+    def of_run():
+        config = runs.read_run(run_folder)
+        chosen = recipes.recipe_from(config["recipe"])
+        chosen.to_dict()
+        chosen.model_config()
+        "\n".join(config["labels"])
+        finetune.about_run(run_folder, config, ["int8_static"])
+        common.load_data_of_run(run_folder, None, False)
+        runs.check_same_data(config, loaded, run_folder)
+        runs.open_run(run_folder, {**config, "recipe": chosen.to_dict()})
+
+    def of_history():
+        for keep, patience in (("last", 0), ("last", 2), ("best", 0)):
+            keeper = callbacks.Keeper(run_folder, keep, epochs=6, steps=5, patience=patience)
+            keeper.restore_history()
+            if keeper.finished:
+                assert 0 <= keeper.best_epoch < len(keeper.history)
+                curves.draw_curves(keeper.history, run_folder / "curves.png")
+                json.dumps({"event": "end", **keeper.history[-1]}, allow_nan=False)
+
+    def of_quantized():
+        finetune.about_run(run_folder, {"data": {}}, ["int8_static"])
+        finetune._start_again_if_changed(quantized, kept)
+        if (quantized / "comparison.json").exists():  # else it begins anew
+            quantize(run_folder, "int8_static", data=None, epochs=None, learning_rate=None)
+
+    def of_export():
+        layout.check_ours(directory)
+        server.check_export(directory)
+        manifest.check_listed(benchmark._models(directory)[-1][0])
+        found = manifest.read_manifest(directory)
+        height, width = found["image_size"]
+        assert all(isinstance(label, str) for label in found["labels"])
+        np.zeros((1, height, width, 3), bool)
+
+    def of_packed():
+        packing.open_packed(packed)
+
+    return {
+        run_folder / "config.json": of_run,
+        run_folder / "history.json": of_history,
+        quantized / "config.json": of_quantized,
+        quantized / "comparison.json": of_quantized,
+        directory / "manifest.json": of_export,
+        packed / "dataset.json": of_packed,
+    }
+
+
+def test_any_json_file_is_read_or_refused_in_a_line(trained, folder, tmp_path, monkeypatch, capsys):
+    base = shutil.copytree(trained, tmp_path / "base")
+    code, _, _ = run(capsys, "pack", folder, "--out", base / "packed", "--shards", "1")
+    assert code == 0
+    for file, read in readers_of(base, monkeypatch).items():
+        content, refused = file.read_text(), 0
+        read()
+        neighbours = {path: path.read_bytes() for path in file.parent.glob("*.json")}
+        for what, text in mutations(json.loads(content)):
+            file.write_text(text)
+            try:
+                read()
+            except InputError as error:
+                refused += 1
+                assert str(error).isprintable(), (file.name, what)
+            except Exception as error:
+                raise AssertionError(f"{file.name} with {what}: {error!r}") from error
+            for path, data in neighbours.items():  # _start_again_if_changed removes what is of another time
+                path.write_bytes(data)
+        assert refused > 50, file
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("text", ["{}", "null", "[]", '{"format": 1}', "[1]"])
+def test_a_run_of_another_shape_is_refused_with_a_way_out(trained, tmp_path, capsys, text):
+    copy = shutil.copytree(trained / "run", tmp_path / "run")
+    (copy / "config.json").write_text(text)
+    for words in (["quantize", copy, "--profile", "int8"], ["export", copy, "--out", tmp_path / "out"]):
+        check_error(capsys, "config.json is damaged .*: restore it, or train into another --out", *words)
+    assert not (tmp_path / "out").exists()

@@ -148,7 +148,7 @@ def load_data_of_run(run, data, skip_bad):
     source = config["data"]["source"]
     if data is None and source is None:
         raise InputError(f"{run} was imported and has no data of its own: say --data PATH.")
-    if data is None and not is_name(source) and not Path(source).exists():
+    if data is None and not is_name(source) and not os.path.exists(source):
         raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
     recipe = recipe_from(config["recipe"])
     return load_images(data or source, recipe.image_size, skip_bad, channels=recipe.model_config().channels)
@@ -156,7 +156,7 @@ def load_data_of_run(run, data, skip_bad):
 
 def _multimodal_data_of_run(run, config, data, skip_bad):
     source = data or config["data"]["source"]
-    if source not in SCENARIOS and not Path(source).exists():
+    if source not in SCENARIOS and not os.path.exists(source):
         raise InputError(f"the data of {run}, {source}, is not there (any more): say --data PATH.")
     import_tensorflow()
     modalities = restored_modalities(config["recipe"]["modalities"])

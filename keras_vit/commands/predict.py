@@ -36,7 +36,8 @@ def predict(
     given = {name: value for name, value in given.items() if value is not None}
     if not images and not given:
         raise InputError("nothing is given: name a picture, or --image, --text, --audio, --video, --action.")
-    from keras_vit.export.runners import KINDS, load_runner
+    from keras_vit.export.manifest import check_listed
+    from keras_vit.export.runners import KINDS, load_runner, saved_model_folder
 
     check_path(model, f"there is no {model}: give {KINDS}.")
     for path in (*images, audio, video, action):
@@ -44,6 +45,7 @@ def predict(
     folders = [path for path in images if path.is_dir()]
     images = _pictures(images)
 
+    check_listed(saved_model_folder(model) if model.is_dir() else model)
     if model.exists() and model.suffix != ".tflite":
         import_tensorflow()
     with without_chatter():

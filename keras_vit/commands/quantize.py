@@ -1,6 +1,5 @@
 """`keras-vit quantize`: quantization-aware fine-tuning of a RUN."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -36,10 +35,12 @@ def quantize(
 
     history = finetune(run, profile, loaded, epochs, learning_rate, console(), distill)
     best = max(history, key=lambda row: (row["val_accuracy"], row["epoch"]))  # the one that is kept
-    before = json.loads((run / "quantized" / profile / "comparison.json").read_text())
+    from keras_vit.formats import Comparison, read_document
+
+    before = read_document(run / "quantized" / profile / "comparison.json", Comparison, "quantize again")
     say(
         f"{run}/quantized/{profile}: held-out top-1 {best['val_accuracy']:.4f} in epoch {best['epoch']} "
         f"(post-training quantization {before['post_training']:.4f}, float {before['float']:.4f})"
     )
-    if before["kept"] == "post_training":
+    if before.get("kept") == "post_training":
         say("no epoch was better than post-training quantization, so that is kept: try --learning-rate")

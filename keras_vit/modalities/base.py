@@ -200,11 +200,22 @@ def deserialized(pairs):
     """{name: modality, not built} of [[name, what `keras.saving.serialize_keras_object` gave]].
 
     Without its build_config, a modality is built by the model, and its variables are named from that down.
+
+    Raises:
+        InputError: something in it is no modality, or none that is known here.
     """
-    return {
-        name: keras.saving.deserialize_keras_object({**modality, "build_config": None})
-        for name, modality in pairs
-    }
+    found = {}
+    for name, modality in pairs:
+        try:
+            found[name] = keras.saving.deserialize_keras_object({**modality, "build_config": None})
+        except Exception as error:  # Keras raises whatever the classes that are named there raise
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"the modality {name!r} cannot be made ({why}): import its class, or train again."
+            ) from error
+        if not isinstance(found[name], Modality):
+            raise InputError(f"{name!r} is a {type(found[name]).__name__}, no modality: train again.")
+    return found
 
 
 def in_words(number, thing):

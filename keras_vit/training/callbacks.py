@@ -11,6 +11,7 @@ from safetensors.numpy import save
 
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.files import atomic_write, write_json
+from keras_vit.formats import HISTORY, SCORED_HISTORY, parsed, problem_with, read_document
 from keras_vit.training.averaging import averaged_weights
 from keras_vit.training.progress import METRICS
 
@@ -81,12 +82,11 @@ class Keeper(keras.callbacks.Callback):
     def restore_history(self):
         path = self.folder / "history.json"
         if path.exists():
-            try:
-                self.history = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise InputError(
-                    f"{path} is not valid JSON ({error}): delete it to train again, or use another --out."
-                ) from None
+            self.history = read_document(path, self._schema, "delete it to train again, or use another --out")
+
+    @property
+    def _schema(self):
+        return SCORED_HISTORY if self.keep == "best" or self.patience else HISTORY
 
     @property
     def finished(self):
@@ -108,7 +108,10 @@ class Keeper(keras.callbacks.Callback):
         try:
             with safe_open(self.state_path, framework="numpy") as file:
                 metadata = file.metadata()
-                self.history, self.step = json.loads(metadata["history"]), int(metadata.get("step", 0))
+                self.history, self.step = parsed(metadata["history"]), int(metadata.get("step", 0))
+                problem = problem_with(self.history, self._schema)
+                if problem or not 0 <= self.step < self.steps or len(self.history) > self.epochs:
+                    raise ValueError(f"its history {problem or 'is of other epochs'}")
                 names = set(file.keys())
                 ours = {name for name in names if not name.startswith(STEP_METRIC)}
                 if ours != set(variables):
@@ -116,7 +119,7 @@ class Keeper(keras.callbacks.Callback):
                 for name, variable in variables.items():
                     variable.assign(file.get_tensor(name))
                 self._metrics = {name: file.get_tensor(name) for name in names - ours}
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(

@@ -22,6 +22,7 @@ def draw_curves(history, path):
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
         axis.legend()
-        best = (min if name == "loss" else max)(row[f"val_{name}"] for row in history)
+        known = [row[f"val_{name}"] for row in history if f"val_{name}" in row]
+        best = (min if name == "loss" else max)(known)
         axis.set_title(f"held out: last {history[-1][f'val_{name}']:.4f}, best {best:.4f}")
     save(figure, path, dpi=120)

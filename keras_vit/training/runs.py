@@ -1,11 +1,11 @@
 """What a RUN folder is: made once, and only continued with the same data and recipe. No TensorFlow."""
 
 import contextlib
-import json
 from pathlib import Path
 
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write, write_json
+from keras_vit.formats import Run, read_document
 from keras_vit.training.recipes import recipe_class
 
 
@@ -13,18 +13,13 @@ def read_run(folder):
     """The config.json of the RUN `folder`.
 
     Raises:
-        InputError: no such folder, or it is no run.
+        InputError: no such folder, it is no run, or its config.json is damaged.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
         what = "has no config.json, so it is no run" if Path(folder).is_dir() else "does not exist"
         raise InputError(f"{folder} {what}: `keras-vit train DATA --out {folder}` makes one.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not valid JSON ({error}): restore it, or train into another --out."
-        ) from None
+    return read_document(path, Run, "restore it, or train into another --out")
 
 
 @contextlib.contextmanager

@@ -101,16 +101,16 @@ def _tf_config():
     )
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"TF_CONFIG is not valid JSON ({error}): {expected}.") from None
-    workers = config.get("cluster", {}).get("worker") if isinstance(config, dict) else None
+    cluster, task = (config.get(key) if isinstance(config, dict) else None for key in ("cluster", "task"))
+    workers = cluster.get("worker") if isinstance(cluster, dict) else None
     if not isinstance(workers, list) or not workers or not all(is_address(place) for place in workers):
         raise InputError(f"TF_CONFIG has no list of workers' addresses, but {workers!r}: {expected}.")
-    others = sorted(set(config["cluster"]) - {"worker"})
+    others = sorted(set(cluster) - {"worker"})
     if others:
         raise InputError(f"TF_CONFIG has tasks of another type, {', '.join(others)}: {expected}.")
-    task = config.get("task") or {}
-    if task.get("type") != "worker" or not isinstance(task.get("index"), int):
+    if not isinstance(task, dict) or task.get("type") != "worker" or type(task.get("index")) is not int:
         raise InputError(f"TF_CONFIG has the task {task!r}: {expected}.")
     if not 0 <= task["index"] < len(workers):
         raise InputError(f"TF_CONFIG has the worker {task['index']} of {len(workers)}: {expected}.")

@@ -109,7 +109,7 @@ def test_what_is_noted_about_a_run(tmp_path):
         },
     }
     (folder / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config.json cannot be read .*: quantize again"):
+    with pytest.raises(InputError, match=r"config.json is not valid JSON .*: delete that folder, and quan"):
         about_run(tmp_path, config, ["int8"])
 
 

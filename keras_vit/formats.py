@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # that of Python 3.11 does not tell pydantic enough
 
 from keras_vit.errors import InputError
+from keras_vit.files import read_regular
 from keras_vit.training.recipes import recipe_class
 
 FORMAT = 1  # of all of them, until one changes
@@ -159,8 +160,8 @@ Manifest = Annotated[_Manifest, AfterValidator(_has_inputs)]  # manifest.json of
 class Shards(TypedDict):
     """How many pictures are in each shard."""
 
-    train: list[Whole]
-    test: list[Whole]
+    train: list[Annotated[int, Field(ge=0, le=2**26)]]
+    test: list[Annotated[int, Field(ge=0, le=2**26)]]
 
 
 class Packed(TypedDict):
@@ -185,14 +186,12 @@ def read_document(path: str | Path, schema: Any, way_out: str) -> Any:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > LARGEST or not path.is_file():
-            raise InputError(f"{path} is no file of up to {LARGEST >> 20} MiB: {way_out}.")
-        value = parsed(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): {way_out}.") from error
+        data = read_regular(path, LARGEST)
+    except InputError as error:
+        raise InputError(f"{str(error).rstrip('.')}: {way_out}.") from error
+    try:
+        value = parsed(data)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is not valid JSON ({error}): {way_out}.") from error
     if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
         raise InputError(f"{path} was made by a newer version of keras_vit: install that, or {way_out}.")

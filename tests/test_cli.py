@@ -595,7 +595,7 @@ def readers_of(base, monkeypatch):
     quantized = run_folder / "quantized" / "int8_static"
     trained_on = json.loads((run_folder / "config.json").read_text())["data"]
     loaded = SimpleNamespace(labels=("dark", "light"), **trained_on)
-    monkeypatch.setattr(common, "load_images", lambda *arguments: loaded)
+    monkeypatch.setattr(common, "load_images", lambda *arguments, **options: loaded)
     monkeypatch.setattr(curves, "save", lambda figure, path, **options: None)
     monkeypatch.setattr(finetune, "finetune", lambda *arguments: [{"epoch": 1, "val_accuracy": 0.5}])
     kept = json.loads((quantized / "config.json").read_text())

@@ -9,7 +9,6 @@ dataset.json. The records are tf.train.Examples: `image` (the bytes of a JPEG, P
 """
 
 import dataclasses
-import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +20,15 @@ from PIL import Image
 
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
-from keras_vit.files import atomic_directory, open_regular, read_regular, write_json
+from keras_vit.files import atomic_directory, open_regular, write_json
+from keras_vit.formats import SPLITS, Packed, read_document
 from keras_vit.labels import check_classes
 from keras_vit.training.layout import Item, digest
 from keras_vit.training.pictures import Pictures, open_pictures
 from keras_vit.training.records import DamagedRecord, from_example, read_records, to_example, write_record
 
 CONTENTS = "dataset.json"
-MOST_CONTENTS, MOST_PICTURES = 2**26, 2**26  # bytes of it, and pictures in one shard
 FORMAT = 1
-SPLITS = ("train", "test")
 STARTS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG"}  # the first bytes of these kinds of files
 FEATURES = {"image": bytes, "label": int, "name": bytes, "place": int}
 
@@ -171,30 +169,7 @@ def is_packed(source):
 def read_contents(source):
     """What dataset.json of a packed set holds. Raises InputError."""
     path = Path(source).expanduser() / CONTENTS
-    try:
-        contents = json.loads(read_regular(path, MOST_CONTENTS).decode("utf-8"))
-        newer = contents["format"] > FORMAT
-        sound = newer or (
-            isinstance(contents["labels"], list)
-            and all(isinstance(label, str) for label in contents["labels"])
-            and isinstance(contents["fingerprint"], str)
-            and type(contents["suggested_image_size"]) is int
-            and 0 < contents["suggested_image_size"] < 2**16
-            and all(isinstance(contents["shards"][split], list) for split in SPLITS)
-            and all(
-                type(n) is int and 0 <= n <= MOST_PICTURES
-                for split in SPLITS
-                for n in contents["shards"][split]
-            )
-        )
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, RecursionError):
-        newer, sound = False, False
-    if newer:
-        raise InputError(f"{str(path)!r} was made by a newer keras_vit: install that, or pack the set again.")
-    if not sound:
-        raise InputError(f"{str(path)!r} is damaged: pack the set again.")
+    contents = read_document(path, Packed, "pack the set again")
     check_classes(contents["labels"], source)
     return contents
 

@@ -292,9 +292,9 @@ def test_a_picture_that_is_none(packed):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"dataset\.json' is damaged: pack the set again"),
+        ("{", r"dataset\.json is not valid JSON .*: pack the set again"),
         ('{"format": 1}', "is damaged"),
-        ('{"format": 2, "labels": []}', "made by a newer keras_vit"),
+        ('{"format": 2, "labels": []}', "made by a newer version of keras_vit"),
         ("[]", "is damaged"),
         ('{"format": "1"}', "is damaged"),
     ],

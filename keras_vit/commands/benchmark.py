@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from keras_vit.commands.common import check_path
 from keras_vit.commands.terminal import print_json, task, wide_console
 
 
@@ -25,8 +26,10 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ):
     """Latency, memory and size of models, side by side; the first is what the others are compared with."""
-    from keras_vit.export.benchmark import benchmark, pages
+    from keras_vit.export.benchmark import GIVE, benchmark, pages
 
+    for path in files:
+        check_path(path, f"there is no {path}: give {GIVE}.")
     with task("measuring") as progress:
         report = benchmark(files, threads, seconds, operators, progress)
     if as_json:

@@ -27,8 +27,8 @@ def evaluate(
     """Run every copy of the model on the same held-out images; write report.json and report.html."""
     from keras_vit.export.verify import class_names, read_manifest, verify
 
-    manifest = read_manifest(directory)
     check_data(data)
+    manifest = read_manifest(directory)
     if "inputs" in manifest:
         import_tensorflow()
         loaded = load_multimodal(

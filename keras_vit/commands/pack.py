@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keras_vit.commands.common import parse_image_size, say_ignored
+from keras_vit.commands.common import check_data, parse_image_size, say_ignored
 from keras_vit.commands.options import SkipBad
 from keras_vit.commands.terminal import say, task
 
@@ -24,6 +24,7 @@ def pack(
 ):
     """Pack pictures into TFRecord shards, which the other commands take in place of DATA."""
     size = parse_image_size(image_size)
+    check_data(data)
     from keras_vit.training import packing
 
     with task("packing pictures") as progress:

@@ -118,6 +118,33 @@ def test_predict_with_each_kind_of_model(trained, folder, capsys, model):
     assert out.splitlines()[1].split()[1] == "dark"
 
 
+def test_predict_reads_folders(trained, folder, tmp_path, capsys):
+    model = trained / "export" / "int8.tflite"
+    pictures = tmp_path / "pictures"
+    for name in ("10.png", "2.png", "below/1.jpg"):
+        picture(pictures / name, bright=130)
+    (pictures / "notes.txt").write_text("")
+    single = folder / "dark" / "1.png"
+    code, out, err = run(capsys, "predict", model, single, pictures, "--json")
+    assert code == 0 and err == ["1 files passed over (no pictures that are read): 1 .txt"]
+    answers = json.loads(out)
+    files = [single, *(pictures / name for name in ("2.png", "10.png", "below/1.jpg"))]
+    assert [a["image"] for a in answers] == [str(path) for path in files]
+    assert [a["predictions"][0]["label"] for a in answers] == ["dark", "light", "light", "light"]
+    for path, answer in zip(files, answers, strict=True):
+        assert json.loads(run(capsys, "predict", model, path, "--json")[1]) == [answer]
+    for i in range(6):
+        (pictures / f"bad{i}.png").write_bytes(b"no picture")
+    message = (
+        r"6 of 9 pictures cannot be used: '.*bad0.png' is not a picture.*; and 1 more\. Mend or delete them"
+    )
+    check_error(capsys, message, "predict", model, pictures)
+    (tmp_path / "empty").mkdir()
+    check_error(
+        capsys, r"empty has no pictures \(\.jpg .*\): name a folder", "predict", model, tmp_path / "empty"
+    )
+
+
 def test_predicting_with_a_tflite_file_needs_no_tensorflow(trained, folder):
     code = (
         "import sys; from keras_vit import cli\n"

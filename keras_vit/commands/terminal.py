@@ -76,22 +76,21 @@ def import_tensorflow():
 @contextlib.contextmanager
 def _notices_afterwards():
     noted = []
-    with warnings.catch_warnings():
-        usual = warnings.showwarning
+    try:
+        with warnings.catch_warnings():
+            usual = warnings.showwarning
 
-        def show(message, category, *where, **more):
-            if issubclass(category, Notice):
-                noted.append(message)
-            else:
-                usual(message, category, *where, **more)
+            def show(message, category, *where, **more):
+                if issubclass(category, Notice):
+                    noted.append(message)
+                else:
+                    usual(message, category, *where, **more)
 
-        warnings.showwarning = show
-        try:
+            warnings.showwarning = show
             yield
-        finally:
-            warnings.showwarning = usual
-    for message in noted:
-        warnings.warn(message, stacklevel=2)
+    finally:
+        for message in noted:
+            warnings.warn(message, stacklevel=2)
 
 
 @contextlib.contextmanager

@@ -393,7 +393,8 @@ def _read_video(folder, cell, options):
     _check_size(path, len(clip), clip.shape[1:3])
     if problem := pixels_problem(clip):
         raise InputError(f"the values of the clip {str(path)!r} {problem}.")
-    clip = as_pixels(clip)
+    # A copy: a mapped file would keep its descriptor, of which a process has a thousand.
+    clip = np.array(clip) if clip.dtype == np.uint8 else as_pixels(clip)
     return (
         clip if options.image_size is None else np.stack([fit(frame, options.image_size) for frame in clip])
     )

@@ -256,13 +256,15 @@ TRACK = np.array([[1.5, -2], [3, 4], [5, 6]])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", ">u2", "float16", "float32", "float64"])
 def test_numbers_of_every_kind_are_the_same_clip_and_track(tmp_path, dtype):
     np.save(tmp_path / "clip.npy", CLIP.astype(dtype))
-    np.testing.assert_array_equal(READERS["video"](tmp_path, "clip.npy", Options()), CLIP.astype("uint8"))
+    found = READERS["video"](tmp_path, "clip.npy", Options())
+    np.testing.assert_array_equal(found, CLIP.astype("uint8"))
+    assert getattr(found, "_mmap", None) is None, "holds no file open"
     np.save(tmp_path / "track.npy", TRACK.astype(dtype) if dtype[0] in "if" else np.abs(TRACK).astype(dtype))
     found = READERS["action"](tmp_path, "track.npy", Options())
     np.testing.assert_array_equal(
         found, TRACK.astype(dtype) if dtype[0] in "if" else np.abs(TRACK).astype(dtype)
     )
-    assert found.dtype == "float32"
+    assert found.dtype == "float32" and getattr(found, "_mmap", None) is None
 
 
 def test_a_clip_with_fractions_is_rounded(tmp_path):

@@ -1,5 +1,6 @@
 """What models and modalities share whose raw input is pixels: pictures and clips."""
 
+import math
 import sys
 import warnings
 
@@ -152,7 +153,8 @@ def checked_preprocessing(value, channels):
         mean, std = ([float(number) for number in value[key]] for key in ("mean", "std"))
     except (TypeError, ValueError, KeyError):
         mean = std = ()
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    usual = all(math.isfinite(x) for x in mean) and all(0 < x < math.inf for x in std)
+    if len(mean) != channels or len(std) != channels or not usual:
         raise InputError(
             f"preprocessing must be {{'mean': [{channels} numbers], 'std': [{channels} numbers above 0]}}, "
             f"not {value!r}."

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
 from keras_vit.config import ViTConfig, pair
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
 from keras_vit.modalities.pixels import for_channels
 
 # (pixel / 255 - mean) / std: of the original ViT, and of ImageNet's pixels, which DeiT was trained with.
@@ -99,8 +100,8 @@ def gather(path, stored, table, ignored=()):
         ignored: beginnings of names in the file that belong to another task than ours.
 
     Raises:
-        InputError: names the tensors that are missing, that the table does not know, or whose shape is
-            another: the first five and a count.
+        InputError: names the tensors that are missing, that the table does not know, whose shape is
+            another, or that hold NaN or infinity: the first five and a count.
     """
     needed = {source.name: source for source in table.values()}
     missing = [name for name, source in needed.items() if name not in stored and not source.optional]
@@ -111,14 +112,18 @@ def gather(path, stored, table, ignored=()):
         if name in stored and stored[name].shape != source.shape
     ]
     refuse_misfits(f"{path} is not a ViT that this package knows", missing, unused, wrong)
-    return {
-        ours: np.ascontiguousarray(
-            source.convert(
-                stored[source.name].read() if source.name in stored else np.zeros(source.shape, "float32")
-            )
+    tensors, bad = {}, {}
+    for ours, source in table.items():
+        found = stored[source.name].read() if source.name in stored else np.zeros(source.shape, "float32")
+        if not np.isfinite(found).all():
+            bad[source.name] = None  # one tensor of a file can be several of ours
+        tensors[ours] = np.ascontiguousarray(source.convert(found))
+    if bad:
+        raise InputError(
+            f"{path} holds NaN or infinity in {len(bad)} tensors ({', '.join(list(bad)[:5])}"
+            f"{', ...' if len(bad) > 5 else ''}): it is damaged, or its training failed. Get another copy."
         )
-        for ours, source in table.items()
-    }
+    return tensors
 
 
 def refuse_misfits(what, missing, unused, wrong):
@@ -161,25 +166,45 @@ def find_grid(path, counts, patch_size, image_size=None, hint=None):
         counts: numbers of patches that the table's length allows (with and without class tokens).
         patch_size: (h, w).
         image_size: (height, width) as the file itself says, or None.
-        hint: what the user says; asked only when the table could be of several grids.
+        hint: what the user says; asked only when the file does not tell. Without it, or where it does not
+            fit, a square number of patches is a square (of another size, positions are resized).
     """
     sizes = {}
     if image_size is not None:
         sizes["the file's"] = image_size
     squares = [math.isqrt(count) for count in counts if count > 0 and math.isqrt(count) ** 2 == count]
+    if hint is not None:
+        sizes["the given"] = pair(hint, "image_size")
     if len(squares) == 1:
         side = squares[0]
         sizes["square"] = (side * patch_size[0], side * patch_size[1])
-    if hint is not None:
-        sizes["the given"] = pair(hint, "image_size")
     for height, width in sizes.values():
         grid = (height // patch_size[0], width // patch_size[1])
-        if grid[0] * grid[1] in counts and 0 not in grid:
-            return grid
+        if grid[0] * grid[1] not in counts or 0 in grid:
+            continue
+        given = sizes.get("the given", (height, width))
+        if given[0] != given[1] and given != (height, width) and image_size is None:
+            warnings.warn(
+                Notice(
+                    f"{path} does not tell its grid: it is taken for {grid[0]}x{grid[1]} patches, and "
+                    f"resized to {given[0]}x{given[1]} pixels. If it was trained for another, read it with "
+                    "image_size=(height, width) of that."
+                ),
+                stacklevel=2,
+            )
+        return grid
+    patches = f"{patch_size[0]}x{patch_size[1]} pixels"
+    needed = f"{path}: its position table is for {' or '.join(map(str, counts))} patches of {patches}"
+    if hint is not None:
+        size = sizes["the given"]
+        rows, columns = size[0] // patch_size[0], size[1] // patch_size[1]
+        raise InputError(
+            f"{needed}, and image_size={size} has {rows}x{columns} = {rows * columns}: give the size that it "
+            "was trained for."
+        )
     raise InputError(
-        f"{path}: its position table is for {' or '.join(map(str, counts))} patches of "
-        f"{patch_size[0]}x{patch_size[1]} pixels, in a grid that the file does not tell: "
-        "give image_size=(height, width), the size that it was trained for."
+        f"{needed}, in a grid that the file does not tell: give image_size=(height, width), the size that it "
+        "was trained for."
     )
 
 
@@ -198,17 +223,28 @@ def classes_of(path, stored, head, axis, wanted):
     return found if wanted in (None, found) else None
 
 
-def normalisation(mean, std, default, channels=3):
-    """{"mean", "std"} for a `ViT` of so many channels, or `default` where a file does not give its numbers.
+def normalisation(path, mean, std, default, channels=3):
+    """{"mean", "std"} for a `ViT` of so many channels, or `default` where a file does not give both.
 
-    A file that was made from one for RGB may still have three, see `for_channels`.
+    A file that was made from one for RGB may still have three, see `for_channels`. One number is for all.
+
+    Raises:
+        InputError: something else than numbers, NaN or infinity, or a deviation that is not above 0.
     """
-    for numbers in (mean, std):
-        if not isinstance(numbers, list) or len(numbers) not in (1, 3, channels):
-            return for_channels(default, channels)
-        if not all(isinstance(number, int | float) for number in numbers):
-            return for_channels(default, channels)
-    found = {"mean": [float(number) for number in mean], "std": [float(number) for number in std]}
+    if mean is None or std is None:
+        return for_channels(default, channels)
+    found = {}
+    for name, given in (("mean", mean), ("std", std)):
+        numbers = given if isinstance(given, list) else [given]
+        sound = all(type(x) in (int, float) and abs(x) < 1e9 and (name == "mean" or x > 0) for x in numbers)
+        if not sound or len(numbers) not in (1, 3, channels):
+            raise InputError(
+                f"{path}: the {name} that pixels are normalised with is {given!r}; {channels} finite numbers "
+                f"{'above 0 ' if name == 'std' else ''}were expected: put in those of the training."
+            )
+        found[name] = [float(x) for x in numbers]
+    if len({len(numbers) for numbers in found.values()}) > 1:
+        found = {name: numbers * (3 // len(numbers)) for name, numbers in found.items()}
     return for_channels(found, channels)
 
 

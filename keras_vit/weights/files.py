@@ -1,11 +1,11 @@
 """Files that come from strangers: read so that the worst that can happen is an `InputError`."""
 
 import contextlib
-import json
 from pathlib import Path
 
 from keras_vit.config import pair
 from keras_vit.errors import InputError
+from keras_vit.formats import parsed
 
 PICKLED = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".th")
 CONVERT = (
@@ -48,7 +48,7 @@ def read_json(path):
             raise InputError(
                 f"{path} has {path.stat().st_size:,} bytes, too many for a description of a model."
             )
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed(path.read_bytes())
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}.")
     return value

@@ -181,4 +181,6 @@ def _preprocessing(folder, default, channels):
     settings = read_json(description) if description.is_file() else {}
     if settings.get("do_normalize") is False:
         return {"mean": [0.0] * channels, "std": [1.0] * channels}
-    return normalisation(settings.get("image_mean"), settings.get("image_std"), default, channels)
+    return normalisation(
+        description, settings.get("image_mean"), settings.get("image_std"), default, channels
+    )

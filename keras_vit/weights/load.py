@@ -3,7 +3,7 @@
 from keras_vit.config import pair
 from keras_vit.models.vit import ViT
 from keras_vit.weights.checkpoint import refuse_misfits
-from keras_vit.weights.read import read_checkpoint
+from keras_vit.weights.read import read_any_size
 
 HEADS = ("head/", "head_distillation/")
 
@@ -21,7 +21,7 @@ def load_model(path, classes=None, image_size=None, heads=None, **changes):
     Returns:
         (the model, the `Checkpoint` as it was in the file).
     """
-    checkpoint = read_checkpoint(path, classes=classes, image_size=image_size, heads=heads)
+    checkpoint = read_any_size(path, classes=classes, image_size=image_size, heads=heads)
     model = ViT(
         checkpoint.config,
         image_size=checkpoint.image_size,

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
-from keras_vit.config import integer
+from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
 from keras_vit.weights import hugging_face, original, timm
 from keras_vit.weights.files import CONVERT, PICKLED, read_json, refuse_pickle
 from keras_vit.weights.npz_file import open_npz
 from keras_vit.weights.safetensors_file import open_safetensors
+
+# What goes before all names of a model that lies in another object: PyTorch's DataParallel and compile,
+# Lightning, the TimmWrapper of transformers, flax.
+PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.", "encoder.", "backbone.", "params/", "model/")
 
 
 def read_checkpoint(path, classes=None, image_size=None, heads=None):
@@ -26,8 +30,19 @@ def read_checkpoint(path, classes=None, image_size=None, heads=None):
 
     Raises:
         InputError: no checkpoint of a known format, a pickle, a damaged file, or a model with parts that
-            `ViT` does not have.
+            `ViT` does not have; positions of another size than `image_size`.
     """
+    checkpoint = read_any_size(path, classes, image_size, heads)
+    if image_size is not None and pair(image_size, "image_size") != checkpoint.image_size:
+        raise InputError(
+            f"{path} is for images of {'x'.join(map(str, checkpoint.image_size))} pixels, not "
+            f"image_size={pair(image_size, 'image_size')}: leave that out. (`load_model` resizes positions.)"
+        )
+    return checkpoint
+
+
+def read_any_size(path, classes=None, image_size=None, heads=None):
+    """As `read_checkpoint`, but positions may be of another size than `image_size`, to be resized."""
     path = Path(path).expanduser()
     if heads is not None:
         integer("heads", heads, at_least=1)
@@ -42,10 +57,10 @@ def read_checkpoint(path, classes=None, image_size=None, heads=None):
         )
     refuse_pickle(path)
     if path.suffix == ".npz":
-        return original.read(path, open_npz(path), **hints)
+        return original.read(path, without_prefix(open_npz(path)), **hints)
     if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
         raise InputError(f"{path}: checkpoints end in .npz or .safetensors, or are folders.")
-    stored, description = open_safetensors(path), path.parent / "config.json"
+    stored, description = without_prefix(open_safetensors(path)), path.parent / "config.json"
     settings = read_json(description) if description.is_file() else {}
     if hugging_face.wrote(stored):
         if "model_type" not in settings:
@@ -57,6 +72,16 @@ def read_checkpoint(path, classes=None, image_size=None, heads=None):
         f"{path} is no ViT of Hugging Face or timm: its {len(stored)} tensors are "
         f"{', '.join(list(stored)[:5])}, ..."
     )
+
+
+def without_prefix(stored):
+    """{name: Stored} without what wrappers put before every name, such as "module." of DataParallel."""
+    for _ in range(8):  # of several, one after the other
+        shared = [prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in stored)]
+        if not stored or not shared:
+            break
+        stored = {name.removeprefix(shared[0]): tensor for name, tensor in stored.items()}
+    return stored
 
 
 def _weights_in(folder):

@@ -114,7 +114,9 @@ def read(path, stored, settings, classes, image_size, heads):
         image_size=(grid[0] * patch_size[0], grid[1] * patch_size[1]),
         classes=classes,
         labels=_labels(settings, published, classes),
-        preprocessing=normalisation(published.get("mean"), published.get("std"), default, channels),
+        preprocessing=normalisation(
+            described, published.get("mean"), published.get("std"), default, channels
+        ),
         tensors=tensors,
     )
 

@@ -69,7 +69,7 @@ def images():
 
 @pytest.fixture(scope="session")
 def models():
-    return {"float32": random_model(1), "int8": random_model(2)}
+    return {"float32": random_model(3), "int8": random_model(2)}
 
 
 @pytest.fixture(scope="session")

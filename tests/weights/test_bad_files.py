@@ -381,8 +381,8 @@ def test_a_block_that_is_missing_or_absurd(fixture, edit_tensors):
 
 def test_a_safetensors_file_of_another_model(tmp_path, fixture, edit_tensors):
     folder = fixture("timm_vit")
-    edit_tensors(folder, lambda tensors: {f"model.{k}": v for k, v in tensors.items()})
-    refused(folder, "no ViT of Hugging Face or timm: its 32 tensors are model.")
+    edit_tensors(folder, lambda tensors: {f"visual.{k}": v for k, v in tensors.items()})
+    refused(folder, "no ViT of Hugging Face or timm: its 32 tensors are visual.")
 
 
 @pytest.mark.parametrize("values", [{"heads": 0}, {"heads": "two"}, {"classes": 0}, {"image_size": -1}])

@@ -161,6 +161,105 @@ def test_a_grid_that_is_no_square_needs_the_image_size(tmp_path, logits_error):
     assert logits_error(model, "timm_registers") < 1e-5
 
 
+@pytest.mark.parametrize("grid", [(2, 8), (8, 2), (1, 16), (4, 4)])
+def test_a_bare_file_has_the_grid_that_is_given(tmp_path, grid):
+    tensors = load_file(FIXTURES / "timm_vit" / "model.safetensors")
+    patch, width = tensors["patch_embed.proj.weight"].shape[2:], len(tensors["norm.weight"])
+    table = np.random.default_rng(0).normal(size=(1, 17, width)).astype("float32")
+    save_file({**tensors, "pos_embed": table}, tmp_path / "bare.safetensors")
+    size = (grid[0] * patch[0], grid[1] * patch[1])
+    model = keras_vit.ViT.from_checkpoint(tmp_path / "bare.safetensors", image_size=size, heads=2)
+    assert model.image_size == size
+    np.testing.assert_array_equal(model.positions.table, table)  # nothing was resized
+    wrong = (2 * patch[0], 7 * patch[1])
+    square = f"{4 * patch[0]}x{4 * patch[1]}"
+    message = rf"is for images of {square} pixels, not image_size=\({wrong[0]}, {wrong[1]}\)"
+    with pytest.raises(keras_vit.errors.InputError, match=message), pytest.warns(keras_vit.errors.Notice):
+        read_checkpoint(tmp_path / "bare.safetensors", image_size=wrong, heads=2)
+    save_file({**tensors, "pos_embed": table[:, :-4]}, tmp_path / "twelve.safetensors")
+    message = rf"for 12 or 13 patches .* and image_size=\({wrong[0]}, {wrong[1]}\) has 2x7 = 14"
+    with pytest.raises(keras_vit.errors.InputError, match=message):
+        keras_vit.ViT.from_checkpoint(tmp_path / "twelve.safetensors", image_size=wrong, heads=2)
+
+
+@pytest.mark.parametrize("name", ["timm_vit", "timm_registers", "hugging_face_vit_new", "hugging_face_deit"])
+@pytest.mark.parametrize(
+    "prefix", ["timm_model.", "model.", "module.", "_orig_mod.", "encoder.", "module._orig_mod.model."]
+)
+def test_a_common_prefix_is_taken_off(fixture, edit_tensors, name, prefix):
+    folder, before = fixture(name), read_checkpoint(FIXTURES / name).tensors
+    edit_tensors(folder, lambda tensors: {prefix + key: x for key, x in tensors.items()})
+    after = read_checkpoint(folder).tensors
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        np.testing.assert_array_equal(after[key], value)
+
+
+def test_a_prefix_that_not_all_tensors_have_stays(fixture, edit_tensors):
+    folder = fixture("timm_vit")
+    edit_tensors(folder, lambda t: {("" if k == "norm.bias" else "model.") + k: x for k, x in t.items()})
+    with pytest.raises(keras_vit.errors.InputError, match="is no ViT of Hugging Face or timm"):
+        read_checkpoint(folder)
+
+
+def test_a_prefix_in_an_npz_is_taken_off(tmp_path):
+    source = FIXTURES / "original"
+    file = source if source.is_file() else next(source.glob("*.npz"))
+    with np.load(file) as arrays:
+        np.savez(tmp_path / "prefixed.npz", **{f"params/{key}": arrays[key] for key in arrays})
+    before, after = read_checkpoint(file).tensors, read_checkpoint(tmp_path / "prefixed.npz").tensors
+    for key, value in before.items():
+        np.testing.assert_array_equal(after[key], value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused_and_named(fixture, edit_tensors, bad):
+    folder = fixture("timm_vit")
+
+    def spoil(tensors):
+        for name in ("blocks.0.attn.qkv.weight", "norm.bias"):
+            tensors[name] = tensors[name].copy()
+            tensors[name].flat[1] = bad
+
+    edit_tensors(folder, spoil)
+    message = r"holds NaN or infinity in 2 tensors \((norm.bias, )?blocks.0.attn.qkv.weight"
+    with pytest.raises(keras_vit.errors.InputError, match=message):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([0.5] * 3, [0.5, 0, 0.5]),
+        ([0.5] * 3, [0.5, -1, 0.5]),
+        ([0.5] * 3, [0.5, "NaN", 0.5]),
+        (["1e400", 0, 0], [0.5] * 3),
+        (["NaN", 0, 0], [0.5] * 3),
+        (["Infinity", 0, 0], [0.5] * 3),
+        ([0.5] * 3, []),
+        ([0.5] * 3, "x"),
+        ([0.5] * 3, [None] * 3),
+        ([True] * 3, [0.5] * 3),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_refused(fixture, mean, std):
+    numbers = '"NaN"', '"Infinity"', '"1e400"'
+    for name, file, keys in (
+        ("hugging_face_vit_old", "preprocessor_config.json", ("image_mean", "image_std")),
+        ("timm_vit", "config.json", ("mean", "std")),
+    ):
+        folder = fixture(name)
+        content = json.loads((folder / file).read_text())
+        part = content.get("pretrained_cfg", content)
+        part.update(zip(keys, (mean, std), strict=True))
+        text = json.dumps(content)
+        for number in numbers:
+            text = text.replace(number, number.strip('"'))
+        (folder / file).write_text(text)
+        with pytest.raises(keras_vit.errors.InputError, match=rf"{file}"):
+            read_checkpoint(folder)
+
+
 # --- Hugging Face ---------------------------------------------------------------------------------
 
 

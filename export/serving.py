@@ -20,6 +20,7 @@ from keras_vit.errors import InputError
 from keras_vit.export.metadata import Builder, parsed, read_metadata, with_zip
 from keras_vit.export.probe import made_inputs
 from keras_vit.export.saved_model import picture_sizes
+from keras_vit.training.headers import MAX_PIXELS, MAX_SIDE
 
 FILES = ("compose.yaml", "models.config", "batching.config", "README.md")
 SIGNATURE_DEFS = "signature_defs_metadata"  # the name by which TF Serving looks for them in a .tflite
@@ -66,14 +67,15 @@ def write_serving(directory, model, version=1, name="vit", tflite=None, pictures
 
 def _inputs(model):
     """What the README says of the inputs of a `MultimodalViT`; of a `ViT`'s it says more, by itself."""
+    limits = {"pixels": MAX_PIXELS // 10**6, "side": MAX_SIDE}
     if hasattr(model, "image_size"):
-        return {"inputs": None, "files": None}
+        return {"inputs": None, "files": None, **limits}
     lines = [
         f'"{name}": {entry["dtype"]} [{", ".join(map(str, entry["shape"]))}]'
         for name, entry in model.signature().items()
     ]
     files = " and ".join(f"`{name}_bytes`" for name in picture_sizes(model))
-    return {"inputs": '{"instances": [{' + ", ".join(lines) + "}]}", "files": files}
+    return {"inputs": '{"instances": [{' + ", ".join(lines) + "}]}", "files": files, **limits}
 
 
 def _outputs(model):
@@ -116,12 +118,12 @@ def next_version(saved_model):
 
 
 def write_warmup(folder, model, name="vit", pictures=None):
-    """Write requests for both signatures that TF Serving answers for itself before it says it is ready.
+    """Write requests for all signatures that TF Serving answers for itself before it says it is ready.
 
     TensorFlow prepares a graph in its first run, which takes many times as long as the others.
-    The file is a TFRecord of PredictionLog messages: one picture for `serving_default`, two for
-    `serve_bytes`, a JPEG and a PNG, since each has a decoder of its own. Of a multimodal model one made-up
-    example for `serving_default`, and two for `serve_bytes` if it takes pictures.
+    The file is a TFRecord of PredictionLog messages: one picture for `serving_default`, two each for
+    `serve_bytes` and `serve_bytes_safe`, a JPEG and a PNG, since each has a decoder of its own. Of a
+    multimodal model one made-up example for `serving_default`, and two for the others if it takes pictures.
 
     Args:
         folder: of a SavedModel, `saved_model/<version>`.
@@ -158,6 +160,7 @@ def _picture_requests(image_size, pictures):
     return {
         "serving_default": {"image": pictures[:1].astype(np.float32)},
         "serve_bytes": {"image_bytes": files},
+        "serve_bytes_safe": {"image_bytes": files},
     }
 
 
@@ -170,7 +173,7 @@ def _multimodal_requests(model):
             made = _made_pictures(size)
             inputs[f"{name}_bytes"] = [_file(made[0], "JPEG"), _file(made[-1], "PNG")]
             del inputs[name]
-        requests["serve_bytes"] = inputs
+        requests["serve_bytes"] = requests["serve_bytes_safe"] = inputs
     return requests
 
 

@@ -5,6 +5,7 @@ that they cannot see them differently.
 """
 
 import io
+import struct
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from keras_vit.config import pair
 from keras_vit.errors import InputError
 from keras_vit.files import read_regular
+from keras_vit.training import headers
+from keras_vit.training.headers import MAX_PIXELS, MAX_SIDE
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),  # all are JPEG files
@@ -25,6 +28,16 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "AVIF", "TIFF", "JPEG2000
 MAX_FILE = 2**29  # bytes; no picture is larger, but a bomb or a disk image is
 MAX_SCALED_PIXELS = 2**27
 LUMA = (19595, 38470, 7471)  # of 65536: what Pillow makes grey of red, green and blue by
+# Of an EXIF orientation: what turns the picture upright.
+TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def is_image_name(name):
@@ -42,7 +55,9 @@ def decode(source, image_size=None, name=None):
     """The picture in `source` as uint8 RGB [height, width, 3].
 
     It is turned upright (EXIF orientation); transparency shows white; 16-bit grey is divided by
-    257, so that 65535 becomes 255; of an animation the first frame counts.
+    257, so that 65535 becomes 255, and of 16-bit colours the upper 8 bits count; of an animation the
+    first frame counts; colour profiles and gamma are passed over. `decoding.picture` is the same in
+    TensorFlow's operators.
 
     Args:
         source: the bytes of a file, or its path.
@@ -50,8 +65,8 @@ def decode(source, image_size=None, name=None):
         name: what to call it in an error; by default the path, or "<bytes>".
 
     Raises:
-        InputError: the file is missing or no regular one, no picture, cut short, damaged, or too large to be
-            one (Pillow's limit against decompression bombs).
+        InputError: the file is missing or no regular one, no picture, cut short, damaged, or larger than
+            `MAX_PIXELS` (which is found before it is decoded).
     """
     is_bytes = isinstance(source, bytes | bytearray | memoryview)
     name = name or ("<bytes>" if is_bytes else str(source))
@@ -60,16 +75,17 @@ def decode(source, image_size=None, name=None):
         raise InputError(f"{name!r} is empty: expected a picture.")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            rgb = _rgb(_upright(image))
+            _check_size(image)
+            rgb = _upright_rgb(image, data)
         return np.array(rgb) if image_size is None else fit(rgb, image_size)
     except InputError as error:
         raise InputError(f"{name!r}: {error}") from error
     except UnidentifiedImageError as error:
+        if data.startswith((headers.JPEG, headers.PNG)):
+            raise InputError(f"{name!r} is damaged (in its header): get the whole file again.") from error
         raise InputError(f"{name!r} is not a picture: expected one of {', '.join(FORMATS)}.") from error
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        raise InputError(f"{name!r} has more than {limit} million pixels: make it smaller first.") from error
+        raise InputError(f"{name!r}: {_too_large()}") from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
@@ -150,6 +166,90 @@ def to_channels(pictures: np.ndarray, channels: int) -> np.ndarray:
     return ((grey + 32768) >> 16).astype("uint8")[..., np.newaxis]
 
 
+def _check_size(image):
+    """Refuse, by its header, a picture that would take too much memory."""
+    width, height = image.size
+    tile = 1
+    if image.format == "TIFF":  # libtiff needs a whole tile, be the picture ever so small
+        tile = max(1, image.tag_v2.get(322, 1)) * max(1, image.tag_v2.get(323, 1))
+    if max(width * height, tile) > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise InputError(_too_large())
+
+
+def _too_large():
+    return (
+        f"it has more than {MAX_PIXELS // 10**6} million pixels, or {MAX_SIDE} a side: make it smaller first."
+    )
+
+
+def _upright_rgb(image, data):
+    """An opened picture as RGB, upright. `data` are the bytes of its file."""
+    image.load()
+    if data.startswith(headers.JPEG):
+        rgb, orientation = _jpeg(image), headers.jpeg_orientation(data)
+    elif data.startswith(headers.PNG):
+        header = headers.png_header(data)
+        rgb, orientation = _png(image, header, data), header.orientation
+    else:
+        return _rgb(_upright(image))
+    return rgb if orientation == 1 else rgb.transpose(TURN[orientation])
+
+
+def _jpeg(image):
+    if image.mode != "CMYK":
+        return _rgb(image)
+    # Pillow turns all inks around, as Adobe's files ask for; without Adobe's mark, they are not.
+    light = np.asarray(image)
+    if "adobe_transform" in image.info:
+        light = 255 - light
+    rgb = light[..., :3].astype(np.uint16) * light[..., 3:] // 255  # as TensorFlow does it
+    return Image.fromarray(rgb.astype(np.uint8))
+
+
+def _png(image, header, data):
+    """RGB by the standard: Pillow does not compare a transparent colour in the bits of the file."""
+    image.info.pop("transparency", None)  # Pillow's own reading of it, which `_rgb` would follow
+    key = header.transparency
+    if header.colour == headers.PALETTE:
+        colours = np.zeros((256, 3), np.uint8)  # a colour that is not in the palette is black
+        colours.reshape(-1)[: len(header.palette)] = np.frombuffer(header.palette, np.uint8)
+        alpha = np.full(256, 255, np.uint8)
+        alpha[: len(key)] = np.frombuffer(key, np.uint8)
+        rgba = Image.fromarray(np.concatenate([colours, alpha[:, None]], axis=1)[None])
+        return Image.fromarray(np.asarray(_on_white(rgba))[0][np.asarray(image)])
+    if header.colour not in (headers.GREY, headers.RGB):
+        return _on_white(image.convert("RGBA"))
+
+    rgb = _rgb(image)
+    if not key:
+        return rgb
+    key = np.array(struct.unpack(f">{len(key) // 2}H", key))
+    if header.depth == 16:
+        transparent = _wide(image, header, data) == key
+    else:
+        most = 2**header.depth - 1
+        # Pillow has made 0..255 of the samples, and three equal channels of one.
+        transparent = np.asarray(rgb) == (key & most) * 255 // most
+    pixels = np.array(rgb)
+    pixels[transparent.all(axis=-1)] = 255
+    return Image.fromarray(pixels)
+
+
+def _wide(image, header, data):
+    """uint16 [h, w, channels] of a PNG of 16 bits."""
+    upper = np.asarray(image)
+    if header.colour == headers.GREY:
+        return upper[..., None]
+    # Pillow keeps one byte of each sample. Read from the other end, it is the lower one.
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as again:
+        again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
+        return upper.astype(np.uint16) << 8 | np.asarray(again)
+
+
+def _on_white(image):
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
 def _upright(image):
     try:
         return ImageOps.exif_transpose(image)
@@ -166,6 +266,5 @@ def _rgb(image):
     if image.mode == "F":
         raise InputError("floating-point pixels have no known range: save it with 8 or 16 bits.")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return _on_white(image.convert("RGBA"))
     return image.convert("RGB")

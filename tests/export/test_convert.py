@@ -182,7 +182,7 @@ def test_serve_bytes_sees_pictures_as_predict_does(directory, tmp_path):
         converted.save(tmp_path / name, quality=95)
         files.append(tmp_path / name)
     loaded = tf.saved_model.load(str(directory / "saved_model" / "1"))
-    assert sorted(loaded.signatures) == ["serve_bytes", "serving_default"]
+    assert sorted(loaded.signatures) == ["serve_bytes", "serve_bytes_safe", "serving_default"]
     contents = tf.constant([path.read_bytes() for path in files])
     served = loaded.signatures["serve_bytes"](image_bytes=contents)["probability"].numpy()
     ours = np.stack([decode(path, (12, 8)) for path in files])

@@ -333,7 +333,7 @@ def test_the_saved_model_takes_picture_files_beside_the_other_inputs(whole, dire
         asked[request.model_spec.signature_name] = inputs
         answers = served.signatures[request.model_spec.signature_name](**inputs)["probability"].numpy()
         np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
-    assert list(asked) == ["serving_default", "serve_bytes"]
+    assert list(asked) == ["serving_default", "serve_bytes", "serve_bytes_safe"]
     assert [content[:4] for content in asked["serve_bytes"]["image_bytes"].numpy()] == [
         b"\xff\xd8\xff\xe0",
         b"\x89PNG",

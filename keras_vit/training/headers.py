@@ -1,0 +1,120 @@
+"""What the header of a JPEG or PNG file says that Pillow passes over, or reads otherwise than TensorFlow.
+
+Both decoders, `images.decode` and `decoding.picture`, follow these rules, so that one file is one picture:
+
+- the orientation is that of EXIF alone: of a JPEG the first APP1 segment that begins with "Exif" (anywhere
+  before the picture), of a PNG the first eXIf chunk (anywhere). XMP and text chunks say nothing here;
+- the transparent colour of a PNG (tRNS) is compared in the file's own bits, where it is allowed to be: before
+  the picture and after the palette, of the right length, once.
+
+JPEG: ITU-T T.81, annex B. PNG: third edition, chapters 5, 11. EXIF: CIPA DC-008, 4.6.2 and 4.6.4.
+"""
+
+import dataclasses
+import struct
+
+MAX_PIXELS = 2**26  # 67 million; TensorFlow's and Pillow's decoders need up to 30 bytes for each
+MAX_SIDE = 65_500  # libjpeg's own limit
+MAX_PARTS = 10_000  # segments of a JPEG before its picture, chunks of a PNG
+
+JPEG = b"\xff\xd8\xff"
+PNG = b"\x89PNG\r\n\x1a\n"
+EXIF = b"Exif\0\0"
+GREY, RGB, PALETTE = 0, 2, 3  # colour types of PNG; the others have alpha
+
+
+@dataclasses.dataclass(frozen=True)
+class PngHeader:
+    """Of a PNG: what its pixels mean.
+
+    Attributes:
+        depth, colour: bits of a sample, and the colour type, as in IHDR.
+        palette: bytes of PLTE, three for each colour; b"" without one.
+        transparency: bytes of a valid tRNS; b"" without one.
+        orientation: 1 to 8.
+    """
+
+    depth: int
+    colour: int
+    palette: bytes
+    transparency: bytes
+    orientation: int
+
+
+def jpeg_orientation(data: bytes) -> int:
+    """The EXIF orientation of a JPEG file, 1 to 8; 1 if it has none."""
+    at = 2
+    for _ in range(MAX_PARTS):
+        if at + 4 > len(data):
+            break
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker in (0x00, 0xFF):  # what may stand between segments
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # these have no length
+            at += 2
+        elif marker in (0xD9, 0xDA):  # the end, the picture
+            break
+        else:
+            (length,) = struct.unpack_from(">H", data, at + 2)
+            if marker == 0xE1 and data.startswith(EXIF, at + 4):
+                return exif_orientation(data[at + 4 : at + 2 + length])
+            at += 2 + length
+    return 1
+
+
+def png_header(data: bytes) -> PngHeader:
+    """What a PNG file says of its pixels.
+
+    Raises:
+        ValueError: no header, another palette than the standard allows, or more chunks than `MAX_PARTS`.
+    """
+    if not data.startswith(PNG + b"\0\0\0\x0dIHDR") or len(data) < 33:
+        raise ValueError("no header")
+    depth, colour = data[24], data[25]
+    palette = transparency = exif = b""
+    before_picture, at = True, 33
+    for _ in range(MAX_PARTS):
+        if at + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, at)
+        content = memoryview(data)[at + 8 : at + 8 + length]
+        if kind == b"IDAT":
+            before_picture = False
+        elif kind == b"PLTE" and colour == PALETTE:
+            if palette or not before_picture or length % 3 or not 0 < length <= 768:
+                raise ValueError("a palette that is not one")
+            palette = bytes(content[: 3 * 2**depth])
+        elif kind == b"tRNS" and before_picture and not transparency:
+            most = {GREY: 2, RGB: 6, PALETTE: len(palette) // 3}.get(colour, 0)
+            if length == most or (colour == PALETTE and length < most):
+                transparency = bytes(content)
+        elif kind == b"eXIf" and not exif:
+            exif = bytes(content)
+        elif kind == b"IEND":
+            break
+        at += 12 + length
+    else:
+        raise ValueError(f"more than {MAX_PARTS} chunks")
+    if colour == PALETTE and not palette:
+        raise ValueError("no palette")
+    return PngHeader(depth, colour, palette, transparency, exif_orientation(exif))
+
+
+def exif_orientation(block: bytes) -> int:
+    """The orientation in a block of EXIF data, 1 to 8; 1 if it has none, or is damaged.
+
+    It is the first entry 0x0112 of the first directory, one number of type 3 (16 bits).
+    """
+    block = block.removeprefix(EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None or len(block) < 8:
+        return 1
+    (start,) = struct.unpack_from(order + "I", block, 4)
+    if start + 2 > len(block):
+        return 1
+    (count,) = struct.unpack_from(order + "H", block, start)
+    for at in range(start + 2, min(start + 2 + 12 * count, len(block) - 11), 12):
+        tag, kind, number, value = struct.unpack_from(order + "HHIH", block, at)
+        if tag == 0x0112:
+            return value if (kind, number) == (3, 1) and 1 <= value <= 8 else 1
+    return 1

@@ -7,6 +7,7 @@
 crash, and neither shall reach the caller.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -90,10 +91,9 @@ def _content(job, profile, half):
     if aware != profile.quantized or (aware and model.profile != profile.name):
         raise InputError(f"{job['model']} was not made for the profile {profile.name}.")
     plain, ranges = model.deploy() if aware else (fold(model), {})
-    content = float_file(plain, half, rollout=job["rollout"])
     if profile.quantized:
-        content = quantize_file(content, plain, ranges, model.kinds, full=profile.activations == "full")
-    return content
+        return quantized_file(plain, ranges, model.kinds, profile.activations == "full", job["rollout"])
+    return float_file(plain, half, job["rollout"])
 
 
 def float_file(model, half=False, rollout=False):
@@ -162,25 +162,28 @@ def converted(folder, half=False):
     return converter.convert()
 
 
-def quantize_file(content, model, ranges, kinds, full=False):
-    """The bytes of the quantized .tflite.
+def quantized_file(model, ranges, kinds, full=False, rollout=False):
+    """The bytes of a quantized .tflite.
 
     Args:
-        content: the float .tflite of `model`.
-        model: the folded model with rounded kernels that `content` was made from.
+        model: a folded model with rounded kernels, see `QuantizeAware.deploy`.
         ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
         kinds: "block_0.attention.query.kernel" -> kind of fake quantizer, see `QuantizeAware.kinds`.
         full: every operator int8 that can be, uint8 pixels in, and uint8 answers out.
+        rollout: see `float_file`.
     """
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.quantizer import Quantizer
 
     from keras_vit.export.metadata import packed, parsed
-    from keras_vit.export.placement import pixel_inputs, plan
+    from keras_vit.export.pairing import pair
+    from keras_vit.export.placement import pixel_inputs, plan, with_scores
     from keras_vit.models.multimodal import MultimodalViT
 
+    ranges = with_scores(ranges)
+    content, pairs = pair(model, functools.partial(float_file, rollout=rollout), ranges)
     quantizer = Quantizer(bytearray(content))
-    rules, tensor_ranges = plan(content, model, ranges, kinds, full)
+    rules, tensor_ranges = plan(content, pairs, model, ranges, kinds, full)
     for rule in rules:
         if rule.static:
             quantizer.add_static_config(

@@ -32,6 +32,7 @@ LAST = ("head", "pool.")
 # in the file, and no operator.
 CONSTANT = re.compile(r"\.decoder_0\.(norm_[12]$|attention($|\.)|cross_attention\.query$)")
 FROM_CONSTANT = re.compile(r"\.decoder_0\.cross_attention(\.output)?$")
+PROBE = "pool.attention.query"  # its input is learned, too
 UNMASKED = re.compile(r"\.decoder_\d+\.attention$")  # of the attentions of a text
 # Whose outputs enter the products of attention.
 ATTENDED = ("attention.query", "attention.key", "attention.value")

@@ -214,7 +214,7 @@ class FakeQuantizer(keras.layers.Layer):
         if self.kind == "biased_range":
             low -= HIDDEN_STEP
         if high == low:
-            high = 1e-6  # a tensor that was always zero: any range but an empty one
+            high = 1.0  # a tensor that was always zero: any range but an empty one
         if self.kind == "symmetric_range":
             step = max(-low / 128.0, high / 127.0)
             low, high = -128.0 * step, 127.0 * step

@@ -27,7 +27,7 @@ def files(variant, image_size, folder):
 
     import keras_vit
     from keras_vit.export.aware import QuantizeAware
-    from keras_vit.export.convert import float_file, quantize_file
+    from keras_vit.export.convert import float_file, quantized_file
     from keras_vit.export.graph import REWRITES, fold
 
     keras.utils.set_random_seed(0)
@@ -52,7 +52,7 @@ def files(variant, image_size, folder):
         plain.every_token = every_token
         # Some factors the converter itself moves into a kernel, which then is none of the model's any more.
         with contextlib.suppress(RuntimeError):
-            content = quantize_file(float_file(plain), plain, ranges, aware.kinds)
+            content = quantized_file(plain, ranges, aware.kinds)
             (folder / f"int8_static {name}.tflite").write_bytes(content)
 
     write("all", fold(model), fold(model, pixels=False))

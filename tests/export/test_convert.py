@@ -12,7 +12,7 @@ from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.export import export, load_runner, quantize_aware, verify
 from keras_vit.export.convert import ConversionError, convert
-from keras_vit.export.placement import read
+from keras_vit.export.pairing import read
 
 LABELS = ["low", "middle", "high"]
 

@@ -28,7 +28,7 @@ KINDS = ("float32", "int8", "int8_static", "uint8")
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory, models, images, convert):
     """One model in each form: {kind: bytes of a .tflite file}; "uint8" is the stock full int8."""
-    from keras_vit.export.convert import float_file, quantize_file
+    from keras_vit.export.convert import float_file, quantized_file
     from keras_vit.export.graph import fold
 
     model, made = models["float32"], {}
@@ -36,7 +36,7 @@ def contents(tmp_path_factory, models, images, convert):
     for profile in ("int8", "int8_static"):
         aware = quantize_aware(model, profile, images)
         plain, ranges = aware.deploy()
-        made[profile] = quantize_file(float_file(plain), plain, ranges, aware.kinds)
+        made[profile] = quantized_file(plain, ranges, aware.kinds)
     file = tmp_path_factory.mktemp("uint8") / "uint8.tflite"
     spread = np.concatenate([images, np.zeros_like(images[:1]), np.full_like(images[:1], 255)])
     convert(

@@ -11,10 +11,10 @@ import tensorflow as tf
 from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.export import load_runner, quantize_aware
-from keras_vit.export.convert import float_file, quantize_file
+from keras_vit.export.convert import float_file, quantized_file
 from keras_vit.export.graph import fold
 from keras_vit.export.kinds import kinds_of, quantizable_layers
-from keras_vit.export.placement import _by_role, plan, read
+from keras_vit.export.pairing import by_role, pair, read
 from keras_vit.export.profiles import PROFILES
 from keras_vit.export.quantizers import FakeQuantizer
 from keras_vit.export.runners import open_runner
@@ -52,7 +52,7 @@ def as_file(aware, path):
     """The runner of the quantized file of a `QuantizeAware` model, made in this process."""
     plain, ranges = aware.deploy()
     full = PROFILES[aware.profile].activations == "full"
-    path.write_bytes(quantize_file(float_file(plain), plain, ranges, aware.kinds, full=full))
+    path.write_bytes(quantized_file(plain, ranges, aware.kinds, full=full))
     return open_runner(path)
 
 
@@ -95,7 +95,7 @@ def test_no_tensor_of_int8_full_has_two_ranges(part):
     """Trained apart they would round it twice, which the file does not."""
     changes = {"pooling": "mean", "stem": "compact", "patch_size": 4} if part == "alone" else PARTS[part]
     aware = quantize_aware(random_vit(**changes), "int8_full", pictures(8, seed=1))
-    seen = _by_role(aware.deploy()[0], {"image": pictures(2, seed=2).astype("float32")})
+    seen = by_role(aware.deploy()[0], {"image": pictures(2, seed=2).astype("float32")})
     trained = {key: seen[key] for key, kind in aware.kinds.items() if kind.endswith("range")}
     assert len(trained) > 40
     for (one, a), (other, b) in itertools.combinations(trained.items(), 2):
@@ -241,12 +241,15 @@ def test_a_tensor_that_the_file_lacks_is_named():
     """A model that is not the one in the file: its tensors are not there."""
     one = quantize_aware(random_vit(), "int8_static", pictures(16, seed=1))
     plain, ranges = one.deploy()
-    content = float_file(plain)
-    rules, _ = plan(content, plain, ranges, one.kinds)
-    assert len(rules) > 20
-    plain.positions.table.assign(plain.positions.table * 1.5)
+    assert len(pair(plain, float_file, ranges)[1].roles) > 20
+
+    def of_another(model):
+        content = float_file(model)
+        model.positions.table.assign(model.positions.table * 1.5)
+        return content
+
     with pytest.raises(RuntimeError, match=r"no tensor of the file holds block_0.attention"):
-        plan(content, plain, ranges, one.kinds)
+        pair(plain, of_another, ranges)
 
 
 def test_every_hook_has_a_name_of_its_own():

@@ -1,7 +1,7 @@
 """One Keras model to one .tflite file, in a process of its own.
 
     folded model -> float .tflite, traced at batch 1 -> ai-edge-quantizer, one rule per operator,
-    with the trained ranges in the place of its calibration
+    with the trained ranges in the place of its calibration -> a batch that can be resized
 
 `convert` starts `python -m keras_vit.export.convert`: TensorFlow's converter leaks memory and may
 crash, and neither shall reach the caller.
@@ -18,6 +18,7 @@ from keras_vit.answers import output_name
 from keras_vit.errors import InputError
 from keras_vit.export.graph import from_raw
 from keras_vit.export.profiles import profile_named
+from keras_vit.export.resizing import resizable
 from keras_vit.files import atomic_write
 from keras_vit.inspect.capture import recording
 from keras_vit.inspect.rollout import rollout_from, rollout_names
@@ -72,6 +73,7 @@ def _work(job):
     profile = profile_named(job["profile"])
     half = profile.name == "float16"
     content = converted(job["graph"], half) if job["graph"] else _content(job, profile, half)
+    content, _ = resizable(content)
     if job["metadata"]:
         from keras_vit.export.metadata import add_metadata
 

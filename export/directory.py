@@ -27,6 +27,7 @@ from keras_vit.export.manifest import FORMAT, described
 from keras_vit.export.metadata import labels_for
 from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
+from keras_vit.export.resizing import can_resize
 from keras_vit.export.saved_model import write_saved_model
 from keras_vit.export.serving import checked_version, write_serving
 from keras_vit.files import atomic_directory, write_json
@@ -198,6 +199,7 @@ def export(
             "artifacts": [
                 {
                     **described(folder, name, profile.name),
+                    **({"resizable": can_resize(folder / name)} if name.endswith(".tflite") else {}),
                     "source": _source(profile),
                     **how.get(profile.name, {}),
                 }

@@ -9,8 +9,9 @@
      "artifacts": [{"name": "int8_static.tflite", "source": "keras/int8_static.keras", and the same}]
      "ranges":    {"int8_static": {"block_0.attention.query.input": [low, high]}}}
 
-`trained`, `calibration` and `protect` are of quantized ones alone. The hash of a folder is that of its
-files' names and contents.
+`trained`, `calibration` and `protect` are of quantized ones alone. A .tflite has "resizable", too: whether
+LiteRT takes another batch than its 1 (`export.resizing`). The hash of a folder is that of its files' names and
+contents.
 """
 
 import hashlib

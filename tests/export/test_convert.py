@@ -78,6 +78,21 @@ def test_every_copy_answers_like_the_keras_model_it_came_from(directory):
         assert rows[name]["delegated"] == 1.0, "XNNPACK runs every operator"
 
 
+def test_files_take_several_pictures_at_once(directory):
+    from ai_edge_litert.interpreter import Interpreter
+
+    images = problem(4, seed=5)[0].astype("float32")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    files = [entry for entry in manifest["artifacts"] if entry["name"].endswith(".tflite")]
+    assert [entry["resizable"] for entry in files] == [True] * 3
+    for entry in files:
+        alone = load_runner(directory / entry["name"]).predict(images)
+        reader = Interpreter(str(directory / entry["name"]))
+        reader.resize_tensor_input(reader.get_input_details()[0]["index"], images.shape)
+        runner = reader.get_signature_runner("serving_default")
+        np.testing.assert_allclose(runner(image=images)["probability"], alone, atol=1e-6)
+
+
 def test_operators_and_types(directory):
     """No Flex or custom operator, none that asks for a shape; and int8 where it was meant."""
     kinds = {}

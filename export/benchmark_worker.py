@@ -161,7 +161,7 @@ def _shape(detail):
 
 
 def keras(path, threads):
-    """A classifier of this package, with what every export of it has inside: preprocessing and softmax."""
+    """A classifier of this package, with what every export of it has inside: preprocessing and activation."""
     runner = open_runner(path)
     inputs = {name: random_array((1, *shape), dtype, name) for name, (shape, dtype) in runner.inputs.items()}
     return lambda: runner._answer(inputs), {}

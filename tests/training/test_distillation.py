@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from scipy.special import expit, rel_entr
 from thirds_data import silent, thirds, tiny_recipe, vit
 
 from keras_vit.errors import InputError
@@ -52,6 +53,34 @@ def test_the_loss_is_that_of_the_paper(kind, token):
     assert held_out == pytest.approx(cross_entropy(plain, y), rel=1e-5)
     found = student.compute_metrics(x, y, answer)["accuracy"]
     assert float(found) == pytest.approx(np.mean(plain.argmax(-1) == y.argmax(-1)))
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_a_sigmoid_s_classes_are_taught_one_by_one(kind):
+    student, teacher = vit(), vit(seed=1)
+    student.activation = teacher.activation = "sigmoid"
+    x = np.random.default_rng(2).normal(size=(5, 12, 8, 3)).astype("float32")
+    y = np.float32([[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 0, 1]])
+    student.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    teach(student, teacher, kind, weight=0.3, temperature=2.0)
+    s, t = (np.asarray(model(x), "float64") for model in (student, teacher))
+
+    def binary(p, q):
+        return -(p * np.log(q) + (1 - p) * np.log(1 - q)).mean()
+
+    if kind == "hard":
+        assert {0, 1} == set((t > 0).astype(int).ravel())
+        taught = binary(t > 0, expit(s))
+    else:
+        p, q = expit(t / 2), expit(s / 2)
+        taught = 4 * (rel_entr(p, q) + rel_entr(1 - p, 1 - q)).mean()
+    expected = 0.7 * binary(y, expit(s)) + 0.3 * taught
+    found = float(student.compute_loss(x, y, student(x, training=True), training=True))
+    assert found == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(
+        InputError, match="activation='softmax' and the student with 'sigmoid': both must mean"
+    ):
+        teach(student, vit(seed=1), kind)
 
 
 def test_an_example_of_weight_0_teaches_nothing():

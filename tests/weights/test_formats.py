@@ -320,6 +320,26 @@ def test_pictures_that_are_not_normalised(fixture, edit_json):
 # --- original -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("problem", "activation"),
+    [
+        ("multi_label_classification", "sigmoid"),
+        ("single_label_classification", "softmax"),
+        ("regression", None),
+        (None, "softmax"),
+    ],
+)
+def test_what_it_was_trained_for_says_what_its_logits_mean(fixture, edit_json, problem, activation):
+    folder = fixture("hugging_face_vit_old")
+    edit_json(folder / "config.json", problem_type=problem)
+    assert keras_vit.ViT.from_checkpoint(folder).activation == activation
+    if problem == "multi_label_classification":
+        assert keras_vit.ViT.from_checkpoint(folder, activation=None).activation is None
+        edit_json(folder / "config.json", problem_type="segmentation")
+        with pytest.raises(ValueError, match="problem_type is 'segmentation'; ViT has single_label_class"):
+            keras_vit.ViT.from_checkpoint(folder)
+
+
 def test_the_tanh_layer_of_2020_is_refused_or_dropped_with_its_head(tmp_path):
     arrays = dict(np.load(FIXTURES / "original" / "vit.npz"))
     arrays |= {"pre_logits/kernel": np.ones((16, 8), "float32"), "pre_logits/bias": np.ones(8, "float32")}

@@ -576,7 +576,7 @@ def test_bad_input_for_import_start_and_explain(trained, imported, folder, tmp_p
         "Ti/16",
         *out,
     )
-    check_error(capsys, r"layer_decay must be between", "train", folder, "--layer-decay", "2", *out)
+    check_error(capsys, r"--layer-decay must be between", "train", folder, "--layer-decay", "2", *out)
     check_error(capsys, r"has no data of its own: say --data", "export", imported, *out)
     check_error(
         capsys,

@@ -1,6 +1,7 @@
 """`Vocabulary`: texts to numbers and back, outside of the model. Pure Python and NumPy."""
 
 import collections
+import io
 import os
 import unicodedata
 import warnings
@@ -9,10 +10,11 @@ import numpy as np
 
 from keras_vit.config import integer
 from keras_vit.errors import InputError, Notice
-from keras_vit.files import atomic_write
+from keras_vit.files import atomic_write, read_regular
 
 PADDING, UNKNOWN = 0, 1
 MARKS = ("[PAD]", "[UNK]")  # words never have brackets
+MOST = 2**28  # bytes of a file
 # Written without spaces: Chinese characters and Japanese kana, each a word.
 SPACELESS = (
     (0x3005, 0x3007),
@@ -143,10 +145,8 @@ class Vocabulary:
         """The vocabulary that `save` wrote."""
         name = os.fspath(path)
         try:
-            with open(path, encoding="utf-8-sig", newline=None) as file:
-                lines = file.read().removesuffix("\n").split("\n")
-        except OSError as error:
-            raise InputError(f"{name!r} cannot be read: {error.strerror or error}.") from error
+            text = read_regular(path, MOST).decode("utf-8-sig")
+            lines = io.StringIO(text, newline=None).read().removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"{name!r} is no UTF-8 text: {error}.") from error
         if tuple(lines[: len(MARKS)]) != MARKS:

@@ -1,5 +1,6 @@
 """Texts to ids and back: every script, what is left out, the file, mistakes."""
 
+import os
 import random
 import subprocess
 import sys
@@ -138,6 +139,9 @@ def test_another_file_is_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         Vocabulary.load(path)
     assert str(path) in str(error.value)
+    os.mkfifo(tmp_path / "a pipe")
+    with pytest.raises(InputError, match="is no regular file, but a named pipe"):
+        Vocabulary.load(tmp_path / "a pipe")
     with pytest.raises(InputError, match="cannot be read: No such file"):
         Vocabulary.load(tmp_path / "none.txt")
     with pytest.raises(InputError, match="cannot be read"):

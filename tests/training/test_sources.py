@@ -409,5 +409,5 @@ def test_contents_of_a_packed_set_that_are_none(tmp_path, wrong):
     contents = json.loads((tmp_path / "p/dataset.json").read_text())
     (tmp_path / "p/dataset.json").write_text(json.dumps({**contents, **wrong}))
     for skip_bad in (False, True):
-        with pytest.raises(InputError, match="is damaged: pack the set again"):
+        with pytest.raises(InputError, match=r"is damaged .*pack the set again|was made by a newer"):
             load_data(tmp_path / "p", 8, skip_bad=skip_bad)

@@ -22,7 +22,8 @@ def calibration_inputs(data, model, count=IMAGES, seed=0):
         model: what they are for.
     """
     if hasattr(model, "image_size"):
-        return {"image": calibration_images(data, model.image_size, count, seed)}
+        channels = model.signature()["image"]["shape"][2]
+        return {"image": calibration_images(data, model.image_size, count, seed, channels)}
     if isinstance(data, Calibration):
         data, count, seed = data.data, data.images, data.seed
     examples = multimodal_examples(data, "train")
@@ -58,20 +59,20 @@ def multimodal_examples(data, part, classes=None):
     return data
 
 
-def calibration_images(data, image_size, count=IMAGES, seed=0):
-    """`count` images [N, H, W, 3] with values 0..255, drawn from `data` by `seed`; all, if there are fewer.
+def calibration_images(data, image_size, count=IMAGES, seed=0, channels=3):
+    """`count` images [N, H, W, C] with values 0..255, drawn from `data` by `seed`; all, if there are fewer.
 
     Args:
         data: such an array; a tf.data dataset of images or (images, labels), batched or not, of which the
             first ones are taken, since it may have no end; a folder, .zip or built-in name; an
             `ImageData`. Of the last two the training part. Or a `Calibration` of one of these, whose
             own number and seed count.
-        image_size: (height, width) to which a folder's pictures are brought.
+        image_size, channels: (height, width) and channels to which a folder's pictures are brought.
     """
     if isinstance(data, Calibration):
         data, count, seed = data.data, data.images, data.seed
     if isinstance(data, str | os.PathLike):
-        data = load_data(data, image_size)
+        data = load_data(data, image_size, channels=channels)
     if isinstance(data, ImageData):
         data = data.train
     if isinstance(data, Split):
@@ -92,18 +93,18 @@ def sample(total, count, seed):
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
-def labelled_images(data, image_size, classes=None):
-    """(images uint8 [N, H, W, 3], labels [N] or [N, classes]) to verify with.
+def labelled_images(data, image_size, classes=None, channels=3):
+    """(images uint8 [N, H, W, C], labels [N] or [N, classes]) to verify with.
 
     Args:
         data: such a pair; a tf.data dataset of them (labels as numbers, or a row for each), batched or not;
             a folder, .zip or built-in name; an `ImageData`. Of the last two the held-out part. Pixels may be
             floats in 0..255, as `keras.utils.image_dataset_from_directory` gives: they are rounded.
-        image_size: (height, width) to which a folder's pictures are brought.
+        image_size, channels: (height, width) and channels to which a folder's pictures are brought.
         classes: the names that labels shall number, see `renumbered`; None leaves them as they are.
     """
     if isinstance(data, str | os.PathLike):
-        data = load_data(data, image_size)
+        data = load_data(data, image_size, channels=channels)
     names = class_names(data)
     if isinstance(data, ImageData):
         data = data.test

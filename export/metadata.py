@@ -30,7 +30,7 @@ SAID = {
     None: "Logit of each class: the number that the model's head gives.",
 }
 BUFFER, IDENTIFIER, LABELS = "TFLITE_METADATA", b"M001", "labels.txt"
-RGB, TENSOR_AXIS_LABELS = 1, 2  # of the enums ColorSpaceType and AssociatedFileType
+RGB, GREY, TENSOR_AXIS_LABELS = 1, 2, 2  # of the enums ColorSpaceType and AssociatedFileType
 
 # The tables of metadata_schema.fbs (github.com/tensorflow/tflite-support), as far as we need them.
 # The order gives the slots, so a field that we skip is here too, as None. A list is a vector of
@@ -88,12 +88,12 @@ def add_metadata(
 
     Args:
         content: bytes of a .tflite file with one output [1, classes], called `probability` or `logits` if
-            there are others, and then made the first; and float32 or uint8 images [1, H, W, 3] of values
+            there are others, and then made the first; and float32 or uint8 images [1, H, W, C] of values
             0..255 as its input, or several inputs. What is neither of these is described by name only.
         labels: one name for each class.
         name: of the model, such as "ViT-Ti/16".
         description, author, licence, version: of the model, free text.
-        preprocessing: {"mean": [3], "std": [3]} that the graph applies by itself, for the
+        preprocessing: {"mean": [C], "std": [C]} that the graph applies by itself, for the
             description of the image. Clients shall not normalise, and are told mean 0, std 1.
         activation: of the model: what the answer is said to be.
 
@@ -126,8 +126,9 @@ def add_metadata(
     classes = _shape(answers[0])[-1]
     if len(labels) != classes:
         raise InputError(f"{len(labels)} labels for a model with {classes} classes: give one for each class.")
-    if len(inputs) == 1 and not _is_image(inputs[0][1]):
-        raise InputError(f"metadata needs an image input [1, H, W, 3], not {_shown(inputs)}.")
+    alone = len(inputs) == 1
+    if alone and not _is_image(inputs[0][1], alone):
+        raise InputError(f"metadata needs an image input [1, H, W, C], not {_shown(inputs)}.")
 
     metadata = {
         **texts,
@@ -135,7 +136,7 @@ def add_metadata(
         "subgraph_metadata": [
             {
                 "input_tensor_metadata": [
-                    _image(key, tensor, preprocessing) if _is_image(tensor) else _feature(key)
+                    _image(key, tensor, preprocessing) if _is_image(tensor, alone) else _feature(key)
                     for key, tensor in inputs
                 ],
                 "output_tensor_metadata": [
@@ -263,8 +264,8 @@ def _shown(tensors):
     return ", ".join(f"{name} {_shape(tensor)}" for name, tensor in tensors)
 
 
-def _is_image(tensor):
-    return len(_shape(tensor)) == 4 and _shape(tensor)[-1] == 3
+def _is_image(tensor, alone):
+    return len(_shape(tensor)) == 4 and (alone or _shape(tensor)[-1] in (1, 3))
 
 
 def _image(name, tensor, preprocessing):
@@ -274,17 +275,20 @@ def _image(name, tensor, preprocessing):
         _check_pixels_pass(name, tensor.quantization)
     elif tensor.type != TensorType.FLOAT32:
         raise InputError(f"metadata needs float32 or uint8 images, and `{name}` has another type.")
-    _, height, width, _ = _shape(tensor)
-    description = f"RGB image, {width} wide and {height} high, values 0 to 255, not normalised"
+    _, height, width, channels = _shape(tensor)
+    kind, colours = {3: ("RGB", RGB), 1: ("Grey", GREY)}.get(channels, (f"{channels}-channel", None))
+    description = f"{kind} image, {width} wide and {height} high, values 0 to 255, not normalised"
     if preprocessing:
         mean, std = (", ".join(f"{v:g}" for v in preprocessing[key]) for key in ("mean", "std"))
         description += f": the model divides by 255, subtracts ({mean}) and divides by ({std}) itself"
-    size = {"width": width, "height": height}
+    properties = {"default_size": {"width": width, "height": height}}
+    if colours is not None:  # clients know no others
+        properties["color_space"] = colours
     return {
         "name": name,
         "description": f"{description}.",
         "content": {
-            "content_properties": {"ImageProperties": {"color_space": RGB, "default_size": size}},
+            "content_properties": {"ImageProperties": properties},
         },
         "process_units": [{"options": {"NormalizationOptions": {"mean": [0.0], "std": [1.0]}}}],
         "stats": {"max": [255.0], "min": [0.0]},

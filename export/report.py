@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 
 from keras_vit.files import atomic_write, finite, write_json
+from keras_vit.inspect.pictures import as_rgb
 
 BASE = "float32.tflite"  # what the other latencies are compared with
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -25,11 +26,11 @@ BLUE, AMBER = "#3b7dd8", "#c98a1b"  # told apart on white and on black, also by 
 
 
 def pictures_of(examples):
-    """The pictures uint8 [N, H, W, 3] among labelled examples, or None: for `write_report`."""
+    """The pictures uint8 [N, H, W, C] among labelled examples, or None: for `write_report`."""
     if hasattr(examples, "images"):
         return examples.images
     for x in examples.inputs.values():
-        if x.dtype == np.uint8 and len(x.shape) == 4 and x.shape[3] == 3:
+        if x.dtype == np.uint8 and len(x.shape) == 4 and x.shape[3] in (1, 3):
             return x
     return None
 
@@ -66,7 +67,7 @@ def write_report(report, directory, images=None):
     Args:
         report: what `verify` returned. NaN and infinity become null, since JSON has none.
         directory: the export directory.
-        images: the images that `verify` was given, uint8 [N, H, W, 3], for the pictures of the samples.
+        images: the images that `verify` was given, uint8 [N, H, W, C], for the pictures of the samples.
     """
     directory = Path(directory)
     report = finite(report)
@@ -92,7 +93,7 @@ def html(report, images=None):
     samples = [
         {
             "label": sample["label"],
-            "picture": None if images is None else _data_uri(images[sample["index"]]),
+            "picture": None if images is None else _data_uri(as_rgb(images[sample["index"]])),
             "small": images is not None and max(images.shape[1:3]) < 96,
             "answers": [
                 {

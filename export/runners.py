@@ -1,7 +1,7 @@
 """`load_runner`: one way to ask any copy of a model, and to time it.
 
     runner = load_runner("dist/int8.tflite", threads=1)    # or a .keras file, or a SavedModel folder
-    runner.predict(images)                                 # uint8 [N, H, W, 3] -> answers [N, classes]
+    runner.predict(images)                                 # uint8 [N, H, W, C] -> answers [N, classes]
     runner.predict({"image": images, "text": ids})         # of a multimodal model
     runner.time_one(images[0], seconds=1.0)                # milliseconds, one number a run
 
@@ -78,7 +78,7 @@ class Runner:
     Attributes:
         kind: "keras", "saved_model" or "tflite".
         inputs: {name: (shape without the batch, dtype)}; of a model of images alone just "image".
-        image_size: (height, width) of such a model, else None.
+        image_size, channels: (height, width) and number of channels of such a model, else None.
         classes: number of classes.
         output: "probability", or "logits" of a model with activation=None.
         labels: their names, or None when no `labels.txt` of as many lines is near; of one probability
@@ -98,7 +98,10 @@ class Runner:
             name: (tuple(int(size) for size in shape), np.dtype(dtype).name)
             for name, (shape, dtype) in inputs.items()
         }
-        self.image_size = self.inputs[INPUT][0][:2] if set(inputs) == {INPUT} else None
+        alone = set(inputs) == {INPUT}
+        self.image_size, self.channels = (
+            (self.inputs[INPUT][0][:2], self.inputs[INPUT][0][2]) if alone else (None, None)
+        )
         self.classes, self.output = int(classes), output
         self.labels = labels_near(self.path, self.classes, output)
 
@@ -106,7 +109,7 @@ class Runner:
         """Probabilities (or logits, see `output`), float32 [N, classes], of raw inputs.
 
         Args:
-            inputs: images [N, H, W, 3] with values 0..255, uint8 or float; or {name: array [N, ...]} as
+            inputs: images [N, H, W, C] with values 0..255, uint8 or float; or {name: array [N, ...]} as
                 `inputs` says. Without "present" all are. An array that is mapped from a file is read a
                 batch at a time.
             progress: called with (examples done, examples in all) after every batch of 64.
@@ -127,7 +130,7 @@ class Runner:
         return answers
 
     def time_one(self, example, seconds=1.0, warmup=5, least=20, most=2000):
-        """Milliseconds of each run on one example, [H, W, 3] or {name: raw input}, for about `seconds`.
+        """Milliseconds of each run on one example, [H, W, C] or {name: raw input}, for about `seconds`.
 
         Everything that a caller waits for is inside: input, run, output.
         """
@@ -235,7 +238,7 @@ class SavedModelRunner(Runner):
         answer = outputs[output]
         try:
             if PRESENT not in inputs:
-                inputs[INPUT].shape.assert_is_compatible_with([None, None, None, 3])
+                inputs[INPUT].shape.assert_has_rank(4)
             shapes = {
                 name: (spec.shape[1:].as_list(), spec.dtype.as_numpy_dtype) for name, spec in inputs.items()
             }
@@ -243,7 +246,7 @@ class SavedModelRunner(Runner):
         except (TypeError, ValueError) as error:  # of another or an unknown shape
             given = ", ".join(f"`{name}` {spec.shape}" for name, spec in inputs.items())
             raise InputError(
-                f"{folder} maps {given} to `{output}` {answer.shape}, not [None, H, W, 3] "
+                f"{folder} maps {given} to `{output}` {answer.shape}, not [None, H, W, C] "
                 "to [None, classes]: export the model with keras-vit export."
             ) from error
         self._serve = serve
@@ -279,8 +282,8 @@ class TFLiteRunner(Runner):
         shapes = {name: tuple(int(size) for size in p["shape"]) for name, p in self._places.items()}
         for name, shape in shapes.items():
             alone = len(shapes) == 1
-            expected = "[1, H, W, 3]" if alone else "[1, ...]"
-            if not shape or shape[0] != 1 or (alone and (len(shape) != 4 or shape[3] != 3)):
+            expected = "[1, H, W, C]" if alone else "[1, ...]"
+            if not shape or shape[0] != 1 or (alone and len(shape) != 4):
                 raise InputError(
                     f"{path} takes `{name}` of shape {list(shape)}, not {expected}: "
                     "export the model with keras-vit export."

@@ -21,15 +21,15 @@ TOP = 5  # classes in the short answer
 def write_saved_model(model, folder, labels=None):
     """Write `model` to `folder` with three signatures.
 
-    - serving_default: `image` float32 [N, H, W, 3], values 0..255;
+    - serving_default: `image` float32 [N, H, W, C], values 0..255;
     - serve_bytes: `image_bytes` string [N], each a JPEG or PNG file of up to `headers.MAX_PIXELS`; what is
-      larger is refused before it is decoded. (TF Serving's REST interface takes base64 for inputs whose
-      name ends in _bytes.) They are decoded in parallel;
+      larger is refused before it is decoded. Only of a model of 3 channels, or of 1: their luma. (TF Serving's
+      REST interface takes base64 for inputs whose name ends in _bytes.) They are decoded in parallel;
     - serve_bytes_safe: the same, for files from strangers.
 
     Those of a `MultimodalViT` take all that its `signature()` lists; clients send what `Modality.encode`
-    makes of texts and sounds. It has the latter two if one of its modalities is an `Image` in colours; there
-    the empty string is a black picture, for examples that have none, as `present` says.
+    makes of texts and sounds. It has the latter two if one of its modalities is an `Image` of 3 channels or
+    of 1; there the empty string is a black picture, for examples that have none, as `present` says.
 
     All answer, K being 5 or the number of labels if that is smaller:
 

@@ -106,7 +106,9 @@ class Switchboard:
                 "what each part loses can be measured for models of images alone, not for a multimodal one: "
                 "name the parts to keep in float, with protect or --protect."
             )
-        images, labels, self._measure = _checked_sample(labelled_images(data, aware.image_size), aware)
+        images, labels, self._measure = _checked_sample(
+            labelled_images(data, aware.image_size, channels=aware.signature()["image"]["shape"][2]), aware
+        )
         chosen = sample(len(images), count, seed)
         self._images, self._labels = images[chosen], labels[chosen]
         self.groups = groups(aware)

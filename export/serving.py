@@ -20,6 +20,7 @@ from keras_vit.errors import InputError
 from keras_vit.export.metadata import Builder, parsed, read_metadata, with_zip
 from keras_vit.export.probe import made_inputs
 from keras_vit.export.saved_model import picture_sizes
+from keras_vit.inspect.pictures import as_rgb
 from keras_vit.training.headers import MAX_PIXELS, MAX_SIDE
 
 FILES = ("compose.yaml", "models.config", "batching.config", "README.md")
@@ -69,13 +70,18 @@ def _inputs(model):
     """What the README says of the inputs of a `MultimodalViT`; of a `ViT`'s it says more, by itself."""
     limits = {"pixels": MAX_PIXELS // 10**6, "side": MAX_SIDE}
     if hasattr(model, "image_size"):
-        return {"inputs": None, "files": None, **limits}
+        return {"inputs": None, "files": None, "channels": _channels(model), **limits}
     lines = [
         f'"{name}": {entry["dtype"]} [{", ".join(map(str, entry["shape"]))}]'
         for name, entry in model.signature().items()
     ]
     files = " and ".join(f"`{name}_bytes`" for name in picture_sizes(model))
-    return {"inputs": '{"instances": [{' + ", ".join(lines) + "}]}", "files": files, **limits}
+    return {
+        "inputs": '{"instances": [{' + ", ".join(lines) + "}]}",
+        "files": files,
+        "channels": None,
+        **limits,
+    }
 
 
 def _outputs(model):
@@ -133,7 +139,7 @@ def write_warmup(folder, model, name="vit", pictures=None):
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
     if hasattr(model, "image_size"):
-        requests = _picture_requests(model.image_size, pictures)
+        requests = _picture_requests((*model.image_size, _channels(model)), pictures)
     else:
         requests = _multimodal_requests(model)
     path = Path(folder, "assets.extra", "tf_serving_warmup_requests")
@@ -148,20 +154,28 @@ def write_warmup(folder, model, name="vit", pictures=None):
             writer.write(log.SerializeToString(deterministic=True))
 
 
-def _picture_requests(image_size, pictures):
-    """{signature: {input: value}} for a model of images alone."""
-    pictures = _made_pictures(image_size) if pictures is None else np.asarray(pictures)
-    if pictures.dtype != np.uint8 or pictures.shape[1:] != (*image_size, 3) or not len(pictures):
+def _channels(model):
+    """Of the pictures of a model of images alone."""
+    return model.config.channels if hasattr(model, "config") else 3
+
+
+def _picture_requests(shape, pictures):
+    """{signature: {input: value}} for a model of images alone, [H, W, C]."""
+    if pictures is None:
+        made = _made_pictures(shape[:2])
+        pictures = made[..., [i % 3 for i in range(shape[2])]]
+    pictures = np.asarray(pictures)
+    if pictures.dtype != np.uint8 or pictures.shape[1:] != shape or not len(pictures):
         raise InputError(
-            f"warm-up pictures must be uint8 [N, {image_size[0]}, {image_size[1]}, 3] with N > 0, not "
+            f"warm-up pictures must be uint8 [N, {', '.join(map(str, shape))}] with N > 0, not "
             f"{pictures.dtype} {list(pictures.shape)}."
         )
-    files = [_file(pictures[0], "JPEG"), _file(pictures[-1], "PNG")]
-    return {
-        "serving_default": {"image": pictures[:1].astype(np.float32)},
-        "serve_bytes": {"image_bytes": files},
-        "serve_bytes_safe": {"image_bytes": files},
-    }
+    requests = {"serving_default": {"image": pictures[:1].astype(np.float32)}}
+    if shape[2] in (1, 3):
+        files = [_file(as_rgb(pictures[0]), "JPEG"), _file(as_rgb(pictures[-1]), "PNG")]
+        for signature in ("serve_bytes", "serve_bytes_safe"):
+            requests[signature] = {"image_bytes": files}
+    return requests
 
 
 def _multimodal_requests(model):

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from keras_vit.answers import both_names
-from keras_vit.config import PRESENT
+from keras_vit.config import OWN, PRESENT, is_registered_name
 from keras_vit.errors import InputError
 from keras_vit.export.inputs import labelled_images, multimodal_examples
 from keras_vit.export.manifest import REFERENCE, Refused, checked_file, entries, read_manifest, size
 from keras_vit.export.scores import NUMBERS, SEVERAL, TOP1, checked_truth, decided, divergence
+from keras_vit.export.verify_worker import measure
 from keras_vit.export.workers import Failure, Worker
 
 FORMAT = 1
@@ -54,7 +55,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
 
     Args:
         directory: what `export` wrote, with its manifest.json.
-        data: (images [N, H, W, 3] of pixels 0..255, labels int [N]), a tf.data dataset of them, a folder,
+        data: (images [N, H, W, C] of pixels 0..255, labels int [N]), a tf.data dataset of them, a folder,
             .zip or built-in name, or an `ImageData` (of these its held-out part). Where it has class names in
             another order than the model, it is renumbered by them. Of a multimodal export ({name:
             raw inputs [N, ...]}, labels), `Examples`, a `MultimodalData` or a folder with a table. Labels may
@@ -84,7 +85,8 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         labels, thing = examples.labels, "example"
         inputs = _checked_inputs(examples.inputs, labels, manifest)
     else:
-        images, labels = labelled_images(data, tuple(manifest["image_size"]), names)
+        size = tuple(manifest["image_size"])
+        images, labels = labelled_images(data, size, names, channels_of(manifest))
         inputs, thing = {"image": _checked_images(images, manifest)}, "image"
     count = len(next(iter(inputs.values())))
     truth, measure = checked_truth(labels, count, thing, classes, activation)
@@ -97,6 +99,8 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         chosen = np.linspace(0, len(truth) - 1, limit).round().astype(int)
     truth = truth[chosen]
 
+    # Another process does not know the classes of the user's own layers.
+    own = any(is_registered_name(manifest["model"].get(field)) for field in OWN)
     rows, answers = [], {}
     with tempfile.TemporaryDirectory(prefix="keras_vit-verify-") as scratch:
         for name, x in inputs.items():
@@ -108,7 +112,8 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
             try:
                 path = checked_file(directory, entry)
                 row["bytes"] = size(path)
-                result = _run(path, scratch, inputs, threads, seconds, len(chosen), row["name"], progress)
+                options = threads, seconds, len(chosen), row["name"], progress
+                result = _run(path, scratch, inputs, *options, here=own and row["kind"] == "keras")
                 _check_answers(result["answers"], classes)
             except Failure as failure:
                 row["error"] = str(failure).replace(f"{directory}{os.sep}", "")
@@ -168,14 +173,21 @@ def compare(answers, truth, source=None, reference=None, measure=TOP1, activatio
     return numbers
 
 
-def _run(path, scratch, inputs, threads, seconds, total, name, progress):
-    """Ask one artifact in a worker process; return its arrays."""
+def _run(path, scratch, inputs, threads, seconds, total, name, progress, here=False):
+    """Ask one artifact in a worker process, or `here` in this one; return its arrays."""
     job = {"path": str(path), "result": f"{scratch}/result.npz"}
     job["inputs"] = {name: f"{scratch}/{name}.npy" for name in inputs}
     Path(job["result"]).unlink(missing_ok=True)
     if progress:
         progress(name, 0, total)
     job.update(threads=threads, seconds=seconds)
+    if here:
+        try:
+            measure(job, lambda done, total: progress and progress(name, done, total))
+        except InputError as error:
+            raise Failure(str(error)) from None
+        with np.load(job["result"]) as result:
+            return dict(result)
     with Worker("keras_vit.export.verify_worker", job) as worker:
         for line in worker:
             if progress and line.startswith("done "):
@@ -184,12 +196,18 @@ def _run(path, scratch, inputs, threads, seconds, total, name, progress):
         return dict(result)
 
 
+def channels_of(manifest):
+    """Of the pictures that the exported `ViT` takes."""
+    return manifest["model"].get("channels", 3)
+
+
 def _checked_images(images, manifest):
-    height, width = manifest["image_size"]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
+    (height, width), channels = manifest["image_size"], channels_of(manifest)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, channels):
         raise InputError(
             f"the images are {images.dtype} {list(images.shape)}, but the exported model takes "
-            f"uint8 [N, {height}, {width}, 3]: load the data with image_size=({height}, {width})."
+            f"uint8 [N, {height}, {width}, {channels}]: load the data with image_size=({height}, {width})"
+            + ("." if channels == 3 else f", channels={channels}.")
         )
     return images
 

@@ -16,11 +16,16 @@ from keras_vit.export.runners import open_runner
 
 
 def main(job):
-    inputs = {name: np.load(file, mmap_mode="r") for name, file in job["inputs"].items()}
     if not job["path"].endswith(".tflite"):
         limit_tensorflow(job["threads"])
+    measure(job, lambda done, total: print("done", done, flush=True))
+
+
+def measure(job, progress):
+    """Do the job; `progress` is called with (examples done, examples in all)."""
+    inputs = {name: np.load(file, mmap_mode="r") for name, file in job["inputs"].items()}
     runner = open_runner(job["path"], threads=job["threads"])
-    answers = runner.predict(inputs, progress=lambda done, total: print("done", done, flush=True))
+    answers = runner.predict(inputs, progress)
     times = runner.time_one({name: x[0] for name, x in inputs.items()}, seconds=job["seconds"])
     delegated = np.nan if runner.delegated is None else runner.delegated
     np.savez(

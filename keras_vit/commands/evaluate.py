@@ -25,7 +25,7 @@ def evaluate(
     skip_bad: SkipBad = False,
 ):
     """Run every copy of the model on the same held-out images; write report.json and report.html."""
-    from keras_vit.export.verify import class_names, read_manifest, verify
+    from keras_vit.export.verify import channels_of, class_names, read_manifest, verify
 
     check_data(data)
     manifest = read_manifest(directory)
@@ -37,8 +37,8 @@ def evaluate(
     elif is_multimodal(data):
         raise InputError(f"{directory} takes pictures alone, and {data} has several modalities.")
     else:
-        channels = manifest["model"].get("channels", 3)
-        loaded = load_images(data, tuple(manifest["image_size"]), skip_bad, channels=channels)
+        size, channels = tuple(manifest["image_size"]), channels_of(manifest)
+        loaded = load_images(data, size, skip_bad, channels=channels)
     known = class_names(manifest)
     if list(loaded.labels) != known:
         raise InputError(

@@ -85,8 +85,8 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         labels, thing = examples.labels, "example"
         inputs = _checked_inputs(examples.inputs, labels, manifest)
     else:
-        size = tuple(manifest["image_size"])
-        images, labels = labelled_images(data, size, names, channels_of(manifest))
+        shape = tuple(manifest["image_size"])
+        images, labels = labelled_images(data, shape, names, channels_of(manifest))
         inputs, thing = {"image": _checked_images(images, manifest)}, "image"
     count = len(next(iter(inputs.values())))
     truth, measure = checked_truth(labels, count, thing, classes, activation)

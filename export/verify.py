@@ -23,7 +23,7 @@ from keras_vit.errors import InputError
 from keras_vit.export.inputs import labelled_images, multimodal_examples
 from keras_vit.export.manifest import REFERENCE, Refused, checked_file, entries, read_manifest, size
 from keras_vit.export.scores import NUMBERS, SEVERAL, TOP1, checked_truth, decided, divergence
-from keras_vit.export.verify_worker import measure
+from keras_vit.export.verify_worker import ask
 from keras_vit.export.workers import Failure, Worker
 
 FORMAT = 1
@@ -183,7 +183,7 @@ def _run(path, scratch, inputs, threads, seconds, total, name, progress, here=Fa
     job.update(threads=threads, seconds=seconds)
     if here:
         try:
-            measure(job, lambda done, total: progress and progress(name, done, total))
+            ask(job, lambda done, total: progress and progress(name, done, total))
         except InputError as error:
             raise Failure(str(error)) from None
         with np.load(job["result"]) as result:

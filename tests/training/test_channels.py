@@ -91,7 +91,7 @@ def test_arrays_of_many_channels_train():
     images, labels = noise(12, 8, 8, 5), np.arange(12, dtype="int32") % 2
     parts = [Split(images[s], labels[s], []) for s in (slice(0, 8), slice(8, 12))]
     data = ImageData(*parts, ["a", "b"], "arrays", "abc", [])
-    found = find_rate(data, quick(channels=5, augment="strong"), steps=10)
+    found = find_rate(data, quick(channels=5, augment="none"), steps=10)
     assert np.isfinite(found.losses).all()
     with pytest.raises(InputError, match=r"of 5 channels for a model of 3: say channels=5 in the recipe"):
         find_rate(data, quick(), steps=10)

@@ -23,7 +23,7 @@ def write_saved_model(model, folder, labels=None):
 
     - serving_default: `image` float32 [N, H, W, C], values 0..255;
     - serve_bytes: `image_bytes` string [N], each a JPEG or PNG file of up to `headers.MAX_PIXELS`; what is
-      larger is refused before it is decoded. Only of a model of 3 channels, or of 1: their luma. (TF Serving's
+      larger is refused before it is decoded. Of a model of 3 channels, or of 1: their luma. (TF Serving's
       REST interface takes base64 for inputs whose name ends in _bytes.) They are decoded in parallel;
     - serve_bytes_safe: the same, for files from strangers.
 

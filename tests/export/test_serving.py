@@ -33,6 +33,11 @@ from keras_vit.export.serving import next_version, with_signature_defs, write_se
 LABELS = ["low", "middle", "größte"]  # not all of them ASCII
 
 
+def stand_in(image_size):
+    """What `write_serving` asks of a `ViT`."""
+    return SimpleNamespace(image_size=image_size, activation="softmax", classes=3)
+
+
 @pytest.fixture(scope="module")
 def images():
     return problem(200, seed=3)[0]
@@ -54,7 +59,7 @@ def served(tmp_path_factory):
         convert(folder / f"{profile}.keras", folder / f"{profile}.tflite", profile)
         write_saved_model(copy, folder / "saved_model" / str(version), LABELS)
         tflite = folder / f"{profile}.tflite"
-        write_serving(folder, SimpleNamespace(image_size=SIZE), version, "bright", tflite, images[:3])
+        write_serving(folder, stand_in(SIZE), version, "bright", tflite, images[:3])
     return folder
 
 
@@ -134,14 +139,14 @@ def test_the_warm_up_requests_replay(served, version):
 def test_warm_up_pictures_are_made_if_none_are_given(tmp_path):
     (tmp_path / "saved_model" / "1").mkdir(parents=True)
     (tmp_path / "saved_model" / "1" / "saved_model.pb").touch()
-    write_serving(tmp_path, SimpleNamespace(image_size=(24, 16)))
+    write_serving(tmp_path, stand_in((24, 16)))
     file = tmp_path / "saved_model" / "1" / "assets.extra" / "tf_serving_warmup_requests"
     records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
     request = PredictionLog.FromString(records[0]).predict_log.request
     picture = tf.make_ndarray(request.inputs["image"])
     assert picture.shape == (1, 24, 16, 3) and picture.std() > 20 and picture.max() <= 255
     first = file.read_bytes()
-    write_serving(tmp_path, SimpleNamespace(image_size=(24, 16)))
+    write_serving(tmp_path, stand_in((24, 16)))
     assert file.read_bytes() == first, "the same input, the same bytes"
     assert "model.tflite" not in (tmp_path / "serving" / "compose.yaml").read_text()
 
@@ -434,7 +439,7 @@ def test_bad_input(tmp_path, options, message):
     (tmp_path / "saved_model" / "1").mkdir(parents=True)
     (tmp_path / "saved_model" / "1" / "saved_model.pb").touch()
     with pytest.raises(InputError, match=message):
-        write_serving(tmp_path, SimpleNamespace(image_size=SIZE), **options)
+        write_serving(tmp_path, stand_in(SIZE), **options)
     assert not (tmp_path / "serving").exists()
 
 

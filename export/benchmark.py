@@ -25,6 +25,7 @@ from keras_vit.export.report import in_bytes, in_percent, or_dash, three_digits
 from keras_vit.export.runners import saved_model_folder
 from keras_vit.export.verify import cpu_name, package_versions
 from keras_vit.export.workers import Failure, Worker
+from keras_vit.files import open_regular
 
 FORMAT = 1
 ROUNDS = 5
@@ -145,7 +146,7 @@ def _models(path):
     if kind in PEERS and not importlib.util.find_spec(PEERS[kind][1]):
         runtime, package = PEERS[kind]
         raise InputError(f"{path} needs {runtime}, which is not installed: pip install {package}.")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(4096)
     fine = {"tflite": head[4:8] == b"TFL3", "openvino": b"<net" in head, "onnx": len(head) > 0}
     if not (zipfile.is_zipfile(path) if kind == "keras" else fine[kind]):

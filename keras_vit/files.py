@@ -14,6 +14,7 @@ from pathlib import Path
 from keras_vit.answers import PROBABILITY, labels_fit
 from keras_vit.errors import InputError
 
+MOST_LABELS = 2**26  # bytes of a labels.txt
 KINDS = {  # of what is no regular file, by its type in `stat`
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -156,7 +157,10 @@ def labels_near(path, classes, output=PROBABILITY):
     for place in [folder, *folder.parents][:4]:
         file = place / "labels.txt"
         if file.is_file():
-            labels = file.read_text(encoding="utf-8").splitlines()
+            try:
+                labels = read_regular(file, MOST_LABELS).decode("utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{file} is no text in UTF-8 ({error}): save it as UTF-8.") from error
             if labels_fit(len(labels), classes, output):
                 return labels
     return None

@@ -9,7 +9,7 @@ import keras
 
 from keras_vit.answers import output_name
 from keras_vit.errors import InputError
-from keras_vit.files import labels_near
+from keras_vit.files import labels_near, open_regular
 from keras_vit.inspect.capture import model_in
 from keras_vit.inspect.pictures import check_suffix, draw_explanation
 from keras_vit.models.multimodal import MultimodalViT
@@ -65,6 +65,7 @@ def _model_file(path):
         }
         what = next((kind for pattern, kind in kinds.items() if any(path.glob(pattern))), "no RUN")
         raise InputError(f"{path} is {what}, without a model.keras: {WAY_OUT}")
+    open_regular(path).close()  # a pipe would wait
     if not zipfile.is_zipfile(path):
         what = "a TFLite file" if path.suffix == ".tflite" else "no Keras file, or a damaged one"
         raise InputError(f"{path} is {what}: {WAY_OUT}")

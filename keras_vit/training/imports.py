@@ -8,14 +8,12 @@ import keras
 import keras_vit
 from keras_vit.answers import default_labels, labels_fit, output_name
 from keras_vit.errors import InputError
-from keras_vit.files import atomic_directory, read_regular, write_json
+from keras_vit.files import MOST_LABELS, atomic_directory, read_regular, write_json
 from keras_vit.labels import checked_labels
 from keras_vit.models import MaskedViT, ViT
 from keras_vit.training.recipes import recipe
 from keras_vit.training.runs import read_run
 from keras_vit.weights import load_model
-
-MOST_LABELS = 2**26  # bytes of a file of class names
 
 
 def import_run(path, out, classes=None, labels=None, image_size=None, heads=None):

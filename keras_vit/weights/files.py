@@ -1,10 +1,12 @@
 """Files that come from strangers: read so that the worst that can happen is an `InputError`."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from keras_vit.config import pair
 from keras_vit.errors import InputError
+from keras_vit.files import open_regular
 from keras_vit.formats import parsed
 
 PICKLED = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".th")
@@ -17,7 +19,12 @@ MAX_JSON = 32 * 2**20  # bytes; the 21,843 labels of ImageNet-21k take two milli
 
 @contextlib.contextmanager
 def readable(path):
-    """Turn whatever a broken file makes the standard readers raise into an `InputError` that names it."""
+    """Turn whatever a broken file makes the standard readers raise into an `InputError` that names it.
+
+    A pipe or a device, for which they would wait, is one too.
+    """
+    if os.path.exists(path) and not os.path.isdir(path):
+        open_regular(path).close()
     try:
         yield
     except InputError:

@@ -51,7 +51,7 @@ def read_any_size(path, classes=None, image_size=None, heads=None):
     hints = {"classes": classes, "image_size": image_size, "heads": heads}
     if path.is_dir():
         path = _weights_in(path)
-    elif not path.is_file():
+    elif not path.exists():
         raise InputError(
             f"{path} does not exist: give a checkpoint file or a folder that has been downloaded."
         )

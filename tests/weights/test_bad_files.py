@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import tracemalloc
 import zipfile
 
@@ -390,3 +391,16 @@ def test_hints_out_of_range(values):
     name = "original_mean" if "image_size" in values else "timm_vit"
     with pytest.raises(InputError, match=next(iter(values))):
         read_checkpoint(FIXTURES / name, **values)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit.npz", "vit.safetensors", "folder/config.json", "folder/model.safetensors"]
+)
+def test_pipes_and_devices_are_no_files(tmp_path, fixture, name):
+    shutil.copytree(fixture("timm_vit"), tmp_path / "folder")
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        (tmp_path / name).unlink(missing_ok=True)
+        make(tmp_path / name)
+        refused(
+            (tmp_path / name).parent if "/" in name else tmp_path / name, "no regular file|holds no|does not tell how many"
+        )

@@ -18,7 +18,7 @@ from keras_vit import MultimodalViT, ViT, ViTConfig, cli
 from keras_vit.errors import InputError, Notice
 from keras_vit.export import export, fold, quantize_aware, verify
 from keras_vit.export.compiled import notice_loss
-from keras_vit.export.convert import float_file, quantize_file
+from keras_vit.export.convert import float_file, quantized_file
 from keras_vit.export.finetune import teach
 from keras_vit.export.metadata import labels_for, read_metadata
 from keras_vit.export.runners import open_runner
@@ -98,7 +98,7 @@ def written(model, profile, folder):
     else:
         made = quantize_aware(model, profile, PIXELS)
         plain, ranges = made.deploy()
-        content = quantize_file(float_file(plain), plain, ranges, made.kinds, full=profile == "int8_full")
+        content = quantized_file(plain, ranges, made.kinds, full=profile == "int8_full")
     path = folder / f"{profile}.tflite"
     path.write_bytes(content)
     return path, made

@@ -401,6 +401,5 @@ def test_pipes_and_devices_are_no_files(tmp_path, fixture, name):
     for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
         (tmp_path / name).unlink(missing_ok=True)
         make(tmp_path / name)
-        refused(
-            (tmp_path / name).parent if "/" in name else tmp_path / name, "no regular file|holds no|does not tell how many"
-        )
+        given = (tmp_path / name).parent if "/" in name else tmp_path / name
+        refused(given, "no regular file|holds no|does not tell how many")

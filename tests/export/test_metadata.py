@@ -298,7 +298,7 @@ def test_models_without_a_picture_or_a_class():
         concrete = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32))
         return tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
 
-    with pytest.raises(InputError, match=r"needs an image input \[1, H, W, 3\], not .* \[1, 3\]"):
+    with pytest.raises(InputError, match=r"needs an image input \[1, H, W, C\], not .* \[1, 3\]"):
         add_metadata(converted(lambda x: x * 2, [1, 3]), LABELS, "x")
     with pytest.raises(InputError, match=r"needs one output \[1, classes\], not .* \[1, 4, 4, 3\]"):
         add_metadata(converted(lambda x: x * 2, [1, 4, 4, 3]), LABELS, "x")

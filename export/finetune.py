@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import keras
-import numpy as np
 from keras import ops
 from rich.console import Console
 
@@ -21,10 +20,9 @@ from keras_vit.formats import Comparison, Quantized, read_document
 from keras_vit.models import MaskedViT
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.distillation import Distillation
-from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.recipes import recipe_from
 from keras_vit.training.runs import check_same_data, read_run
-from keras_vit.training.trainer import fit
+from keras_vit.training.trainer import fit, top1
 
 AGAIN = "delete that folder, and quantize again"
 
@@ -34,8 +32,8 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
 
     The start, which is post-training quantization, competes: where no epoch is better, it is kept.
     RUN/quantized/PROFILE/ gets model.keras (a `QuantizeAware` model), history.json, curves.png and
-    comparison.json: held-out top-1 of the float model, of its post-training quantization, which is
-    where the training starts, of the best epoch, and which of the two was kept. An interrupted call
+    comparison.json: top-1, on `data.choosing`, of the float model, of its post-training quantization, which
+    is where the training starts, of the best epoch, and which of the two was kept. An interrupted call
     goes on when it is repeated.
 
     Args:
@@ -78,7 +76,7 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
     options = {"recipe": recipe.to_dict(), "model": digest(run / "model.keras")}
     _start_again_if_changed(folder, options | ({"distill": distill} if distill else {}))
     if not (folder / "comparison.json").exists():
-        found = {"float": _accuracy(model, data), "post_training": _accuracy(aware, data)}
+        found = {"float": top1(model, data.choosing), "post_training": top1(aware, data.choosing)}
         write_json(folder / "comparison.json", found)
     if distill:
         teach(aware, in_float32(model), distill)
@@ -124,19 +122,6 @@ def teach(student, teacher, weight):
         return loss + weight * distillation(wanted, y_pred, sample_weight=sample_weight)
 
     student.compute_loss = compute_loss
-
-
-def _accuracy(model, data):
-    """Held-out top-1."""
-    batches = evaluation_batches(data.test, model)
-    right = [_decided(model(x, training=False), 0.0) == _decided(y, 0.5) for x, y in batches]
-    return float(np.mean(np.concatenate(right)))
-
-
-def _decided(values, threshold):
-    """The class of each row [B, classes]; of one class whether it is above the threshold."""
-    values = np.asarray(values)
-    return values[:, 0] > threshold if values.shape[-1] == 1 else values.argmax(-1)
 
 
 def _start_again_if_changed(folder, config):

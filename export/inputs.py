@@ -93,21 +93,22 @@ def sample(total, count, seed):
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
-def labelled_images(data, image_size, classes=None, channels=3):
+def labelled_images(data, image_size, classes=None, channels=3, part="test"):
     """(images uint8 [N, H, W, C], labels [N] or [N, classes]) to verify with.
 
     Args:
         data: such a pair; a tf.data dataset of them (labels as numbers, or a row for each), batched or not;
-            a folder, .zip or built-in name; an `ImageData`. Of the last two the held-out part. Pixels may be
-            floats in 0..255, as `keras.utils.image_dataset_from_directory` gives: they are rounded.
+            a folder, .zip or built-in name; an `ImageData`. Pixels may be floats in 0..255, as
+            `keras.utils.image_dataset_from_directory` gives: they are rounded.
         image_size, channels: (height, width) and channels to which a folder's pictures are brought.
         classes: the names that labels shall number, see `renumbered`; None leaves them as they are.
+        part: which pictures of the last three kinds: "test", or those to make a choice by, "choosing".
     """
     if isinstance(data, str | os.PathLike):
         data = load_data(data, image_size, channels=channels)
     names = class_names(data)
     if isinstance(data, ImageData):
-        data = data.test
+        data = getattr(data, part)
     if hasattr(data, "as_numpy_iterator"):
         if hasattr(data, "cardinality") and int(data.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
             raise InputError("the dataset has no end: leave out its repeat(), or give dataset.take(N).")

@@ -107,7 +107,10 @@ class Switchboard:
                 "name the parts to keep in float, with protect or --protect."
             )
         images, labels, self._measure = _checked_sample(
-            labelled_images(data, aware.image_size, channels=aware.signature()["image"]["shape"][2]), aware
+            labelled_images(
+                data, aware.image_size, channels=aware.signature()["image"]["shape"][2], part="choosing"
+            ),
+            aware,
         )
         chosen = sample(len(images), count, seed)
         self._images, self._labels = images[chosen], labels[chosen]

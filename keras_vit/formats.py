@@ -19,7 +19,6 @@ from keras_vit.training.recipes import recipe_class
 
 FORMAT = 1  # of all of them, until one changes
 LARGEST = 2**26  # bytes; a manifest with the ranges of a large model has less than one million
-SPLITS = ("train", "test")
 
 
 @functools.cache
@@ -102,7 +101,7 @@ class Quantized(TypedDict):
 
 
 class Comparison(TypedDict):
-    """comparison.json of RUN/quantized/PROFILE: held-out top-1."""
+    """comparison.json of RUN/quantized/PROFILE: top-1 of the examples that choices are made by."""
 
     float: Share
     post_training: Share
@@ -162,6 +161,7 @@ class Shards(TypedDict):
 
     train: list[Annotated[int, Field(ge=0, le=2**26)]]
     test: list[Annotated[int, Field(ge=0, le=2**26)]]
+    val: NotRequired[list[Annotated[int, Field(ge=0, le=2**26)]]]
 
 
 class Packed(TypedDict):

@@ -104,8 +104,14 @@ def load_images(data, size, skip_bad, service=None, channels=3):
     if loaded.skipped:
         say(f"{len(loaded.skipped)} bad pictures left out: {', '.join(loaded.skipped[:5])}")
     say_ignored(loaded.ignored)
-    say(f"{data}: {len(loaded.train)} to train, {len(loaded.test)} held out, {len(loaded.labels)} classes")
+    say(f"{data}: {_parts(loaded)}, {len(loaded.labels)} classes")
     return loaded
+
+
+def _parts(loaded):
+    if loaded.val is None:
+        return f"{len(loaded.train)} to train, {len(loaded.test)} held out"
+    return f"{len(loaded.train)} to train, {len(loaded.val)} to choose by, {len(loaded.test)} to test"
 
 
 def load_multimodal(data, options=None, modalities=None, skip_bad=False):
@@ -119,10 +125,7 @@ def load_multimodal(data, options=None, modalities=None, skip_bad=False):
             loaded = load_examples(data, options, modalities, skip_bad=skip_bad)
     if loaded.skipped:
         say(f"{len(loaded.skipped)} bad rows left out: {'; '.join(loaded.skipped[:5])}")
-    say(
-        f"{data}: {', '.join(loaded.modalities)}; {len(loaded.train)} to train, {len(loaded.test)} held out, "
-        f"{len(loaded.labels)} classes"
-    )
+    say(f"{data}: {', '.join(loaded.modalities)}; {_parts(loaded)}, {len(loaded.labels)} classes")
     return loaded
 
 

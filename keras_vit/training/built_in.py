@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_vit.errors import InputError
 from keras_vit.labels import check_classes
-from keras_vit.training.layout import Item, choose, digest, listed
+from keras_vit.training.layout import PARTS, Item, choose, digest, listed
 from keras_vit.training.pictures import Pictures, median_size
 from keras_vit.training.sources import BUILT_IN, TFDS
 
@@ -86,6 +86,8 @@ def _tfds(source, test_fraction, seed):
             f"{source!r} has no split 'train', but {listed(list(builder.info.splits))}: use another set."
         )
     found = {"train": "train", "test": test} if test else {"train": "train"}
+    if test == "test" and "validation" in builder.info.splits:
+        found["val"] = "validation"
     sets = {  # the files as they are: our own decoder reads them, as it does others
         split: builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
         for split, name in found.items()
@@ -99,7 +101,7 @@ def _tfds(source, test_fraction, seed):
             Item(f"{builder.info.name}/{found[split]}/{i:05d}", str(part), label)
             for i, (part, label) in enumerate(zip(parts, labels, strict=True))
         ]
-    order = sorted(range(len(items)), key=lambda i: items[i].split != "train")
+    order = sorted(range(len(items)), key=lambda i: PARTS.index(items[i].split))
     places, items = [places[i] for i in order], [items[i] for i in order]
 
     def read(i):

@@ -17,6 +17,7 @@ import numpy as np
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
 from keras_vit.training.images import to_channels
+from keras_vit.training.layout import PARTS
 from keras_vit.training.pictures import open_pictures, suggest_image_size
 from keras_vit.training.service import ServedSplit, check_service
 
@@ -51,7 +52,7 @@ class ImageData:
     """A labelled set of pictures.
 
     Attributes:
-        train, test: the two `Split`s.
+        train, test: two `Split`s.
         labels: the class names.
         source: what it was loaded from.
         fingerprint: 16 hex digits. Equal ones mean the same files (or built-in pictures) in the
@@ -62,6 +63,7 @@ class ImageData:
         ignored: {suffix: number} of the files of a folder or .zip that were passed over, since they have no
             suffix of a picture that can be read, or lie outside the class folders; "" of those that have
             no suffix. Hidden files do not count.
+        val: a third `Split`, by which training chooses between epochs; None where the source has none.
     """
 
     train: Split
@@ -71,6 +73,12 @@ class ImageData:
     fingerprint: str
     skipped: list
     ignored: dict = dataclasses.field(default_factory=dict)
+    val: Split | None = None
+
+    @property
+    def choosing(self):
+        """The pictures that choices are made by: `val`, or `test` where there is none."""
+        return self.test if self.val is None else self.val
 
 
 def load_data(
@@ -87,8 +95,9 @@ def load_data(
 
     A folder (or .zip) has one subfolder per class, with pictures at any depth in it, or has
     those below `train` and `test` (or `val`, `valid`, `validation`). Leading single folders are
-    passed through. With `test` and `val` both there, `test` is used and `val` left out, and so
-    is any other folder next to `train`. Without a second split, each class is divided by `seed`.
+    passed through. With `test` and `val` both there, training chooses by `val`, and `test` is for the
+    report alone. Any other folder next to `train` is left out. Without a second split, each class is divided
+    by `seed`.
     Classes are sorted by name, numbers by value ("2" before "10"). Pictures that lie outside the
     class folders, hidden files and files with other suffixes are passed over (see `ImageData.ignored`).
     Of two folders for the same split, such as `Train` and `train`, none is left out: they are refused.
@@ -227,10 +236,15 @@ def _without(images, items, problems):
 def _data(images, pictures, items, skipped):
     labels = np.array([item.label for item in items], np.int32)
     names = [item.name for item in items]
-    n = sum(item.split == "train" for item in items)
+    splits, start = {}, 0
+    for part in PARTS:
+        stop = start + sum(item.split == part for item in items)
+        splits[part] = Split(images[start:stop], labels[start:stop], names[start:stop])
+        start = stop
     return ImageData(
-        train=Split(images[:n], labels[:n], names[:n]),
-        test=Split(images[n:], labels[n:], names[n:]),
+        train=splits["train"],
+        test=splits["test"],
+        val=splits["val"] if len(splits["val"]) else None,
         labels=list(pictures.labels),
         source=str(pictures.source),
         fingerprint=pictures.fingerprint,

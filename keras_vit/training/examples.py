@@ -63,12 +63,13 @@ class MultimodalData:
     """A labelled set of such examples.
 
     Attributes:
-        train, test: the two `Examples`.
+        train, test: two `Examples`.
         labels: the class names.
         modalities: {name: `keras_vit.modalities.Modality`} that take the inputs, of no width yet.
         source: what it was loaded from.
         fingerprint: 16 hex digits; equal ones mean the same examples.
         skipped: which rows of its tables were left out, as they could not be used.
+        val: a third `Examples`, by which training chooses between epochs; None where the source has none.
     """
 
     train: Examples
@@ -78,6 +79,12 @@ class MultimodalData:
     source: str
     fingerprint: str
     skipped: list = dataclasses.field(default_factory=list)
+    val: Examples | None = None
+
+    @property
+    def choosing(self):
+        """The examples that choices are made by: `val`, or `test` where there is none."""
+        return self.test if self.val is None else self.val
 
     def only(self, names):
         """The same data with fewer modalities."""
@@ -85,5 +92,6 @@ class MultimodalData:
             self,
             train=self.train.only(names),
             test=self.test.only(names),
+            val=self.val and self.val.only(names),
             modalities={name: self.modalities[name] for name in names},
         )

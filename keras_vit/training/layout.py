@@ -11,12 +11,13 @@ from keras_vit.labels import check_classes
 from keras_vit.training.images import SUFFIXES
 from keras_vit.training.sources import EXPECTED, count_suffixes
 
-# Folder names that mean a split, in any case. Where a set has both, "test" is preferred to "val".
+# Folder names that mean a split, in any case. Where a set has "val" alone, that is its "test".
 SPLITS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
 SAME = (("train", "training"), ("test", "testing"), ("val", "valid", "validation"))  # of each, a set has one
+PARTS = ("train", "test", "val")  # of a set, in this order; few have all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Item:
 
 
 def layout(tree, test_fraction, seed):
-    """(class names, [Item]), all of "train" first, then all of "test"."""
+    """(class names, [Item]), in the order of `PARTS`."""
     top = ""
     while True:
         below = [f"{top}/{name}".lstrip("/") for name in tree.folders[top]]
@@ -49,10 +50,11 @@ def layout(tree, test_fraction, seed):
 
     classes = list(next(iter(found.values())))
     check_classes(classes, tree.source)
-    if "test" in found and set(found["test"]) != set(classes):
+    others = [split for split in found if set(found[split]) != set(classes)]
+    if others:
         only = [
             f"only {splits[a]!r} has {listed(sorted(set(found[a]) - set(found[b]), key=natural))}"
-            for a, b in (("train", "test"), ("test", "train"))
+            for a, b in (("train", others[0]), (others[0], "train"))
             if set(found[a]) - set(found[b])
         ]
         raise InputError(
@@ -78,11 +80,11 @@ def layout(tree, test_fraction, seed):
                 part = "test" if i in testing else split or "train"
                 mark = " ".join([f"{part}/{name}/{inner}", *map(str, tree.files[file])])
                 items.append(Item(file, part, label, mark))
-    return classes, sorted(items, key=lambda item: item.split != "train")
+    return classes, sorted(items, key=lambda item: PARTS.index(item.split))
 
 
 def _split_folders(tree, top):
-    """{"train": folder name, "test": folder name}, those that are there."""
+    """{"train": folder name, "test": folder name, "val": folder name}, those that are there."""
     folders = tree.folders[top]
     known = {name for split in SPLITS.values() for name in split}
     # "train" can be a class (next to "car" and "plane"). It is a split if it has class folders,
@@ -104,6 +106,8 @@ def _split_folders(tree, top):
                 )
         if names:
             found[split] = names[0]
+        if len(names) > 1:
+            found["val"] = names[1]
     return found
 
 

@@ -1,6 +1,7 @@
 """Labelled examples of several modalities from a folder with a table.
 
-    DIR/train.csv DIR/test.csv          or DIR/examples.csv, of which a fifth is held out
+    DIR/train.csv DIR/test.csv          or DIR/examples.csv, of which a fifth is held out; beside test.csv
+                                        perhaps DIR/val.csv, by which training chooses between epochs
         label,image,text,audio
         cat,photos/1.jpg,a cat on a mat,
         dog,photos/2.jpg,,sounds/2.wav
@@ -34,7 +35,11 @@ from keras_vit.training.layout import choose, natural
 from keras_vit.training.pixels import as_pixels, pixels_problem
 from keras_vit.training.tables import read_numbers, read_table
 
-TABLES = {"train": "train.csv", "test": "test.csv"}
+TABLES = {
+    "train": ("train.csv",),
+    "test": ("test.csv",),
+    "val": ("val.csv", "valid.csv", "validation.csv"),  # without test.csv, that is it
+}
 ALL = "examples.csv"
 LABEL = "label"
 EXPECTED = "a folder with train.csv and test.csv, or examples.csv: a column `label` and columns of modalities"
@@ -146,7 +151,8 @@ def load_examples(source, options=None, modalities=None, test_fraction=0.2, seed
     for name, x in inputs.items():
         found.update(name.encode() + np.ascontiguousarray(x).tobytes())
     fingerprint, names = found.hexdigest()[:16], [place.said() for place in skipped]
-    return MultimodalData(split("train"), split("test"), labels, made, str(source), fingerprint, names)
+    val = split("val") if (parts == "val").any() else None
+    return MultimodalData(split("train"), split("test"), labels, made, str(source), fingerprint, names, val)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -171,7 +177,7 @@ class Row:
 
 def _tables(folder):
     """{part: file name} of the tables that a folder has, by their names in any case; "" for `ALL`."""
-    known = {**{name: part for part, name in TABLES.items()}, ALL: ""}
+    known = {**{name: part for part, names in TABLES.items() for name in names}, ALL: ""}
     found = {}
     for name in sorted(os.listdir(folder)):
         if name.lower() in known and not (folder / name).is_dir():
@@ -189,8 +195,10 @@ def _rows(folder):
         found = _tables(folder)
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror}): expected {EXPECTED}.") from error
+    if "test" not in found and "val" in found:
+        found["test"] = found.pop("val")
     names = {part: found[part] for part in TABLES if part in found} or found
-    if not names or (len(names) == 1 and "" not in names):
+    if "" not in names and not {"train", "test"} <= set(names):
         has = ", ".join(names.values()) or "neither"
         raise InputError(f"{folder} has {has}: expected {EXPECTED}.")
     for part, name in names.items():
@@ -225,7 +233,7 @@ def _complaint(folder, count, problems):
 
 
 def _check_all_classes(folder, labels, classes, parts, what):
-    for part in TABLES:
+    for part in ("train", "test"):
         missing = set(range(len(labels))) - set(classes[parts == part].tolist())
         if missing:
             raise InputError(f"class {labels[min(missing)]!r} of {folder} has no {part} {what}")

@@ -3,9 +3,9 @@
     pack("flowers.zip", "flowers.packed", shards=16)
     load_data("flowers.packed")  # as from flowers.zip: the same pictures in the same order
 
-A packed set is a folder with train-00000-of-00016.tfrecord, ..., test-00000-of-00016.tfrecord, ... and
-dataset.json. The records are tf.train.Examples: `image` (the bytes of a JPEG, PNG, ...), `label`, `name`, and
-`place`, the picture's place in the split it came from.
+A packed set is a folder with train-00000-of-00016.tfrecord, ..., test-00000-of-00016.tfrecord, ..., those of
+"val" where the source has it, and dataset.json. The records are tf.train.Examples: `image` (the bytes of a
+JPEG, PNG, ...), `label`, `name`, and `place`, the picture's place in the split it came from.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from PIL import Image
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_directory, open_regular, write_json
-from keras_vit.formats import SPLITS, Packed, read_document
+from keras_vit.formats import Packed, read_document
 from keras_vit.labels import check_classes
-from keras_vit.training.layout import Item, digest
+from keras_vit.training.layout import PARTS, Item, digest
 from keras_vit.training.pictures import Pictures, open_pictures
 from keras_vit.training.records import DamagedRecord, from_example, read_records, to_example, write_record
 
@@ -103,7 +103,7 @@ def pack(source, out, shards=16, image_size=None, seed=0, skip_bad=False, progre
 def _dealt(items, shards, random):
     """[(file name, indices of its pictures)]."""
     parts = []
-    for split in SPLITS:
+    for split in PARTS:
         members = random.permutation([i for i, item in enumerate(items) if item.split == split])
         count = min(shards, len(members))
         parts += [(shard_name(split, k, count), members[k::count].tolist()) for k in range(count)]
@@ -112,7 +112,9 @@ def _dealt(items, shards, random):
 
 def _write(pictures, parts, folder, size, progress):
     """Write the shards, several at a time. Returns ({split: [pictures in each shard]}, {index: why not})."""
-    first = {"train": 0, "test": sum(item.split == "train" for item in pictures.items)}
+    first = {}
+    for i, item in enumerate(pictures.items):
+        first.setdefault(item.split, i)
     problems, done, lock = {}, 0, threading.Lock()
 
     def write(part):
@@ -140,7 +142,8 @@ def _write(pictures, parts, folder, size, progress):
     finally:  # on an interrupt too, without doing the rest first
         pool.shutdown(cancel_futures=True)
     split_of = [name.partition("-")[0] for name, _ in parts]
-    return {s: [n for n, of in zip(counts, split_of, strict=True) if of == s] for s in SPLITS}, problems
+    there = [part for part in PARTS if part in split_of]
+    return {s: [n for n, of in zip(counts, split_of, strict=True) if of == s] for s in there}, problems
 
 
 def _encoded(pictures, i, size):
@@ -184,9 +187,9 @@ def open_packed(source, skip_bad=False):
     """
     folder, contents = Path(source).expanduser(), read_contents(source)
     shards = [
-        (folder / shard_name(split, k, len(contents["shards"][split])), split, count)
-        for split in SPLITS
-        for k, count in enumerate(contents["shards"][split])
+        (folder / shard_name(split, k, len(counts)), split, count)
+        for split, counts in ((part, contents["shards"].get(part, ())) for part in PARTS)
+        for k, count in enumerate(counts)
     ]
     records, lost = [], []
     for path, split, count in shards:
@@ -200,7 +203,7 @@ def open_packed(source, skip_bad=False):
                     f"{count - record + 1} pictures."
                 )
             lost += [f"{path.name}, record {i}" for i in range(record, count + 1)]
-    records.sort(key=lambda record: (record.item.split != "train", record.place))
+    records.sort(key=lambda record: (PARTS.index(record.item.split), record.place))
     _check(source, contents["labels"], records, lost)
 
     def read(i):

@@ -23,7 +23,7 @@ class Pictures:
     Attributes:
         source: what was given.
         labels: the class names.
-        items: [Item], all of "train" first, then all of "test".
+        items: [Item], in the order of `layout.PARTS`.
         fingerprint: see `ImageData`.
         read: i -> the bytes of the file that item i is, or uint8 [h, w, 3]. Raises InputError.
         suggested_size: () -> the image size that suits them.

@@ -1,7 +1,9 @@
 """`train`: from a data set to a RUN folder, and the loop that quantization-aware training shares.
 
 A RUN holds model.keras, labels.txt, config.json, history.json, curves.png, and while it is not
-finished state.safetensors. The same call on the same folder continues where it stopped.
+finished state.safetensors. The same call on the same folder continues where it stopped. What
+history.json calls `val_` is of `data.val`, and test.json has the accuracy of model.keras on `data.test`.
+Where the data has no `val`, that of `data.test` is in history.json, and there is no test.json.
 """
 
 import contextlib
@@ -9,11 +11,13 @@ import functools
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
 import keras_vit
 from keras_vit.errors import InputError, Interrupted
+from keras_vit.files import write_json
 from keras_vit.models import MaskedViT, MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
 from keras_vit.models.activation import AUTO
 from keras_vit.training.accumulation import accumulate
@@ -108,7 +112,28 @@ def train(
     history = fit(model, data, out, recipe, console, "train", keep, strategy, **options)
     if is_chief(strategy):
         draw_curves(history, out / "curves.png")
+        if data.val is not None and not isinstance(model, MaskedViT):
+            accuracy = top1(keras.models.load_model(out / "model.keras", compile=False), data.test)
+            write_json(out / "test.json", {"accuracy": accuracy, "examples": len(data.test)})
+            console.print(
+                f"accuracy on the {len(data.test)} examples of test: {accuracy:.4f}", highlight=False
+            )
+        elif recipe.early_stop:
+            console.print("the best epoch was chosen by the held-out examples: there is no val beside test")
     return history
+
+
+def top1(model, split):
+    """The share of the examples of a `Split` or `Examples` that `model` answers right."""
+    batches = evaluation_batches(split, model)
+    right = [_decided(model(x, training=False), 0.0) == _decided(y, 0.5) for x, y in batches]
+    return float(np.mean(np.concatenate(right)))
+
+
+def _decided(values, threshold):
+    """The class of each row [B, classes]; of one class whether it is above the threshold."""
+    values = np.asarray(values)
+    return values[:, 0] > threshold if values.shape[-1] == 1 else values.argmax(-1)
 
 
 def check_channels(split, channels):
@@ -217,7 +242,7 @@ def fit(
                     steps_per_epoch=steps - skipped,
                     initial_epoch=first,
                     epochs=last,
-                    validation_data=evaluation_batches(data.test, model, even=replicas > 1),
+                    validation_data=evaluation_batches(data.choosing, model, even=replicas > 1),
                     callbacks=[shown, averages, keeper, *callbacks],
                     shuffle=False,  # the pipeline did it
                     verbose=0,

@@ -1,6 +1,7 @@
 """Data sets: the layouts that people have, the split, the fingerprint, and every bad input."""
 
 import dataclasses
+import shutil
 import sys
 import types
 import zipfile
@@ -76,14 +77,37 @@ def test_class_folders_are_split(tmp_path):
 def test_train_and_test_folders(tmp_path):
     train = class_folders(tmp_path / "Train", count=3)
     test = class_folders(tmp_path / "test", count=2)
-    class_folders(tmp_path / "val", ("cat", "cow"), count=2)  # left out, whatever is in it
+    class_folders(tmp_path / "more", ("cat", "cow"), count=2)  # left out, whatever is in it
     data = load_data(tmp_path, image_size=8)
+    assert data.val is None and data.choosing is data.test
     assert data.train.names == [f"Train/{name}" for name in train]
     assert data.test.names == [f"test/{name}" for name in test]
     assert data.labels == ["cat", "dog"]
     check_pixels(
         data, {f"Train/{k}": v for k, v in train.items()} | {f"test/{k}": v for k, v in test.items()}
     )
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "VALIDATION"])
+def test_val_beside_test_is_what_choices_are_made_by(tmp_path, name):
+    class_folders(tmp_path / "train", count=3)
+    class_folders(tmp_path / "test", count=2)
+    two = load_data(tmp_path, image_size=8)
+    class_folders(tmp_path / name, count=1)
+    three = load_data(tmp_path, image_size=8)
+    assert three.choosing is three.val and three.val.labels.tolist() == [0, 1]
+    assert {file.split("/")[0] for file in three.val.names} == {name}
+    assert three.val.images.shape == (2, 8, 8, 3)
+    for part in ("train", "test"):
+        assert getattr(three, part).names == getattr(two, part).names
+        np.testing.assert_array_equal(getattr(three, part).images, getattr(two, part).images)
+    assert three.fingerprint != two.fingerprint, "it decides, so another one is another set"
+    next((tmp_path / name / "cat").iterdir()).write_bytes(b"no picture")
+    refused(tmp_path, "1 of 12 pictures")
+    with pytest.raises(InputError, match=r"class 'cat' .* has no val pictures left"):
+        load_data(tmp_path, image_size=8, skip_bad=True)
+    shutil.rmtree(tmp_path / name / "cat")
+    refused(tmp_path, f"have different classes: only 'train' has 'cat'|only '{name}'")
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Testing"])

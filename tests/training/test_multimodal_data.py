@@ -152,6 +152,23 @@ def test_bad_tables(tmp_path, rows, message):
         load_examples(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["val.csv", "Validation.csv"])
+def test_a_table_to_choose_by(tmp_path, name):
+    rows = [{"label": "ab"[i % 2], "text": f"word{i}"} for i in range(9)]
+    write(tmp_path, "train.csv", rows[:4])
+    write(tmp_path, name, rows[4:7])
+    alone = load_examples(tmp_path)
+    assert len(alone.test) == 3 and alone.val is None and alone.choosing is alone.test
+    write(tmp_path, "test.csv", rows[7:])
+    data = load_examples(tmp_path)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [4, 3, 2]
+    assert data.val.labels.tolist() == [0, 1, 0] and data.choosing is data.val
+    assert data.only(["text"]).val.inputs.keys() == {"text"}
+    (tmp_path / "train.csv").unlink()
+    with pytest.raises(InputError, match="expected a folder with train"):
+        load_examples(tmp_path)
+
+
 def test_tables_that_do_not_fit(tmp_path):
     write(tmp_path, "train.csv", [{"label": "a", "text": "x"}, {"label": "b", "text": "y"}])
     with pytest.raises(InputError, match=r"has train\.csv: expected a folder with train.csv and test.csv"):

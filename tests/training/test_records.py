@@ -1,6 +1,7 @@
 """Packed sets: the same pictures as their source, read by TensorFlow too, and every kind of damage."""
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -102,6 +103,19 @@ def test_a_packed_set_is_its_source(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "set.zip"], (
         "nothing else stays behind"
     )
+
+
+def test_a_packed_set_keeps_val(folder, tmp_path):
+    parts = tmp_path / "parts"
+    for part in ("train", "test", "val"):
+        shutil.copytree(folder, parts / part)
+    whole = load_data(parts, image_size=8)
+    made = pack(parts, tmp_path / "packed", shards=2)
+    assert list(made["shards"]) == ["train", "test", "val"] and sum(made["shards"]["val"]) == len(whole.val)
+    data = load_data(tmp_path / "packed", image_size=8)
+    assert_same(data, whole)
+    assert data.val.names == whole.val.names and data.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(data.val.images, whole.val.images)
 
 
 def zipped(folder, path):

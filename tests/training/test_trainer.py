@@ -257,6 +257,21 @@ def test_early_stop_keeps_the_best_epoch(tmp_path):
     assert again == history
 
 
+def test_val_chooses_and_test_is_reported(tmp_path):
+    """The labels of val are the wrong ones: the better a model is on test, the worse it is on val."""
+    whole = data()
+    val = dataclasses.replace(whole.test, labels=1 - whole.test.labels)
+    history = train(dataclasses.replace(whole, val=val), tmp_path / "run", quick(early_stop=4), silent())
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    answers = np.asarray(model(model.prepare(whole.test.images))).argmax(-1)
+    right = float(np.mean(answers == whole.test.labels))
+    best = max(row["val_accuracy"] for row in history)
+    assert right == pytest.approx(1 - best), "the kept epoch is the best one on val"
+    assert history[-1]["val_accuracy"] < 0.2 and right > 0.8
+    written = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert written == {"accuracy": pytest.approx(right), "examples": 16}
+
+
 def test_another_dataset_or_recipe_is_refused(unbroken, tmp_path):
     with pytest.raises(InputError, match=r"belongs to another dataset .*use another --out"):
         train(data(fingerprint="xyz"), unbroken, quick(), silent())

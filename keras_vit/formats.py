@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # that of Python 3.11 does not tell pydantic enough
 
+from keras_vit.answers import labels_fit, output_name
 from keras_vit.errors import InputError
 from keras_vit.files import read_regular
 from keras_vit.training.recipes import recipe_class
@@ -134,9 +135,12 @@ class Input(TypedDict):
     dtype: Literal["float32", "int32"]
 
 
-def _has_inputs(manifest):
+def _is_whole(manifest):
     if "image_size" not in manifest and not {"inputs", "modalities"} <= set(manifest):
         raise ValueError("image_size is missing, and so are inputs and modalities")
+    classes, output = manifest.get("classes"), output_name(manifest.get("activation", "softmax"))
+    if classes is not None and not labels_fit(len(manifest["labels"]), classes, output):
+        raise ValueError(f"{len(manifest['labels'])} labels for {classes} classes")
     return manifest
 
 
@@ -153,7 +157,7 @@ class _Manifest(TypedDict):
     modalities: NotRequired[Modalities]
 
 
-Manifest = Annotated[_Manifest, AfterValidator(_has_inputs)]  # manifest.json of an export directory
+Manifest = Annotated[_Manifest, AfterValidator(_is_whole)]  # manifest.json of an export directory
 
 
 class Shards(TypedDict):

@@ -374,6 +374,8 @@ def test_quantization_aware_training_learns_from_the_users_loss_and_a_sigmoid_te
     teacher = several()
     student = quantize_aware(teacher, "int8")
     assert student.activation == "sigmoid"
+    head = student.model.head.kernel
+    head.assign(head + RANDOM.normal(0, 0.5, head.shape))  # so that there is something to learn
     x = teacher.prepare(PIXELS)
     s, t = (np.asarray(model(x, training=False), "float64") for model in (student, teacher))
     student.compile(loss=BCE(from_logits=True))
@@ -382,7 +384,7 @@ def test_quantization_aware_training_learns_from_the_users_loss_and_a_sigmoid_te
     p, q = expit(t), expit(s)
     bce = -(EACH * np.log(q) + (1 - EACH) * np.log(1 - q)).mean()
     kl = (rel_entr(p, q) + rel_entr(1 - p, 1 - q)).mean()
-    assert kl > 0 and found == pytest.approx(bce + 2.0 * kl, rel=1e-3)
+    assert kl > 0.05 and found == pytest.approx(bce + 2.0 * kl, rel=1e-3)
 
 
 def test_a_trained_model_of_another_activation_is_refused(tmp_path):

@@ -86,6 +86,9 @@ def test_a_file_more_in_a_folder_one_missing_and_one_without_a_hash_are_refused(
         lambda m: {**m, "artifacts": [{"name": "../int8.tflite", "source": "keras/int8.keras"}]},
         lambda m: {**m, "artifacts": [{"name": "/etc/passwd", "source": "keras/int8.keras"}]},
         lambda m: {**m, "sources": 7},
+        lambda m: {**m, "classes": 0},
+        lambda m: {**m, "classes": 2},  # with three labels
+        lambda m: {**m, "activation": "relu"},
         lambda m: {key: value for key, value in m.items() if key != "artifacts"},
     ],
 )

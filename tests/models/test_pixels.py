@@ -157,6 +157,10 @@ def test_padding_and_absent_pictures_are_passed_over():
     images = normalised(pixels(), model)
     images[:, :, 4:] = np.nan
     assert not notices(model, {"image": images, "patch_mask": np.array([[1, 0, 1, 0]] * 2)})
+    far = pixels().astype("float32")
+    far[:, :, 4:] = np.nan
+    masked = {"image": far, "patch_mask": np.array([[1, 0, 1, 0]] * 2)}
+    assert len(notices(build(patch_mask=True), masked)) == 1
     several = MultimodalViT(
         {"image": Image(SIZE, 4), "text": Text(9, length=4)}, width=16, depth=1, heads=2, classes=3
     )

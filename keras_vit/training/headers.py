@@ -7,6 +7,9 @@ Both decoders, `images.decode` and `decoding.picture`, follow these rules, so th
 - the transparent colour of a PNG (tRNS) is compared in the file's own bits, where it is allowed to be: before
   the picture and after the palette, of the right length, once.
 
+Of a file that is damaged, one of the two may refuse what the other still reads (a JPEG without its end marker, a
+PNG with more pixels than it says); a server then says so. What both read, both read alike.
+
 JPEG: ITU-T T.81, annex B. PNG: third edition, chapters 5, 11. EXIF: CIPA DC-008, 4.6.2 and 4.6.4.
 """
 
@@ -19,6 +22,7 @@ MAX_PARTS = 10_000  # segments of a JPEG before its picture, chunks of a PNG
 
 JPEG = b"\xff\xd8\xff"
 PNG = b"\x89PNG\r\n\x1a\n"
+END = b"\0\0\0\0IEND\xaeB`\x82"
 EXIF = b"Exif\0\0"
 GREY, RGB, PALETTE = 0, 2, 3  # colour types of PNG; the others have alpha
 
@@ -32,6 +36,9 @@ class PngHeader:
         palette: bytes of PLTE, three for each colour; b"" without one.
         transparency: bytes of a valid tRNS; b"" without one.
         orientation: 1 to 8.
+        interlaced: 1 for Adam7, else 0.
+        packed: the compressed pixels.
+        file: the file without the chunks that are no pixels, of which damaged ones shall not matter.
     """
 
     depth: int
@@ -39,6 +46,9 @@ class PngHeader:
     palette: bytes
     transparency: bytes
     orientation: int
+    interlaced: int
+    packed: bytes
+    file: bytes
 
 
 def jpeg_orientation(data: bytes) -> int:
@@ -66,24 +76,35 @@ def png_header(data: bytes) -> PngHeader:
     """What a PNG file says of its pixels.
 
     Raises:
-        ValueError: no header, another palette than the standard allows, or more chunks than `MAX_PARTS`.
+        ValueError: no header, an unknown one or two, another palette than the standard allows, more chunks
+            than `MAX_PARTS`, one that must be understood and is not known, or none that ends the file.
     """
     if not data.startswith(PNG + b"\0\0\0\x0dIHDR") or len(data) < 33:
         raise ValueError("no header")
-    depth, colour = data[24], data[25]
+    depth, colour, compression, filtering, interlaced = data[24:29]
+    if compression or filtering or interlaced > 1:
+        raise ValueError("a way of packing that is not known")
     palette = transparency = exif = b""
-    before_picture, at = True, 33
+    packed = []
+    before_picture, after_picture, at, kept = True, False, 33, [data[:33]]
     for _ in range(MAX_PARTS):
-        if at + 8 > len(data):
-            break
-        length, kind = struct.unpack_from(">I4s", data, at)
+        length, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (len(data), b"IEND")
+        if at + 12 + length > len(data):
+            raise ValueError("truncated")
         content = memoryview(data)[at + 8 : at + 8 + length]
+        whole = memoryview(data)[at : at + 12 + length]
+        after_picture |= not before_picture and kind != b"IDAT"
         if kind == b"IDAT":
             before_picture = False
-        elif kind == b"PLTE" and colour == PALETTE:
-            if palette or not before_picture or length % 3 or not 0 < length <= 768:
-                raise ValueError("a palette that is not one")
-            palette = bytes(content[: 3 * 2**depth])
+            if not after_picture:
+                kept.append(whole)
+                packed.append(content)
+        elif kind == b"PLTE":
+            if colour == PALETTE:
+                if palette or not before_picture or length % 3 or not 0 < length <= 768:
+                    raise ValueError("a palette that is not one")
+                palette = bytes(content[: 3 * 2**depth])
+                kept.append(whole)
         elif kind == b"tRNS" and before_picture and not transparency:
             most = {GREY: 2, RGB: 6, PALETTE: len(palette) // 3}.get(colour, 0)
             if length == most or (colour == PALETTE and length < most):
@@ -91,13 +112,25 @@ def png_header(data: bytes) -> PngHeader:
         elif kind == b"eXIf" and not exif:
             exif = bytes(content)
         elif kind == b"IEND":
+            kept.append(END)  # whatever its checksum is
             break
+        elif not kind.isalpha() or kind[:1].isupper():
+            raise ValueError(f"a chunk {kind!r}")
         at += 12 + length
     else:
         raise ValueError(f"more than {MAX_PARTS} chunks")
     if colour == PALETTE and not palette:
         raise ValueError("no palette")
-    return PngHeader(depth, colour, palette, transparency, exif_orientation(exif))
+    return PngHeader(
+        depth,
+        colour,
+        palette,
+        transparency,
+        exif_orientation(exif),
+        interlaced,
+        b"".join(packed),
+        b"".join(kept),
+    )
 
 
 def exif_orientation(block: bytes) -> int:

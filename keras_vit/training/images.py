@@ -6,6 +6,7 @@ that they cannot see them differently.
 
 import io
 import struct
+import zlib
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -38,6 +39,8 @@ TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Where the passes of an interlaced PNG begin, x and y, and their steps: PNG, 8.2.
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 
 
 def is_image_name(name):
@@ -74,9 +77,11 @@ def decode(source, image_size=None, name=None):
     if not data:
         raise InputError(f"{name!r} is empty: expected a picture.")
     try:
+        header = headers.png_header(data) if data.startswith(headers.PNG) else None
+        data = data if header is None else header.file
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image)
-            rgb = _upright_rgb(image, data)
+            rgb = _upright_rgb(image, data, header)
         return np.array(rgb) if image_size is None else fit(rgb, image_size)
     except InputError as error:
         raise InputError(f"{name!r}: {error}") from error
@@ -182,17 +187,30 @@ def _too_large():
     )
 
 
-def _upright_rgb(image, data):
-    """An opened picture as RGB, upright. `data` are the bytes of its file."""
+def _upright_rgb(image, data, header):
+    """An opened picture as RGB, upright. `data` are the bytes of its file, `header` is that of a PNG."""
     image.load()
-    if data.startswith(headers.JPEG):
-        rgb, orientation = _jpeg(image), headers.jpeg_orientation(data)
-    elif data.startswith(headers.PNG):
-        header = headers.png_header(data)
+    if header is not None:
+        _check_whole(image, header)
         rgb, orientation = _png(image, header, data), header.orientation
+    elif data.startswith(headers.JPEG):
+        rgb, orientation = _jpeg(image), headers.jpeg_orientation(data)
     else:
         return _rgb(_upright(image))
     return rgb if orientation == 1 else rgb.transpose(TURN[orientation])
+
+
+def _check_whole(image, header):
+    """Refuse a PNG whose pixels end early: Pillow leaves the rest black, and says nothing."""
+    if np.asarray(image)[-1].any() and not header.interlaced:
+        return  # rows are written from the top
+    width, height = image.size
+    bits = header.depth * {headers.GREY: 1, headers.RGB: 3, headers.PALETTE: 1, 4: 2, 6: 4}[header.colour]
+    passes = ADAM7 if header.interlaced else [(0, 0, 1, 1)]
+    sides = [(-((x - width) // dx), -((y - height) // dy)) for x, y, dx, dy in passes]
+    wanted = sum(h * (1 + (w * bits + 7) // 8) for w, h in sides if w > 0 and h > 0)
+    if len(zlib.decompressobj().decompress(header.packed, wanted)) < wanted:
+        raise ValueError("truncated pixels")
 
 
 def _jpeg(image):

@@ -9,6 +9,7 @@ The job says `path`, `threads`, and the files `inputs` (.npz, in the order of th
 """
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -16,8 +17,11 @@ import numpy as np
 from keras_vit.errors import InputError
 from keras_vit.export.runners import TFLiteRunner
 
+ROOM, TIMES = 2 << 30, 64  # bytes, and times the file's size: what a model may take
+
 
 def main(job):
+    limit_memory(job["path"])
     runner = TFLiteRunner(job["path"], job["threads"])
     say(
         inputs=runner.inputs,
@@ -35,6 +39,17 @@ def main(job):
         else:
             np.save(job["answers"], runner.predict(inputs))
             say()
+
+
+def limit_memory(path):
+    """Let this process take no more than a sound model of that size needs: a damaged one may ask for all."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = ROOM + TIMES * os.path.getsize(path)
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard < 0 else min(most, hard), hard))
 
 
 def say(**answer):

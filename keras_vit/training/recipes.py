@@ -239,8 +239,14 @@ def recipe_class(config):
 
 
 def recipe_from(config):
-    """The recipe that `to_dict` gave, as a run's config.json keeps it."""
-    return recipe_class(config)(**config)
+    """The recipe that `to_dict` gave, as a run's config.json keeps it. Raises InputError."""
+    kind = recipe_class(config)
+    unknown = set(config) - {field.name for field in dataclasses.fields(kind)}
+    if unknown:
+        raise InputError(
+            f"the recipe of a run has {sorted(unknown)[0]!r}, which no recipe has: restore its config.json."
+        )
+    return kind(**config)
 
 
 def pretraining_recipe(name=None, image_size=None, **overrides):

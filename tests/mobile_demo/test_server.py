@@ -105,6 +105,7 @@ def test_wasm_travels_packed_to_whoever_can_unpack_it(exported, serve, variant):
         "/assets",
         "/wasm/..%5c..%5cserver.py",
         "/export%2fmanifest.json",
+        "/assets%2findex.js",
         "/export/%2fetc/passwd",
         "/export/labels.txt%00",
         "/%00",

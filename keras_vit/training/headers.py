@@ -7,8 +7,8 @@ Both decoders, `images.decode` and `decoding.picture`, follow these rules, so th
 - the transparent colour of a PNG (tRNS) is compared in the file's own bits, where it is allowed to be: before
   the picture and after the palette, of the right length, once.
 
-Of a file that is damaged, one of the two may refuse what the other still reads (a JPEG without its end marker, a
-PNG with more pixels than it says); a server then says so. What both read, both read alike.
+Of a file that is damaged, one of the two may refuse what the other still reads (a JPEG without its end
+marker, a PNG with more pixels than it says); a server then says so. What both read, both read alike.
 
 JPEG: ITU-T T.81, annex B. PNG: third edition, chapters 5, 11. EXIF: CIPA DC-008, 4.6.2 and 4.6.4.
 """

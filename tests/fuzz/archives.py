@@ -72,14 +72,14 @@ class Archives:
                     content = damaged(content, random)
                 if chance(random, 0.01):
                     content = bytes(5_000_000)  # which packs to nothing
-                archive.writestr(name, content, pick(random, PACKED))
+                archive.writestr(zipfile.ZipInfo(name), content, pick(random, PACKED))  # of no date
             archive.comment = random.bytes(int(random.integers(0, 30))) if chance(random, 0.1) else b""
         return file.getvalue()
 
     def _plain(self, random):
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("cow/1.png", sound("PNG", "L", random))
+            archive.writestr(zipfile.ZipInfo("cow/1.png"), sound("PNG", "L", random))
         return file.getvalue()
 
     def _edited(self, data, random):

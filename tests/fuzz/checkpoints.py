@@ -105,7 +105,11 @@ class Checkpoints:
                         name
                     )
                 for name, content in members.items():
-                    out.writestr(name, content, pick(random, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
+                    out.writestr(
+                        zipfile.ZipInfo(name),
+                        content,
+                        pick(random, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)),
+                    )
         except Exception:  # it was damaged before
             return damaged(data, random)
         return file.getvalue()

@@ -8,7 +8,7 @@ import pytest
 from fuzz import TARGETS, load_target
 from fuzz.harness import FAULTS, GROWTH, Difference, limited_memory, random_of, run_one
 
-INPUTS = {"pictures": 250, "zips": 120, "tables": 40, "checkpoints": 150, "json": 30, "tflite": 30}
+INPUTS = {"pictures": 150, "zips": 100, "tables": 40, "checkpoints": 120, "json": 20, "tflite": 30}
 SEED = 17
 MEMORY = [1 << 30]  # what a process has had, one number after the other
 

@@ -120,6 +120,30 @@ def test_every_png():
     check(files)
 
 
+def test_a_transparency_that_is_none_is_passed_over():
+    """Of the wrong length, in the wrong place, or the second one: PNG, 11.3.1.1, as libpng reads it."""
+    samples = np.arange(60).reshape(6, 10, 1) % 4
+    colours, key = chunk(b"PLTE", bytes(range(12))), chunk(b"tRNS", b"\0\1")
+    long = chunk(b"tRNS", b"\0\1\0\1\0\1\0\1")
+    none = [
+        png(samples, 2, 0, before=[long]),
+        png(samples, 2, 0, after=[key]),
+        png(samples, 2, 3, before=[colours, long]),
+        png(samples, 2, 3, before=[key, colours]),
+        png(samples, 2, 3, before=[colours], after=[key]),
+        png(samples, 8, 3, before=[colours, long]),
+        png(np.repeat(samples, 3, -1), 8, 2, before=[long]),
+    ]
+    for file in none:
+        plain = png(
+            samples if file[25] != 2 else np.repeat(samples, 3, -1), file[24], file[25], before=[colours]
+        )
+        np.testing.assert_array_equal(decode(file), decode(plain))
+    twice = png(samples, 2, 0, before=[key, chunk(b"tRNS", b"\0\2")])
+    np.testing.assert_array_equal(decode(twice), decode(png(samples, 2, 0, before=[key])))
+    check([*none, twice])
+
+
 def test_every_jpeg():
     """Colours x coding x subsampling, with and without profiles, restarts and EXIF behind other segments."""
     rng = np.random.default_rng(1)
@@ -274,6 +298,9 @@ def test_what_is_refused_is_named():
         with pytest.raises(InputError, match="more than 67 million pixels, or 65500 a side"):
             decode(header_of(width, height))
     check([plain["JPEG"] + b"more", plain["PNG"] + b"more"])
+    # Of an animation the first frame, or the picture that stands for it.
+    frames = {"save_all": True, "append_images": [photo(seed=6), photo(seed=7)]}
+    check([content(photo(), "PNG", **frames), content(photo(), "PNG", **frames, default_image=True)])
 
 
 def test_one_bad_file_leaves_the_others_of_a_batch():

@@ -1,8 +1,10 @@
 """One picture: every mode and every kind of damage, by value."""
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -181,6 +183,32 @@ def test_a_decompression_bomb(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
     with pytest.raises(InputError, match="more than 2 million pixels"):
         decode(data)
+
+
+def test_a_tile_far_larger_than_its_picture():
+    """libtiff needs a whole tile, whatever the size of the picture: 400 MB for these 100 pixels."""
+
+    def tiff(tile):
+        data = zlib.compress(bytes(tile * tile if tile < 100 else 100))
+        tags = {
+            256: 10,
+            257: 10,
+            258: 8,
+            259: 8,
+            262: 1,
+            277: 1,
+            322: tile,
+            323: tile,
+            324: 8,
+            325: len(data),
+        }
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        start = struct.pack("<I", 8 + len(data))
+        return b"II*\0" + start + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+    assert not decode(tiff(16)).any()
+    with pytest.raises(InputError, match="more than 67 million pixels"):
+        decode(tiff(20_000))
 
 
 def test_fit_by_hand():

@@ -8,7 +8,9 @@ DIR/float32.tflite int8.tflite ...   one file for each profile
 """
 
 import contextlib
+import errno
 import importlib.metadata
+import os
 import platform
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -292,4 +294,7 @@ def _short_disk(directory):
     try:
         yield
     except tf.errors.OpError as error:
-        raise OSError(f"writing {directory} failed: {error.message.splitlines()[0]}") from None
+        message = error.message.splitlines()[0]
+        if isinstance(error, tf.errors.ResourceExhaustedError):  # its name for ENOSPC
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
+        raise OSError(f"writing {directory} failed: {message}") from None

@@ -17,7 +17,8 @@ from keras_vit.export.post_training import post_training
 from keras_vit.export.profiles import profile_named
 from keras_vit.files import atomic_write, write_json
 from keras_vit.formats import Comparison, Quantized, read_document
-from keras_vit.models import MaskedViT
+from keras_vit.models import MaskedViT, MultimodalViT, ViT
+from keras_vit.models.saved import load_saved
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.distillation import Distillation
 from keras_vit.training.recipes import recipe_from
@@ -163,6 +164,9 @@ def load_model(run):
             f"{run} was pretrained without labels, and knows no classes yet: `keras-vit train DATA --start "
             f"{run} --out ANOTHER` teaches it some."
         )
+    if not isinstance(model, ViT | MultimodalViT):
+        kind = type(model).__name__
+        raise InputError(f"{run}/model.keras holds a {kind}, no ViT: train into another --out.")
     return model
 
 
@@ -175,9 +179,6 @@ def load_aware(run):
 
 
 def _load(path, why):
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"there is no {path}: {why or 'train first'}. Run it again.")
-    try:
-        return keras.models.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): train again.") from None
+    return load_saved(path, "train again")

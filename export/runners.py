@@ -12,7 +12,6 @@ LiteRT alone, as on a phone.
 import importlib
 import importlib.util
 import time
-import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -178,21 +177,16 @@ class KerasRunner(Runner):
     kind = "keras"
 
     def __init__(self, path):
-        if not zipfile.is_zipfile(path):
-            raise InputError(f"{path} is not a Keras file, or is damaged: save it again with model.save().")
-        import keras
         import tensorflow as tf
 
         from keras_vit.models.activation import activate
+        from keras_vit.models.saved import load_saved
 
         # Keras can only load classes that are registered, which importing their files does.
         for name in ("keras_vit.models", "keras_vit.export.aware"):
             if importlib.util.find_spec(name):
                 importlib.import_module(name)
-        try:
-            model = keras.models.load_model(path, compile=False)
-        except Exception as error:  # Keras raises whatever its parts raise: KeyError, TypeError, OSError ...
-            raise InputError(f"{path} cannot be loaded as a Keras model: {_line(error)}") from error
+        model = load_saved(path, "save it again with model.save()")
         ours = hasattr(model, "activation") and hasattr(model, "signature") and hasattr(model, "prepare")
         if not ours or not model.classes:
             raise InputError(

@@ -31,6 +31,7 @@ from keras_vit.commands.show import show
 from keras_vit.commands.train import train
 from keras_vit.commands.wording import speaks_of_options
 from keras_vit.errors import InputError, Interrupted, Notice, printable
+from keras_vit.files import NO_ROOM
 
 COMMANDS = {
     "import": import_,
@@ -84,13 +85,20 @@ def main():
         print(printable(stopped), file=sys.stderr)
         sys.exit(stopped.code)
     except OSError as error:
-        what = ": ".join(filter(None, [error.filename, error.strerror])) or str(error)
+        unnamed = "standard output or a temporary file" if error.errno in NO_ROOM else None
+        what = ": ".join(filter(None, [_text(error.filename) or unnamed, error.strerror])) or str(error)
+        if what.startswith("standard output"):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries again when it ends
         sys.exit(_fail(f"{what}. What was there before is unchanged: {_way_out(error)}.", 2))
     except Exception as error:
         if os.environ.get("KERAS_VIT_TRACEBACK"):
             raise
         line = (str(error).strip().splitlines() or [""])[0]
         sys.exit(_fail(f"{type(error).__name__}: {line} (KERAS_VIT_TRACEBACK=1 shows where)", 1))
+
+
+def _text(name):
+    return os.fsdecode(name) if isinstance(name, bytes) else name and str(name)
 
 
 def _note(usual, message, category, *where, **more):
@@ -107,7 +115,7 @@ def _fail(message, code):
 
 
 def _way_out(error):
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in NO_ROOM:
         return "make room, or give another --out, and run it again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "give an --out that you may write to"

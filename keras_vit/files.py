@@ -3,18 +3,22 @@ alone; finding labels.
 """
 
 import contextlib
+import errno
 import glob
 import json
 import math
 import os
+import re
 import shutil
 import stat
+import warnings
 from pathlib import Path
 
 from keras_vit.answers import PROBABILITY, labels_fit
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
 
-MOST_LABELS = 2**26  # bytes of a labels.txt
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MOST_LABELS = 2**26  # bytes of labels.txt
 KINDS = {  # of what is no regular file, by its type in `stat`
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -92,12 +96,51 @@ def atomic_write(path):
     _clear_leftovers(path)
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # a full disk is noticed here at the latest
-        os.replace(temporary, path)
+        with naming(path, temporary):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # a full disk is noticed here at the latest
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path, temporary=None):
+    """Name `path` in what is raised when there is no room: NumPy, h5py and zipfile leave that out.
+
+    Args:
+        path: what is written, a file or a folder.
+        temporary: where that is done; never named.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Keras tries to close a file that could not be written, and raises what comes of that.
+        causes = [error]
+        while causes[-1].__context__ is not None and len(causes) < 20:
+            causes.append(causes[-1].__context__)
+        for cause in causes:
+            number = _errno(cause)
+            if number not in NO_ROOM and cause is not error:
+                continue
+            if number is None:
+                continue
+            name = str(path)
+            if temporary is not None and getattr(cause, "filename", None):
+                name = str(cause.filename).replace(str(temporary), name)
+            raise OSError(number, os.strerror(number), name) from error
+        raise
+
+
+def _errno(error):
+    """The number of an operating system's error, which some libraries put into words only."""
+    if not isinstance(error, OSError) or error.errno is not None:
+        return getattr(error, "errno", None) if isinstance(error, OSError) else None
+    found = re.search(r"errno = (\d+)", str(error))  # h5py 3
+    if found:
+        return int(found[1])
+    return errno.ENOSPC if re.search(r"\d+ requested and \d+ written", str(error)) else None  # NumPy 2
 
 
 def write_json(path, value):
@@ -132,7 +175,8 @@ def atomic_directory(path):
     old = path.with_name(f".replaced-{os.getpid()}-{path.name}")
     temporary.mkdir()
     try:
-        yield temporary
+        with naming(path, temporary):
+            yield temporary
         if path.exists():
             os.replace(path, old)
         try:
@@ -156,13 +200,17 @@ def labels_near(path, classes, output=PROBABILITY):
     folder = path if path.is_dir() else path.parent
     for place in [folder, *folder.parents][:4]:
         file = place / "labels.txt"
-        if file.is_file():
-            try:
-                labels = read_regular(file, MOST_LABELS).decode("utf-8").splitlines()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{file} is no text in UTF-8 ({error}): save it as UTF-8.") from error
-            if labels_fit(len(labels), classes, output):
-                return labels
+        if not file.is_file():
+            continue
+        try:
+            labels = read_regular(file, MOST_LABELS).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file} is no text in UTF-8 ({error}): save it as UTF-8.") from error
+        if labels_fit(len(labels), classes, output):
+            return labels
+        if place == folder:
+            message = f"{file} is not used: it has {len(labels)} lines, and the model {classes} classes."
+            warnings.warn(Notice(message), stacklevel=2)
     return None
 
 

@@ -698,6 +698,24 @@ def test_any_json_file_is_read_or_refused_in_a_line(trained, folder, tmp_path, m
     capsys.readouterr()
 
 
+def test_predict_refuses_what_is_not_what_was_exported(trained, folder, tmp_path, capsys):
+    copy, image = shutil.copytree(trained / "export", tmp_path / "export"), folder / "dark" / "1.png"
+    for name in ("int8.tflite", "keras/float32.keras", "saved_model/1/fingerprint.pb"):
+        with open(copy / name, "ab") as file:
+            file.write(b"x")
+    for model in ("int8.tflite", "keras/float32.keras", "saved_model", "saved_model/1"):
+        message = "is not the (file|folder) that was exported: .*[Cc]opy it again, or export the model again"
+        check_error(capsys, message, "predict", copy / model, image)
+    words = ["explain", copy / "keras/float32.keras", image, "--out", tmp_path / "a.png"]
+    check_error(capsys, "is not the file that", *words)
+    assert run(capsys, "predict", copy / "float32.tflite", image)[0] == 0
+    (copy / "int8.tflite").rename(tmp_path / "int8.tflite")
+    (tmp_path / "manifest.json").write_text('{"name": "that of a web page"}')
+    assert run(capsys, "predict", tmp_path / "int8.tflite", image)[0] == 0
+    (copy / "manifest.json").write_text("{")
+    check_error(capsys, "manifest.json is not valid JSON", "predict", copy / "float32.tflite", image)
+
+
 @pytest.mark.parametrize("text", ["{}", "null", "[]", '{"format": 1}', "[1]"])
 def test_a_run_of_another_shape_is_refused_with_a_way_out(trained, tmp_path, capsys, text):
     copy = shutil.copytree(trained / "run", tmp_path / "run")

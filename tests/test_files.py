@@ -108,3 +108,36 @@ def test_labels_in_another_encoding(tmp_path):
 def test_a_link_to_a_device_is_no_labels_txt(tmp_path):
     os.symlink("/dev/zero", tmp_path / "labels.txt")
     assert labels_near(tmp_path / "model.tflite", 2) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC),
+        (OSError("1000 requested and 400 written"), errno.ENOSPC),  # of NumPy
+        (OSError("Can't write data (file write failed: errno = 28, error message = 'No ...')"), errno.ENOSPC),
+    ],
+)
+def test_a_full_disk_names_the_file_whatever_library_met_it(tmp_path, error, number):
+    for writer in (atomic_write, atomic_directory):
+        with pytest.raises(OSError) as caught, writer(tmp_path / "model"):
+            try:
+                raise error
+            finally:
+                raise ValueError("cannot close the file")  # as Keras says then
+        assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "model"))
+        assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "a"):
+        (tmp_path / "missing").read_bytes()
+    assert caught.value.filename == str(tmp_path / "missing")
+    with pytest.raises(KeyError), atomic_write(tmp_path / "a"):
+        raise KeyError("a")
+
+
+def test_nan_in_json_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a\.json cannot be written: a number in it is not finite"):
+        write_json(tmp_path / "a.json", {"x": [float("nan")]})
+    assert os.listdir(tmp_path) == []

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 
 from keras_vit.errors import InputError, Notice, printable
-from keras_vit.files import finite
+from keras_vit.files import finite, naming
 
 
 def say(line):
@@ -21,7 +21,8 @@ def print_json(value: object) -> None:
 
     So it can be printed in every locale, and a file name that cannot be decoded does not stop it.
     """
-    print(json.dumps(finite(value), indent=2, allow_nan=False))
+    with naming("standard output"):
+        print(json.dumps(finite(value), indent=2, allow_nan=False), flush=True)
 
 
 def console():

@@ -2,9 +2,11 @@
 
 import functools
 import re
+import sys
 from collections.abc import Callable
 
 from keras_vit.errors import InputError
+from keras_vit.files import naming
 
 # An argument that a command passes on under another name -> that of the command.
 OTHER_NAMES = {
@@ -25,7 +27,10 @@ def speaks_of_options(command: Callable, options: Callable[[], dict[str, str]]) 
     @functools.wraps(command)
     def spoken(*arguments, **named):
         try:
-            return command(*arguments, **named)
+            result = command(*arguments, **named)
+            with naming("standard output"):
+                sys.stdout.flush()  # here a full disk still is an error that can be said
+            return result
         except InputError as error:
             raise InputError(in_options(str(error), options())) from error
 

@@ -1,11 +1,10 @@
 """`explain`: `keras-vit explain MODEL IMAGE --out PNG`."""
 
+import contextlib
 import importlib
 import json
 import zipfile
 from pathlib import Path
-
-import keras
 
 from keras_vit.answers import output_name
 from keras_vit.errors import InputError
@@ -13,6 +12,7 @@ from keras_vit.files import labels_near, open_regular
 from keras_vit.inspect.capture import model_in
 from keras_vit.inspect.pictures import check_suffix, draw_explanation
 from keras_vit.models.multimodal import MultimodalViT
+from keras_vit.models.saved import load_saved
 
 WAY_OUT = "explain looks inside the Keras model, e.g. RUN/model.keras, or RUN itself."
 
@@ -73,15 +73,12 @@ def _model_file(path):
 
 
 def _load(path):
-    try:
+    with contextlib.suppress(Exception):  # what is wrong with it, Keras says below
         with zipfile.ZipFile(path) as file:
-            module = json.loads(file.read("config.json")).get("module") or ""
+            module = json.loads(file.read("config.json"))["module"]
         if module.startswith("keras_vit."):
             importlib.import_module(module)  # Keras finds a class only after the import that registers it
-        model = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever its parts raise: KeyError, TypeError, OSError ...
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be loaded as a Keras model ({why}): {WAY_OUT}") from error
+    model = load_saved(path, WAY_OUT.rstrip("."))
     try:
         model_in(model)
     except InputError as error:

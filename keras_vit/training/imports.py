@@ -3,14 +3,13 @@
 import hashlib
 from pathlib import Path
 
-import keras
-
 import keras_vit
 from keras_vit.answers import default_labels, labels_fit, output_name
 from keras_vit.errors import InputError
 from keras_vit.files import MOST_LABELS, atomic_directory, read_regular, write_json
 from keras_vit.labels import checked_labels
 from keras_vit.models import MaskedViT, ViT
+from keras_vit.models.saved import load_saved
 from keras_vit.training.recipes import recipe
 from keras_vit.training.runs import read_run
 from keras_vit.weights import load_model
@@ -87,13 +86,18 @@ def load_start(path, option="--start"):
         read_run(path)
         path = path / "model.keras"
     if path.suffix != ".keras":
-        return load_model(path)[0]
-    if not path.is_file():
+        try:
+            return load_model(path)[0]
+        except InputError as error:
+            if not any(f"{argument}=" in str(error) for argument in ("heads", "classes", "image_size")):
+                raise
+            # which this command has no options for
+            raise InputError(
+                f"{error} (`keras-vit import {path} --out RUN` takes those as options; then {option} RUN.)"
+            ) from error
+    if not path.exists():
         raise InputError(f"{path} does not exist: {option} takes a RUN, a model.keras or a checkpoint.")
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
+    model = load_saved(path, f"{option} takes a RUN, a model.keras or a checkpoint")
     if isinstance(model, MaskedViT):
         model = model.encoder
     if not isinstance(model, ViT):

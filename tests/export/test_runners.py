@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from damaged_tflite import crashing
 
-from keras_vit.errors import InputError
+from keras_vit.errors import InputError, Notice
 from keras_vit.export.runners import delegated_share, load_runner, open_runner
 
 COPIES = ["keras/float32.keras", "saved_model/1", "saved_model", "float32.tflite"]
@@ -144,7 +146,7 @@ def test_damaged_files_are_refused(tmp_path, directory):
         refused(tmp_path / "bad.tflite", "bad.tflite (is not a TFLite file|cannot be loaded by LiteRT)")
     for data in (b"", b"no zip", (directory / "keras/float32.keras").read_bytes()[:5000]):
         (tmp_path / "bad.keras").write_bytes(data)
-        refused(tmp_path / "bad.keras", "bad.keras is not a Keras file")
+        refused(tmp_path / "bad.keras", "bad.keras is no Keras file, or a damaged one: save it again")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").write_bytes(b"no model")
     refused(tmp_path / "saved", "cannot be loaded as a SavedModel")
@@ -176,19 +178,6 @@ def test_the_newest_version_and_the_right_labels_are_found(tmp_path, directory):
         assert load_runner(tmp_path / "saved_model").labels == ["a", "b", "c"]
     finally:
         (tmp_path / "saved_model" / "10").rename(directory / "saved_model" / "1")
-
-
-def crashing(content):
-    """A valid flatbuffer whose first operator reads a tensor that is not there: LiteRT trusts it."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    operator = model.subgraphs[0].operators[0]
-    operator.inputs = [-1, *operator.inputs[1:]]
-    builder = flatbuffers.Builder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 def test_a_file_that_crashes_litert_is_refused(tmp_path, directory):
@@ -225,3 +214,16 @@ def test_only_regular_files_are_opened(tmp_path):
         refused(tmp_path / name, f"{name} is no regular file")
         (tmp_path / f"zero{name}").symlink_to("/dev/zero")
         refused(tmp_path / f"zero{name}", f"zero{name} is no regular file")
+
+
+def test_labels_that_cannot_be_the_model_s_are_not_used_and_said(tmp_path, directory):
+    shutil.copy(directory / "float32.tflite", tmp_path / "model.tflite")
+    for content in ("a\nb\nc\n".encode("utf-16"), bytes(range(256))):
+        (tmp_path / "labels.txt").write_bytes(content)
+        refused(tmp_path / "model.tflite", "labels.txt is no text in UTF-8 .*save it as UTF-8")
+    for content, why in ((b"a\nb\n", "has 2 lines, and the model 3 classes"), (b"", "has 0 lines")):
+        (tmp_path / "labels.txt").write_bytes(content)
+        with pytest.warns(Notice, match=rf"labels.txt is not used.*{why}"):
+            assert load_runner(tmp_path / "model.tflite").labels is None
+    (tmp_path / "labels.txt").write_bytes("\ufeffä\nb\nc\n".encode())
+    assert load_runner(tmp_path / "model.tflite").labels == ["ä", "b", "c"]

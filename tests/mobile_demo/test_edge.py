@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged_tflite import crashing
 from PIL import Image
 
 from keras_vit import cli
@@ -17,10 +18,13 @@ LABELS = ["apple", "pear", "plum", "fig", "date", "嫩豌豆"]
 # Runs the script as `python classify.py ...` does, and fails if it imported what a small board lacks.
 WATCHED = """
 import runpy, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "keras", "keras_vit"):
+            sys.exit(f"imported {name}")
+sys.meta_path.insert(0, Watch())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
-heavy = {"tensorflow", "keras", "keras_vit"} & set(sys.modules)
-sys.exit(f"imported {heavy}" if heavy else 0)
 """
 
 
@@ -134,3 +138,28 @@ def test_without_a_picture_it_says_how_to_call_it():
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "usage: python classify.py EXPORT_DIR/int8_static.tflite picture.jpg\n"
+
+
+def test_the_script_refuses_what_is_damaged(exported, tmp_path):
+    """A file that crashes LiteRT, one that is not what was exported, names that are missing or no text."""
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.png")
+    content = (exported / "float32.tflite").read_bytes()
+    (tmp_path / "bad.tflite").write_bytes(crashing(content))
+    (tmp_path / "half.tflite").write_bytes(content[:3000])
+    (tmp_path / "fine.tflite").write_bytes(content)
+    assert_error(tmp_path, "bad.tflite", "bad.tflite crashed its runtime (signal 11): damaged, copy it")
+    assert_error(tmp_path, "half.tflite", "half.tflite cannot be read by LiteRT")
+    assert_error(tmp_path, "none.tflite", "there is no file")
+    assert_error(tmp_path, "fine.tflite", "labels.txt cannot be read")
+    (tmp_path / "labels.txt").write_bytes("\n".join(LABELS).encode("utf-16"))
+    assert_error(tmp_path, "fine.tflite", "labels.txt cannot be read")
+    for text in ('{"artifacts": [{"name": "fine.tflite", "sha256": "ab"}]}', "null", "{"):
+        (tmp_path / "manifest.json").write_text(text)
+        assert_error(tmp_path, "fine.tflite", "copy it again.")
+
+
+def assert_error(folder, name, message):
+    code, output, error = classify(folder / name, folder / "a.png")
+    assert (code, output) == (1, ""), error
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error

@@ -30,6 +30,7 @@ from keras_vit.export.quantizers import FakeQuantizer, image_limits
 from keras_vit.layers import Convolution, Linear
 from keras_vit.modalities import Modality
 from keras_vit.modalities.pixels import FirstLook, LooksFirst, limits
+from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import variables_by_name
 
@@ -90,7 +91,7 @@ def _noise(model):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class QuantizeAware(FirstLook, LooksFirst, keras.Model):
+class QuantizeAware(FirstLook, LooksFirst, Model):
     """A folded ViT or MultimodalViT with fake quantizers in it. Made by `quantize_aware`.
 
     Images arrive as for the model it came from; normalised ones are turned back into the pixels
@@ -135,9 +136,14 @@ class QuantizeAware(FirstLook, LooksFirst, keras.Model):
         }
         for layer_name, layer in quantizable_layers(model):
             layer.fake_quantize = functools.partial(self._quantize, layer_name)
-        self.build()
+        self.build_now(shapes_of(self.input_signature()))
+
+    def input_signature(self):
+        return self.model.input_signature()
 
     def build(self, input_shape=None):
+        if self.built:
+            return
         # One eager pass over one made-up example builds each quantizer with the shape it meets.
         self.model(from_raw(made_inputs(self.model), self.model))
         self.built = True

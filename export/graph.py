@@ -19,7 +19,7 @@ from keras_vit.config import FOLDS
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import Attention
 from keras_vit.models.multimodal import MultimodalViT
-from keras_vit.models.transfer import variables_by_name
+from keras_vit.models.transfer import name_within, variables_by_name
 from keras_vit.models.vit import ViT
 
 LAST = ("attention/output", "mlp/contract")  # whose outputs a block adds to its tokens
@@ -290,7 +290,7 @@ def _attentions(model):
     """(name as in `variables_by_name`, layer) of every `Attention` of a model."""
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, Attention):
-            yield layer.path.split("/", 1)[1], layer
+            yield name_within(model, layer), layer
 
 
 def _tokens(attention, model):

@@ -21,6 +21,7 @@ from keras_vit.modalities import Modality, Text
 from keras_vit.modalities.grid import GridModality
 from keras_vit.modalities.pixels import Pixels
 from keras_vit.models.multimodal import MultimodalViT
+from keras_vit.models.transfer import name_within
 
 HOOKED = (Linear, Convolution, Attention, LayerNorm, LearnedPositions, EncoderBlock, DecoderBlock, Modality)
 
@@ -57,7 +58,7 @@ def quantizable_layers(model):
     yield "model", model
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, HOOKED):
-            name = layer.path.removeprefix(f"{model.name}/").replace("/", ".")
+            name = name_within(model, layer).replace("/", ".")
             if not name.startswith("prediction."):
                 yield name, layer
 

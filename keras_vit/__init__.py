@@ -5,7 +5,8 @@ Public names are loaded on first use, so that `import keras_vit` and the command
 """
 
 import importlib
-import sys
+
+from keras_vit.registration import register_with_keras
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,4 @@ def __dir__():
     return sorted([*globals(), *__all__])
 
 
-if sys.modules.get("keras"):
-    # Whoever has Keras already pays nothing, and `keras.models.load_model` then knows our classes.
-    importlib.import_module("keras_vit.models")
+register_with_keras()

@@ -192,8 +192,8 @@ class EncoderBlock(_Block):
         shape = tokens.shape if rows is None else (tokens.shape[0], rows, tokens.shape[2])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def compute_output_shape(self, tokens_shape):
-        return tokens_shape
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 @keras.saving.register_keras_serializable("keras_vit")

@@ -109,6 +109,10 @@ class MaskTokens(ExplicitMask, keras.layers.Layer):
         covered = ops.logical_and(ops.cast(rank, "float32") < count, real)
         return ops.where(ops.expand_dims(covered, 2), ops.cast(self.token, tokens.dtype), tokens), covered
 
+    def compute_output_spec(self, tokens, mask=None, training=None):
+        covered = keras.KerasTensor(tokens.shape[:2], dtype="bool")
+        return keras.KerasTensor(tokens.shape, dtype=self.compute_dtype), covered
+
     def compute_output_shape(self, input_shape):
         return input_shape, input_shape[:2]
 

@@ -31,6 +31,9 @@ def grid_of(value):
 class PositionLayer(keras.layers.Layer):
     """What all kinds share. By itself it leaves tokens [B, N, D] as they are, of any number."""
 
+    def build(self, tokens_shape, sizes_shape=None):
+        """Nothing, where a kind has no weights."""
+
     def call(self, tokens, grid=None, sizes=None):
         return tokens
 

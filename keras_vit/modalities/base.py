@@ -168,8 +168,8 @@ class Modality(ExplicitMask, keras.layers.Layer):
             keras.KerasTensor(shape, dtype="bool"),
         )
 
-    def compute_output_shape(self, inputs_shape, present_shape=None):
-        shape = (inputs_shape[0], self.tokens)
+    def compute_output_shape(self, input_shape):
+        shape = (input_shape[0], self.tokens)
         return (*shape, self.width), shape
 
     def get_config(self):

@@ -29,6 +29,7 @@ class VisualPrediction(ExplicitMask, keras.layers.Layer):
         self.projection = Linear(features, dtype=self.dtype_policy, name="projection")
 
     def build(self, sentence_shape):
+        self.pool.build(sentence_shape)
         self.projection.build((sentence_shape[0], sentence_shape[2]))
 
     def call(self, sentence, mask=None):

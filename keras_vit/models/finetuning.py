@@ -2,6 +2,7 @@
 
 from keras_vit.config import integer
 from keras_vit.errors import InputError
+from keras_vit.models.transfer import name_within
 
 
 def layer_groups(model):
@@ -12,7 +13,7 @@ def layer_groups(model):
     """
     groups = [[] for _ in range(model.config.depth + 2)]
     for variable in model.trainable_variables:
-        part = variable.path.split("/")[1]
+        part = name_within(model, variable).split("/")[0]
         if part.startswith("block_"):
             depth = int(part.removeprefix("block_")) + 1
         elif part == "merger":

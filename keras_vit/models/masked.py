@@ -19,6 +19,7 @@ from keras_vit.layers.masks import ExplicitMask, as_mask
 from keras_vit.layers.patches import cut
 from keras_vit.losses import MaskedReconstruction, patch_statistics
 from keras_vit.modalities.pixels import LooksFirst
+from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.vit import ViT
 
 MODES = ("simmim", "mae")
@@ -26,7 +27,7 @@ HEAD_WIDTH = 32  # channels of an attention head in the decoder: those of MAE's
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MaskedViT(LooksFirst, keras.Model):
+class MaskedViT(LooksFirst, Model):
     """Masked image modelling around a `ViT`: a random part of the patches is hidden and predicted.
 
     - "simmim" (Xie et al. 2021, arXiv:2111.09886): a learned [MASK] takes the place of hidden tokens, the
@@ -71,7 +72,7 @@ class MaskedViT(LooksFirst, keras.Model):
         decoder_width=None,
         decoder_depth=2,
         seed=None,
-        name="masked_vit",
+        name=None,
         trainable=True,
     ):
         _check_encoder(encoder)
@@ -94,7 +95,7 @@ class MaskedViT(LooksFirst, keras.Model):
         self.decoder = _Decoder(width, decoder_depth, encoder, name="decoder") if mode == "mae" else None
         self.prediction = Linear(self.target_width(), name="prediction", **shared)
         self.prediction.build((None, None, width))
-        self.built = True  # not through `build`, after which Keras lets a subclass add no layer
+        self.build_now(shapes_of(self.input_signature()))
 
     def _checked_width(self, width, encoder_width):
         if width is None:
@@ -147,6 +148,24 @@ class MaskedViT(LooksFirst, keras.Model):
         self.grid(inputs)  # here, since Keras wraps what `call` raises in many lines
         self.look_at(inputs)
         return super().__call__(inputs, *arguments, **options)
+
+    def input_signature(self):
+        return self.encoder.input_signature()
+
+    def build(self, input_shape):
+        """Nothing is left to do: all parts are built where they are made."""
+
+    def compute_output_spec(self, inputs, training=None):
+        rows, columns = self.grid(inputs)
+        shape = (keras.tree.flatten(inputs)[0].shape[0], rows * columns)
+        return {
+            "patches": keras.KerasTensor((*shape, self.target_width()), dtype=self.compute_dtype),
+            "mask": keras.KerasTensor(shape, dtype="bool"),
+        }
+
+    def compute_output_shape(self, input_shape):
+        inputs = keras.tree.map_shape_structure(keras.KerasTensor, input_shape)
+        return {name: spec.shape for name, spec in self.compute_output_spec(inputs).items()}
 
     def call(self, inputs, training=None):
         rows, columns = grid = self.grid(inputs)

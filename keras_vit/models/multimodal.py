@@ -23,12 +23,13 @@ from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized,
 from keras_vit.modalities.image import Image
 from keras_vit.modalities.pixels import LooksFirst, Pixels
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
+from keras_vit.models.base import Model, shapes_of
 
 FUSIONS = ("single_stream", "bottleneck")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MultimodalViT(WithActivation, LooksFirst, keras.Model):
+class MultimodalViT(WithActivation, LooksFirst, Model):
     """A Vision Transformer over any set of modalities. Inputs by name give logits [B, classes].
 
         model = MultimodalViT({"image": Image(32, 4), "text": Text(vocabulary, length=16)},
@@ -81,7 +82,7 @@ class MultimodalViT(WithActivation, LooksFirst, keras.Model):
         stochastic_depth=0.0,
         folded=(),
         activation=AUTO,
-        name="multimodal_vit",
+        name=None,
         dtype=None,
         trainable=True,
     ):
@@ -124,7 +125,7 @@ class MultimodalViT(WithActivation, LooksFirst, keras.Model):
         if self.visual_weight:
             self._sentence, self._picture = self._pair_to_predict()
             self.prediction = VisualPrediction(width, name="prediction", **shared)
-        self.build()
+        self.build_now(shapes_of(self.input_signature()))
 
     def _pair_to_predict(self):
         """(name of the visual sentence, name of the image)."""
@@ -137,7 +138,23 @@ class MultimodalViT(WithActivation, LooksFirst, keras.Model):
             )
         return sentences[0], pictures[0]
 
+    def input_signature(self, present=False):
+        """That of all modalities; with `present=True` also of what says which of them are there.
+
+        model.export(folder, input_signature=model.input_signature(present=True))
+        """
+        signature = self.signature()
+        if not present:
+            del signature[PRESENT]
+        specs = {
+            name: keras.InputSpec(shape=(None, *spec["shape"]), dtype=spec["dtype"])
+            for name, spec in signature.items()
+        }
+        return [specs]
+
     def build(self, input_shape=None):
+        if self.built:
+            return
         for modality in self.modalities.values():
             if not modality.built:
                 modality.build((None, *modality.signature()["shape"]))
@@ -151,7 +168,7 @@ class MultimodalViT(WithActivation, LooksFirst, keras.Model):
                 shape=(1, self.bottleneck, self.width), initializer=vector, name="bottleneck"
             )
         tokens = (None, None, self.width)
-        for layer in (*self.blocks, self.norm):
+        for layer in (*self.blocks, self.norm, self.mean):
             layer.build(tokens)
         if self.head is not None:
             self.head.build((None, self.width))

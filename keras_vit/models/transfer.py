@@ -9,6 +9,15 @@ KERNEL = "patches/projection/kernel"
 FIRST = "patches/convolution_1/kernel"  # of the stem "compact"
 
 
+def name_within(model, part):
+    """ "block_0/norm_1/scale" of a variable or layer of `model`: its path without that of the model.
+
+    What was built outside of the model, as a modality can be, loses its own name instead.
+    """
+    prefix = f"{model.path}/"
+    return part.path.removeprefix(prefix) if part.path.startswith(prefix) else part.path.split("/", 1)[-1]
+
+
 def variables_by_name(model):
     """{"block_0/norm_1/scale": variable, ...} of all weights of a model, without its own name.
 
@@ -20,7 +29,7 @@ def variables_by_name(model):
         for name, layer in own_layers(model)
         for i, variable in enumerate(layer.weights)
     }
-    return {theirs.get(id(v), v.path.split("/", 1)[1]): v for v in model.weights}
+    return {theirs.get(id(v), name_within(model, v)): v for v in model.weights}
 
 
 def own_layers(model):

@@ -29,10 +29,11 @@ from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import as_mask
 from keras_vit.modalities.pixels import FirstLook, LooksFirst, checked_preprocessing, for_channels
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
+from keras_vit.models.base import Model, shapes_of
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class ViT(WithActivation, FirstLook, LooksFirst, keras.Model):
+class ViT(WithActivation, FirstLook, LooksFirst, Model):
     """A Vision Transformer. Images [B, H, W, C], normalised, give logits [B, classes].
 
         model = keras_vit.ViT("Ti/16", image_size=224, classes=1000)
@@ -72,7 +73,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, keras.Model):
         classes=1000,
         preprocessing=None,
         include_preprocessing=False,
-        name="vit",
+        name=None,
         dtype=None,
         trainable=True,
         activation=AUTO,
@@ -140,7 +141,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, keras.Model):
             self.pool = Pooling(config.pooling, prefix=self.prefix, name="pool", **shared)
         self.head = self._head("head") if classes else None
         self.head_distillation = self._head("head_distillation") if classes and config.distilled else None
-        self.build((None, *self.image_size, config.channels))
+        self.build_now(shapes_of(self.input_signature()))
 
     def _block(self, index, skip_rate):
         config, shared = self.config, {"dtype": self.dtype_policy}
@@ -181,9 +182,20 @@ class ViT(WithActivation, FirstLook, LooksFirst, keras.Model):
     def _head(self, name):
         return Linear(self.classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)
 
+    def input_signature(self):
+        image = keras.InputSpec(shape=(None, *self.signature()["image"]["shape"]), dtype="float32")
+        if not self.config.patch_mask:
+            return [image]
+        rows, columns = self.config.grid(self.image_size)
+        mask = keras.InputSpec(shape=(None, rows * columns), dtype="float32")
+        return [{"image": image, "patch_mask": mask}]
+
     def build(self, input_shape):
+        if self.built:
+            return
+        images = input_shape["image"] if isinstance(input_shape, dict) else input_shape
         config = self.config
-        rows, columns = config.grid(input_shape[1:3])
+        rows, columns = config.grid(images[1:3])
         patches = (None, rows * columns, config.width)
         tokens = (None, self.prefix + rows * columns, config.width)
         for name, length in (
@@ -195,7 +207,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, keras.Model):
                 initializer = "zeros" if name == "cls" else keras.initializers.RandomNormal(stddev=0.02)
                 shape = (1, int(length), config.width)
                 setattr(self, name, self.add_weight(shape=shape, initializer=initializer, name=name))
-        self.patches.build(input_shape)
+        self.patches.build(images)
         self.positions.build((None, self.class_tokens + rows * columns, config.width))
         if self.merger is not None:
             self.merger.build(patches)
@@ -206,7 +218,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, keras.Model):
                 own.build(block, shape)
             else:
                 block.build(shape)
-        for layer in (self.norm, self.pool):
+        for layer in (self.patch_drop, self.norm, self.pool):
             layer.build(tokens)
         for head in filter(None, (self.head, self.head_distillation)):
             head.build((None, config.width))

@@ -26,6 +26,7 @@ from keras_vit.errors import InputError, one_of
 from keras_vit.files import labels_near
 from keras_vit.models import ViT
 from keras_vit.models.activation import default_activation
+from keras_vit.models.transfer import variables_by_name
 from keras_vit.training.imports import load_start
 
 KINDS = ("hard", "soft")
@@ -47,8 +48,8 @@ class Teacher:
     def digest(self):
         """SHA-256 of its weights, whatever file they were in."""
         digest = hashlib.sha256()
-        for variable in self.model.weights:
-            digest.update(f"{variable.path.split('/', 1)[1]}{tuple(variable.shape)}".encode())
+        for name, variable in variables_by_name(self.model).items():
+            digest.update(f"{name}{tuple(variable.shape)}".encode())
             digest.update(ops.convert_to_numpy(variable).tobytes())
         return digest.hexdigest()
 

@@ -1,6 +1,7 @@
 """`load_model`: a `ViT` with the weights of a checkpoint; `load_into`: the weights alone."""
 
 from keras_vit.config import pair
+from keras_vit.models.transfer import variables_by_name
 from keras_vit.models.vit import ViT
 from keras_vit.weights.checkpoint import refuse_misfits
 from keras_vit.weights.read import read_any_size
@@ -46,7 +47,7 @@ def load_into(model, checkpoint):
         InputError: names the tensors that are missing, unknown or of another shape, the first five and
             a count. The model is then as it was.
     """
-    variables = {variable.path.split("/", 1)[1]: variable for variable in model.weights}
+    variables = variables_by_name(model)
     tensors = dict(checkpoint.tensors)
     if model.classes != checkpoint.classes:
         for names in (variables, tensors):

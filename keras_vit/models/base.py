@@ -1,0 +1,63 @@
+"""`Model`: what our models share as Keras models: their names, when they are built, what `export` takes."""
+
+import re
+
+import keras
+
+
+class Model(keras.Model):
+    """A `keras.Model` that is built where it is made, and knows what it takes.
+
+    A kind defines `build`, which does nothing the second time, and `input_signature`.
+
+    Args:
+        name: None for Keras' automatic one: "vit", then "vit_1", ...
+        **options: of `keras.Model`: dtype, trainable.
+    """
+
+    def __init__(self, name=None, **options):
+        super().__init__(name=_automatic_name(type(self)) if name is None else name, **options)
+
+    def input_signature(self):
+        """The inputs of a call, as `export` takes them: [a `keras.InputSpec`, or a dictionary of them]."""
+        raise NotImplementedError
+
+    def build_now(self, input_shape):
+        """`build`, in a constructor. A subclass can add layers of its own after that."""
+        self.build(input_shape)
+        # Keras (3.15) has no public way to build without closing the model to further layers.
+        self._tracker.unlock()
+
+    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **options):
+        """As `keras.Model.export`, also of a model that was never called.
+
+        Args:
+            filepath, format, verbose: as there.
+            input_signature: None: `model.input_signature()`, of any batch size.
+            **options: as there.
+        """
+        if input_signature is None:
+            input_signature = self.input_signature()
+        return super().export(filepath, format, verbose, input_signature, **options)
+
+    @property
+    def _default_save_signature(self):
+        # Keras (3.15, TensorFlow) adds this to a SavedModel for every model in it, and gives all inputs one
+        # dtype: None where that is not theirs.
+        dtypes = {spec.dtype for spec in keras.tree.flatten(self.input_signature())}
+        return super()._default_save_signature if dtypes == {"float32"} else None
+
+
+def shapes_of(signature):
+    """The shapes of what `Model.input_signature` gives, as `build` takes them."""
+    (specs,) = signature
+    if isinstance(specs, dict):
+        return {name: spec.shape for name, spec in specs.items()}
+    return specs.shape
+
+
+def _automatic_name(kind):
+    """What Keras would call a model of that class, but "vit" and not "vi_t"."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__.replace("ViT", "Vit")).lower()
+    number = keras.backend.get_uid(words)  # the counter of Keras' own names
+    return words if number == 1 else f"{words}_{number - 1}"

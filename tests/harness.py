@@ -324,6 +324,37 @@ def it_can_be_saved_inside_a_model(case, tmp_path):
     assert_equal(values(loaded, feed), expected, atol=1e-6)
 
 
+class Around(keras.Model):
+    """A model of one layer that it has not called."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+
+@check
+def keras_can_sum_it_up_and_skips_it_when_it_quantizes(case, tmp_path):
+    layer = case.layer()
+    assert all(part.built for part in layer._flatten_layers())
+    kind = type(layer)
+    if kind.compute_output_shape is not keras.layers.Layer.compute_output_shape:
+        # `summary` hands the arguments of `build` on by name.
+        build, shape = (inspect.signature(f) for f in (kind.build, kind.compute_output_shape))
+        assert list(build.parameters) == list(shape.parameters)
+    lines, size = [], sum(math.prod(w.shape) for w in layer.weights)
+    around = Around(layer)
+    around.summary(print_fn=lines.append, expand_nested=True, line_length=200)
+    row = next(line for line in "".join(lines).splitlines() if f"({kind.__name__})" in line)
+    assert f"{size:,}" in row and layer.count_params() == size
+    inputs, kwargs = case.arguments()
+    before = values(layer, *inputs, **kwargs)
+    around.built = True
+    with pytest.warns(UserWarning, match="does not have a `quantize` method"):
+        around.quantize("int8")
+    built(layer, *inputs)  # the same seeds again
+    assert_equal(values(layer, *inputs, **kwargs), before)
+
+
 @check
 def half_precision_stays_close(case, tmp_path):
     inputs, kwargs = case.arguments()

@@ -96,9 +96,9 @@ def numpy_answer(model, pictures, mask, real=None):
     """Example by example, with lists: SimMIM, figure 2, or MAE, section 3. NaN for what is no patch."""
     w = {v.path.split("/", 1)[1]: array(v).astype(np.float64) for v in model.encoder.weights}
     own = {
-        v.path.removeprefix("masked_vit/"): array(v).astype(np.float64)
+        v.path.removeprefix(f"{model.name}/"): array(v).astype(np.float64)
         for v in model.weights
-        if not v.path.startswith("vit/")
+        if not v.path.startswith(f"{model.encoder.name}/")
     }
     result = []
     for b, (patches, hidden) in enumerate(zip(cut(pictures), mask, strict=True)):

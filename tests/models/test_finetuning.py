@@ -40,10 +40,10 @@ def test_groups_hold_every_variable_once_and_in_order():
 
 def test_learning_rate_factors_fall_with_depth():
     scales = learning_rate_scales(build(), 0.5)
-    assert scales["vit/head/kernel"] == 1
-    assert scales["vit/block_2/norm_1/scale"] == 0.5
-    assert scales["vit/block_0/mlp/expand/kernel"] == 0.125
-    assert scales["vit/cls"] == 0.0625
+    assert scales[f"{model.name}/head/kernel"] == 1
+    assert scales[f"{model.name}/block_2/norm_1/scale"] == 0.5
+    assert scales[f"{model.name}/block_0/mlp/expand/kernel"] == 0.125
+    assert scales[f"{model.name}/cls"] == 0.0625
     for decay in (0, 1.5, "half"):
         with pytest.raises(InputError, match="layer decay must be above 0 and at most 1"):
             learning_rate_scales(build(), decay)

@@ -39,7 +39,8 @@ def test_groups_hold_every_variable_once_and_in_order():
 
 
 def test_learning_rate_factors_fall_with_depth():
-    scales = learning_rate_scales(build(), 0.5)
+    model = build()
+    scales = learning_rate_scales(model, 0.5)
     assert scales[f"{model.name}/head/kernel"] == 1
     assert scales[f"{model.name}/block_2/norm_1/scale"] == 0.5
     assert scales[f"{model.name}/block_0/mlp/expand/kernel"] == 0.125

@@ -68,7 +68,7 @@ def classify(model, picture_file):
     model = Path(model)
     try:
         run = Interpreter(str(model)).get_signature_runner("serving_default")
-    except (ValueError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:
         sys.exit(f"{model} cannot be read by LiteRT ({error}): copy it again.")
     inputs, outputs = run.get_input_details(), run.get_output_details()
     answer = "probability" if "probability" in outputs else "logits"  # those of a model with activation=None

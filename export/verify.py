@@ -100,7 +100,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     truth = truth[chosen]
 
     # Another process does not know the classes of the user's own layers.
-    own = any(is_registered_name(manifest["model"].get(field)) for field in OWN)
+    own = any(is_registered_name(manifest.get("model", {}).get(field)) for field in OWN)
     rows, answers = [], {}
     with tempfile.TemporaryDirectory(prefix="keras_vit-verify-") as scratch:
         for name, x in inputs.items():
@@ -198,7 +198,7 @@ def _run(path, scratch, inputs, threads, seconds, total, name, progress, here=Fa
 
 def channels_of(manifest):
     """Of the pictures that the exported `ViT` takes."""
-    return manifest["model"].get("channels", 3)
+    return manifest.get("model", {}).get("channels", 3)
 
 
 def _checked_images(images, manifest):

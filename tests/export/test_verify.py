@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_refused(directory, images, truth, tmp_path):
     refused("nowhere does not exist", directory=tmp_path / "nowhere")
     refused("holds no manifest.json", directory=tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 99}')
-    refused("manifest.json is (damaged|not valid JSON|made by a newer)", directory=tmp_path)
+    refused("manifest.json (is damaged|is not valid JSON|was made by a newer)", directory=tmp_path)
     refused(r"uint8 \[40, 4, 8, 3\], but .* uint8 \[N, 8, 8, 3\]", images=images[:, ::2])
     refused(r"the images run from 0 to 1, but pixels run over 0\.\.255", images=images / 255)
     refused(r"the images run from -1 to 1, but pixels", images=images / 127.5 - 1)

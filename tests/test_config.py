@@ -113,3 +113,12 @@ def test_one_of_lists_what_is_known():
     assert one_of("profile", "int8", ["int8"]) == "int8"
     with pytest.raises(InputError, match=r"unknown profile 'int9': the known ones are int8, int4"):
         one_of("profile", "int9", ["int8", "int4"])
+
+
+def test_a_setting_that_no_recipe_has_is_named():
+    from keras_vit.training.recipes import recipe, recipe_from
+
+    sound = recipe("thumbnails").to_dict()
+    assert recipe_from(sound).to_dict() == sound
+    with pytest.raises(InputError, match="'EPOCHS', which no recipe has"):
+        recipe_from({**sound, "EPOCHS": 3})

@@ -96,7 +96,7 @@ class Folders:
         split = data.Split(images, labels, [str(i) for i in range(20)])
         known = self._config["data"]["fingerprint"]
         loaded = data.ImageData(split, split, self._config["labels"], "data", known, [])
-        model = types.SimpleNamespace()
+        model = types.SimpleNamespace(save=lambda path: path.write_bytes(b"d"))
         answers = {"probabilities": np.full((20, 10), 0.1, "float32"), "times": np.ones(20), "delegated": 1.0}
         self._without = [
             mock.patch("keras_vit.commands.common.load_images", lambda *_, **__: loaded),
@@ -104,7 +104,7 @@ class Folders:
             mock.patch.object(finetune, "load_model", lambda run: model),
             mock.patch.object(finetune, "load_aware", lambda run: {"int8": model}),
             mock.patch.object(finetune, "post_training", lambda *_: model),
-            mock.patch.object(finetune, "_accuracy", lambda *_: 0.5),
+            mock.patch.object(finetune, "top1", lambda *_: 0.5),
             mock.patch.object(finetune, "fit", self._fit),
             mock.patch.object(finetune, "draw_curves", lambda *_: None),
             mock.patch.object(directory, "export", lambda *_, **__: None),

@@ -77,7 +77,9 @@ class Tables:
     refusals = (InputError,)
 
     def __init__(self, folder):
-        self.folder = folder
+        import keras_vit.modalities  # which takes longer than any table
+
+        self.folder, self.modalities = folder, keras_vit.modalities
 
     def make(self, random):
         files = {

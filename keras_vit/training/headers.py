@@ -15,6 +15,7 @@ JPEG: ITU-T T.81, annex B. PNG: third edition, chapters 5, 11. EXIF: CIPA DC-008
 
 import dataclasses
 import struct
+import zlib
 
 MAX_PIXELS = 2**26  # 67 million; TensorFlow's and Pillow's decoders need up to 30 bytes for each
 MAX_SIDE = 65_500  # libjpeg's own limit
@@ -105,7 +106,7 @@ def png_header(data: bytes) -> PngHeader:
                     raise ValueError("a palette that is not one")
                 palette = bytes(content[: 3 * 2**depth])
                 kept.append(whole)
-        elif kind == b"tRNS" and before_picture and not transparency:
+        elif kind == b"tRNS" and before_picture and not transparency and _is_sound(data, at, length):
             most = {GREY: 2, RGB: 6, PALETTE: len(palette) // 3}.get(colour, 0)
             if length == most or (colour == PALETTE and length < most):
                 transparency = bytes(content)
@@ -130,6 +131,13 @@ def png_header(data: bytes) -> PngHeader:
         interlaced,
         b"".join(packed),
         b"".join(kept),
+    )
+
+
+def _is_sound(data, at, length):
+    """Whether the check sum of the chunk at `at` is right: libpng passes over a tRNS where it is not."""
+    return data[at + 8 + length : at + 12 + length] == struct.pack(
+        ">I", zlib.crc32(data[at + 4 : at + 8 + length])
     )
 
 

@@ -121,13 +121,14 @@ def test_every_png():
 
 
 def test_a_transparency_that_is_none_is_passed_over():
-    """Of the wrong length, in the wrong place, or the second one: PNG, 11.3.1.1, as libpng reads it."""
+    """Damaged, of the wrong length, in the wrong place, or the second one: PNG, 11.3.1.1, and libpng."""
     samples = np.arange(60).reshape(6, 10, 1) % 4
     colours, key = chunk(b"PLTE", bytes(range(12))), chunk(b"tRNS", b"\0\1")
     long = chunk(b"tRNS", b"\0\1\0\1\0\1\0\1")
     none = [
         png(samples, 2, 0, before=[long]),
         png(samples, 2, 0, after=[key]),
+        png(samples, 2, 0, before=[key[:-1] + b"?"]),  # a wrong check sum
         png(samples, 2, 3, before=[colours, long]),
         png(samples, 2, 3, before=[key, colours]),
         png(samples, 2, 3, before=[colours], after=[key]),

@@ -2,6 +2,7 @@
 
 import functools
 import struct
+import zlib
 
 import made_pictures as made
 import numpy as np
@@ -299,9 +300,6 @@ def test_what_is_refused_is_named():
         with pytest.raises(InputError, match="more than 67 million pixels, or 65500 a side"):
             decode(header_of(width, height))
     check([plain["JPEG"] + b"more", plain["PNG"] + b"more"])
-    # Of an animation the first frame, or the picture that stands for it.
-    frames = {"save_all": True, "append_images": [photo(seed=6), photo(seed=7)]}
-    check([content(photo(), "PNG", **frames), content(photo(), "PNG", **frames, default_image=True)])
 
 
 def test_one_bad_file_leaves_the_others_of_a_batch():
@@ -392,3 +390,33 @@ def test_damaged_files_are_never_read_as_different_pictures():
             assert np.abs(picture - expected).max() <= 1
     assert both > 100, "many are sound enough"
     assert images.MAX_PIXELS == headers.MAX_PIXELS
+
+
+def test_damage_outside_of_a_pngs_pixels_does_not_matter():
+    samples = np.random.default_rng(3).integers(0, 256, (*SIZE, 3))
+    odd = [(b"tRNS", b"\0"), (b"iCCP", b"a\0\x5bxx"), (b"iCCP", b""), (b"fcTL", b"1"), (b"gAMA", b"")]
+    files = [png(samples, 8, headers.RGB, before=[chunk(*one)]) for one in odd]
+    np.testing.assert_array_equal(check(files), np.stack([samples] * len(odd)))
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_whose_pixels_end_early_is_refused_by_both(interlaced):
+    for value in (0, 200):  # Pillow leaves what is missing black, which a picture may be
+        whole = png(np.full((8, 8, 1), value), 8, headers.GREY, interlaced)
+        assert (decode(whole) == value).all()
+        # Of the packed pixels all but the last rows, packed anew: nothing else is wrong.
+        packed = zlib.decompress(b"".join(body for kind, body in chunks_of(whole) if kind == b"IDAT"))
+        picture = chunk(b"IDAT", zlib.compress(packed[: len(packed) // 2]))
+        short = whole[:33] + picture + chunk(b"IEND")
+        with pytest.raises(InputError, match="truncated"):
+            decode(short)
+        assert served([short])[1] != [""]
+
+
+def chunks_of(file):
+    """(kind, content) of a sound PNG."""
+    at = 8
+    while at < len(file):
+        length, kind = struct.unpack_from(">I4s", file, at)
+        yield kind, file[at + 8 : at + 8 + length]
+        at += 12 + length

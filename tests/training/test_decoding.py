@@ -300,6 +300,9 @@ def test_what_is_refused_is_named():
         with pytest.raises(InputError, match="more than 67 million pixels, or 65500 a side"):
             decode(header_of(width, height))
     check([plain["JPEG"] + b"more", plain["PNG"] + b"more"])
+    # Of an animation the first frame, or the picture that stands for it.
+    frames = {"save_all": True, "append_images": [photo(seed=6), photo(seed=7)]}
+    check([content(photo(), "PNG", **frames), content(photo(), "PNG", **frames, default_image=True)])
 
 
 def test_one_bad_file_leaves_the_others_of_a_batch():

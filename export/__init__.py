@@ -2,16 +2,14 @@
 
 import importlib
 
-# Eager, since the function has its module's name, and light: it starts processes, and imports no TensorFlow.
-from keras_vit.export.verify import verify
-
 _HOME = {
     "export": "keras_vit.export.directory",
     "fold": "keras_vit.export.graph",
     "load_runner": "keras_vit.export.runners",
     "quantize_aware": "keras_vit.export.aware",
+    "verify": "keras_vit.export.verification",
 }
-__all__ = [*_HOME, "verify"]
+__all__ = list(_HOME)
 
 
 def __getattr__(name):

@@ -23,7 +23,7 @@ from keras_vit.errors import InputError
 from keras_vit.export.manifest import entries, read_manifest, size
 from keras_vit.export.report import in_bytes, in_percent, or_dash, three_digits
 from keras_vit.export.runners import saved_model_folder
-from keras_vit.export.verify import cpu_name, package_versions
+from keras_vit.export.verification import cpu_name, package_versions
 from keras_vit.export.workers import Failure, Worker
 from keras_vit.files import open_regular
 

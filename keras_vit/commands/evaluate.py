@@ -25,7 +25,7 @@ def evaluate(
     skip_bad: SkipBad = False,
 ):
     """Run every copy of the model on the same held-out images; write report.json and report.html."""
-    from keras_vit.export.verify import channels_of, class_names, read_manifest, verify
+    from keras_vit.export.verification import channels_of, class_names, read_manifest, verify
 
     check_data(data)
     manifest = read_manifest(directory)

@@ -25,7 +25,7 @@ from keras_vit.export.runners import open_runner
 from keras_vit.export.saved_model import write_saved_model
 from keras_vit.export.scores import BINARY, NUMBERS, SEVERAL, TOP1, checked_truth, decided, divergence
 from keras_vit.export.serving import write_serving
-from keras_vit.export.verify import compare
+from keras_vit.export.verification import compare
 from keras_vit.inspect import draw_explanation
 from keras_vit.modalities import Action, Image
 

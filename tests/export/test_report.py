@@ -13,7 +13,7 @@ import rich.console
 from PIL import Image
 
 from keras_vit.export.report import html, table, write_report
-from keras_vit.export.verify import ROW
+from keras_vit.export.verification import ROW
 
 
 def row(name, milliseconds, size, **values):

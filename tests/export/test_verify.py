@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_vit.errors import InputError
-from keras_vit.export.verify import compare, verify
+from keras_vit.export.verification import compare, verify
 from keras_vit.export.workers import reason
 
 NAMES = [

@@ -45,9 +45,9 @@ class Folders:
         from keras_vit.training import callbacks, data, runs
 
         # Two of them have the names of functions.
-        names = ("directory", "finetune", "verify", "layout", "manifest", "modalities_near")
+        names = ("directory", "finetune", "verification", "layout", "manifest", "modalities_near")
         found = [importlib.import_module(f"keras_vit.export.{name}") for name in names]
-        directory, finetune, verify = found[:3]
+        directory, finetune, verification = found[:3]
         self._export = types.SimpleNamespace(layout=found[3], manifest=found[4], near=found[5])
 
         self._runs, self._callbacks = runs, callbacks
@@ -108,7 +108,7 @@ class Folders:
             mock.patch.object(finetune, "fit", self._fit),
             mock.patch.object(finetune, "draw_curves", lambda *_: None),
             mock.patch.object(directory, "export", lambda *_, **__: None),
-            mock.patch.object(verify, "_run", lambda *_, **__: {**answers, "operators": "{}"}),
+            mock.patch.object(verification, "_run", lambda *_, **__: {**answers, "operators": "{}"}),
             mock.patch("keras_vit.export.report.pictures_of", lambda *_: None),
             mock.patch("keras_vit.export.report.write_report", lambda *_, **__: None),
         ]

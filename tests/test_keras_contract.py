@@ -237,6 +237,67 @@ def test_keras_own_quantization_of_a_model_around_ours(mode, tmp_path):
     assert_same(keras.models.load_model(tmp_path / "model.keras"), inputs, given)
 
 
+@keras.saving.register_keras_serializable("contract")
+class Dense(keras.layers.Layer):
+    """In the place of an attention, an MLP or a block: of a layer that Keras quantizes."""
+
+    def __init__(self, config, **options):
+        super().__init__(**options)
+        self.inner = keras.layers.Dense(config.width, dtype=self.dtype_policy)
+
+    def call(self, tokens):
+        return self.inner(tokens)
+
+
+@keras.saving.register_keras_serializable("contract")
+def plain_dense(config, name, dtype):
+    return keras.layers.Dense(config.width, name=name, dtype=dtype)
+
+
+@keras.saving.register_keras_serializable("contract")
+class WithDense(ViT):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.last = keras.layers.Dense(3)
+        self.last.build((None, self.classes))
+
+    def call(self, inputs, training=None):
+        return self.last(super().call(inputs, training=training))
+
+
+@pytest.mark.parametrize(
+    ("make", "quantized", "mode"),
+    [
+        (lambda: vit(attention=Dense), 2, "int8"),
+        (lambda: vit(mlp=plain_dense), 2, "int4"),
+        (lambda: vit(block=Dense, dtype="mixed_bfloat16"), 2, "int8"),
+        (lambda: WithDense(CONFIG, image_size=8, classes=3), 1, "int8"),
+        (lambda: MaskedViT(vit(None, mlp=Dense), 0.5), 2, "int8"),
+        (lambda: around(vit(mlp=Dense), keras.Input((8, 8, 3))), 3, "int8"),
+    ],
+    ids=["attention", "mlp", "block", "subclass", "masked", "functional"],
+)
+def test_layers_of_the_users_that_keras_has_quantized_are_saved(make, quantized, mode, tmp_path):
+    model = randomize(make())
+    for part in model._flatten_layers():
+        if isinstance(part, keras.layers.Dense):
+            part.kernel.assign(3 * random.normal(size=part.kernel.shape))
+    before = answer(model, IMAGES)
+    model.quantize(mode)
+    expected = answer(model, IMAGES)
+    assert any((a != b).any() for a, b in zip(before, expected, strict=True))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    dense = [part for part in loaded._flatten_layers() if isinstance(part, keras.layers.Dense)]
+    assert [part.quantization_mode for part in dense] == [mode] * quantized
+    assert_same(loaded, IMAGES, expected, atol=0)
+    if isinstance(model, keras_vit.models.base.Model):  # Keras' own Dense does not take them from such files
+        model.save_weights(tmp_path / "model.weights.h5")
+        other = make()
+        other.load_weights(tmp_path / "model.weights.h5")
+        assert_same(other, IMAGES, expected, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["ViT", "MultimodalViT", "functional around a ViT"])
 def test_json_and_pickle(kind):
     model, inputs, expected = made(kind)

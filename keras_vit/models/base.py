@@ -1,8 +1,12 @@
 """`Model`: what our models share as Keras models: their names, when they are built, what `export` takes."""
 
+import json
 import re
 
 import keras
+import numpy as np
+
+QUANTIZED = "quantized"  # beside the variables in a file: layers that Keras has quantized
 
 
 class Model(keras.Model):
@@ -39,6 +43,29 @@ class Model(keras.Model):
         if input_signature is None:
             input_signature = self.input_signature()
         return super().export(filepath, format, verbose, input_signature, **options)
+
+    def save_own_variables(self, store):
+        """As in Keras; and which layers Keras has quantized, since our configurations do not have those of a
+        user's layers."""
+        super().save_own_variables(store)
+        found = {
+            i: [layer.quantization_mode, keras.saving.serialize_keras_object(layer.quantization_config)]
+            for i, layer in enumerate(self._flatten_layers())
+            if getattr(layer, "quantization_mode", None)
+        }
+        if found:
+            store[QUANTIZED] = np.frombuffer(json.dumps(found).encode(), "uint8")
+
+    def load_own_variables(self, store):
+        """As in Keras, whose variables of the inner layers come after those of this one."""
+        names = list(store.keys())
+        if QUANTIZED in names:
+            layers = list(self._flatten_layers())  # a private name of Keras (3.15)
+            for i, (mode, config) in json.loads(np.asarray(store[QUANTIZED]).tobytes()).items():
+                if not layers[int(i)].quantization_mode:
+                    layers[int(i)].quantize(mode, config=keras.saving.deserialize_keras_object(config))
+            store = {name: store[name] for name in names if name != QUANTIZED}
+        super().load_own_variables(store)
 
     @property
     def _default_save_signature(self):

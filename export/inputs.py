@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from keras_vit.answers import both_names
 from keras_vit.errors import InputError, Notice
 from keras_vit.export.calibration import IMAGES, Calibration, checked_integer
 from keras_vit.training.data import ImageData, Split, load_data
@@ -151,7 +152,9 @@ def renumbered(labels, theirs, ours):
     """
     if theirs is None or ours is None or list(theirs) == list(ours):
         return labels
-    theirs, ours = list(theirs), list(ours)
+    theirs, ours = list(theirs), _fitting(list(theirs), list(ours))
+    if theirs == ours:
+        return labels
     if sorted(theirs) == sorted(ours) and len(set(ours)) == len(ours):
         warnings.warn(
             f"{_difference(theirs, ours)}: its labels are renumbered by name.", Notice, stacklevel=3
@@ -168,6 +171,13 @@ def renumbered(labels, theirs, ours):
         f"the data has the classes {', '.join(theirs[:5])} ({len(theirs)}), and the model "
         f"{', '.join(ours[:5])} ({len(ours)}): give data that has those."
     )
+
+
+def _fitting(theirs, ours):
+    """`ours`, with the name of theirs for what was named "not defect" beside "defect" (`both_names`)."""
+    if len(theirs) == len(ours) == 2 and ours == both_names(ours[1:]) and ours[1] in theirs:
+        return [*(name for name in theirs if name != ours[1]), ours[1]]
+    return ours
 
 
 def compare_order(data, labels):

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 
 from keras_vit.files import atomic_write, finite, write_json
-from keras_vit.inspect.pictures import as_rgb
+from keras_vit.inspect.channels import as_rgb
 
 BASE = "float32.tflite"  # what the other latencies are compared with
 TEMPLATE = Path(__file__).with_name("report.html.jinja")

@@ -20,7 +20,7 @@ from keras_vit.errors import InputError
 from keras_vit.export.metadata import Builder, parsed, read_metadata, with_zip
 from keras_vit.export.probe import made_inputs
 from keras_vit.export.saved_model import picture_sizes
-from keras_vit.inspect.pictures import as_rgb
+from keras_vit.inspect.channels import as_rgb
 from keras_vit.training.headers import MAX_PIXELS, MAX_SIDE
 
 FILES = ("compose.yaml", "models.config", "batching.config", "README.md")

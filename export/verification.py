@@ -79,7 +79,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     directory = Path(directory)
     manifest = read_manifest(directory)
     classes, activation = heads(manifest)
-    names = manifest["labels"] if classes == len(manifest["labels"]) else None
+    names = class_names(manifest)
     if "inputs" in manifest:
         examples = multimodal_examples(data, "test", names)
         labels, thing = examples.labels, "example"

@@ -3,7 +3,8 @@
 import numpy as np
 
 from keras_vit.errors import InputError
-from keras_vit.inspect.pictures import FAINT, as_rgb, check_suffix, save
+from keras_vit.inspect.channels import as_rgb
+from keras_vit.inspect.pictures import FAINT, check_suffix, save
 
 MOST = 32  # pictures that are drawn
 TIMES = 3  # the whole policy is drawn so often

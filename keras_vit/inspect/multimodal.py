@@ -5,10 +5,10 @@ from keras import ops
 
 from keras_vit.config import PRESENT
 from keras_vit.inspect.capture import features, model_in
+from keras_vit.inspect.channels import as_rgb
 from keras_vit.inspect.pictures import (
     BARS,
     FAINT,
-    as_rgb,
     check_labels,
     check_suffix,
     overlay,

@@ -12,6 +12,7 @@ from keras_vit.answers import PROBABILITY, default_labels, labels_fit, output_na
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write
 from keras_vit.inspect.capture import model_in, vit_in
+from keras_vit.inspect.channels import as_rgb
 from keras_vit.inspect.rollout import attention_rollout
 from keras_vit.inspect.similarity import position_similarity
 from keras_vit.models.activation import activate
@@ -90,11 +91,6 @@ def check_suffix(path):
         raise InputError(
             f"{str(path)!r} names no picture that can be drawn: end it in one of {', '.join(SUFFIXES)}."
         )
-
-
-def as_rgb(pixels):
-    """Pixels [..., C] to look at, [..., 3]: of more channels the first three, of fewer the first as grey."""
-    return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
 
 
 class Predictions(list):

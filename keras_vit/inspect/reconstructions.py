@@ -4,7 +4,8 @@ import numpy as np
 from keras import ops
 
 from keras_vit.errors import InputError
-from keras_vit.inspect.pictures import FAINT, as_rgb, check_suffix, save
+from keras_vit.inspect.channels import as_rgb
+from keras_vit.inspect.pictures import FAINT, check_suffix, save
 from keras_vit.models.masked import MaskedViT
 
 COVER = 235  # the grey of a hidden patch, which stands apart from most pictures

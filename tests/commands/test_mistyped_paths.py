@@ -83,9 +83,9 @@ def test_it_fails_at_once_in_one_line(tmp_path, kind):
         for i in range(2):
             Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / f"{i}.png")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.json").write_text(
-        '{"recipe": {"image_size": [8, 8]}, "data": {"source": "digits"}}'
-    )
+    config = {"labels": ["cat", "dog"], "data": {"source": "digits", "fingerprint": None}}
+    config["recipe"] = {"image_size": [16, 16]}
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
     (tmp_path / "model.keras").write_bytes(b"something")
     wrong = {"nothing": "gone", "pipe": "a pipe", "hostile": "\x1b[2J\u202e" + 5000 * "x" + "\n\udce9"}[kind]
     if kind == "pipe":

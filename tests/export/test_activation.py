@@ -211,14 +211,24 @@ def test_predict_and_explain_print_both_labels(exported, tmp_path, capsys, monke
     np.testing.assert_allclose([share for _, share in drawn], [share for _, share in expected], atol=1e-5)
 
 
-def test_verify_counts_what_keras_counts(exported, tmp_path):
-    model, folder = exported
+def only_float32(folder, out, **changes):
+    """`out` with the float32.tflite of `folder` alone, compared with itself.
+
+    The Keras model and the SavedModel would each need TensorFlow in a process of its own.
+    """
     manifest = json.loads((folder / "manifest.json").read_text())
     (entry,) = [entry for entry in manifest["artifacts"] if entry["name"] == "float32.tflite"]
-    # Against itself: the Keras model and the SavedModel would each need TensorFlow in a process of its own.
-    manifest |= {"sources": [], "artifacts": [entry | {"source": "float32.tflite"}]}
-    (tmp_path / "float32.tflite").write_bytes((folder / "float32.tflite").read_bytes())
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    entry["source"] = "float32.tflite"
+    manifest |= {"sources": [entry], "artifacts": [entry], **changes}
+    out.mkdir(exist_ok=True)
+    (out / "float32.tflite").write_bytes((folder / "float32.tflite").read_bytes())
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return out
+
+
+def test_verify_counts_what_keras_counts(exported, tmp_path):
+    model, folder = exported
+    only_float32(folder, tmp_path)
     labels = BRIGHT.copy()
     labels[3:6] = 1 - labels[3:6]  # so that not all is right
     report = verify(tmp_path, (PIXELS, labels), seconds=0.01)
@@ -232,6 +242,35 @@ def test_verify_counts_what_keras_counts(exported, tmp_path):
     assert {sample["label"] for sample in report["samples"]} == {"fine", "defect"}
     for sample in report["samples"]:
         assert 0.5 <= sample["answers"]["float32.tflite"]["probability"] <= 1, "of what was decided"
+
+
+@pytest.mark.parametrize(
+    "labels, folders",
+    [
+        (["ok", "defect"], ("ok", "defect")),  # folders are sorted: "defect" comes first
+        (["not defect", "defect"], ("fine", "defect")),
+        (["not defect", "defect"], ("not defect", "defect")),
+        (["defect", "ok"], ("defect", "ok")),
+    ],
+)
+def test_evaluate_knows_the_labels_of_one_logit_by_their_names(
+    exported, labels, folders, tmp_path, monkeypatch
+):
+    model, folder = exported
+    out = only_float32(folder, tmp_path / "dist", labels=labels)
+    for i, (picture, label) in enumerate(zip(PIXELS, BRIGHT.ravel(), strict=True)):
+        for part in ("train", "test"):
+            file = tmp_path / "data" / part / folders[int(label)] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Picture.fromarray(picture).save(file)
+    words = ["keras-vit", "evaluate", str(out), str(tmp_path / "data"), "--seconds", "0.01"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    row = json.loads((out / "report.json").read_text())["artifacts"][-1]
+    judge = keras.metrics.BinaryAccuracy()
+    judge.update_state(BRIGHT, expit(np.asarray(model(model.prepare(PIXELS), training=False))))
+    assert row["top1"] == pytest.approx(float(judge.result()), abs=1e-6) and row["top1"] > 0.6
 
 
 def test_scores_are_those_of_keras_and_scipy():

@@ -105,6 +105,11 @@ def check_listed(path):
         InputError: another content than was exported, or a damaged manifest.
     """
     path = Path(path).absolute()
+    for place in dict.fromkeys([path, path.resolve()]):  # a link may lead into an export directory
+        _check_listed(place)
+
+
+def _check_listed(path):
     for folder in list(path.parents)[:2]:  # artifacts, and what is in keras/ and saved_model/
         if not (folder / "manifest.json").is_file() or _is_foreign(folder / "manifest.json"):
             continue

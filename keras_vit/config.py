@@ -269,6 +269,8 @@ def pair(value, name):
     pair_ = (value, value) if isinstance(value, int) else value
     try:
         height, width = (int(v) for v in pair_)
+        if (height, width) != tuple(pair_):
+            height = width = 0
     except (TypeError, ValueError, OverflowError):
         height = width = 0
     if isinstance(value, bool) or height < 1 or width < 1:

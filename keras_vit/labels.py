@@ -7,6 +7,8 @@ from keras_vit.errors import InputError
 
 # Characters that turn the direction of what is beside them (Unicode's property Bidi_Control).
 TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# Never seen, wherever they stand: two names that differ in these alone look the same.
+INVISIBLE = str.maketrans(dict.fromkeys("\u00ad\u200b\u2060\ufeff"))
 EMPTY = "each label must be one line that is not empty"
 
 
@@ -20,6 +22,8 @@ def label_problem(label: str) -> str | None:
             return "expected text that UTF-8 can hold, without null characters"
         if unicodedata.category(character) == "Cc" or character in TURNING:
             return f"expected text without control characters, such as {character!a}"
+    if label.startswith("\ufeff"):  # readers of labels.txt drop it as a byte order mark
+        return "expected text that does not begin with a byte order mark ('\\ufeff')"
     return None if any(c.isprintable() and not c.isspace() for c in label) else EMPTY
 
 
@@ -51,7 +55,7 @@ def check_classes(names, source) -> None:
     for name in names:
         if problem := label_problem(name):
             raise InputError(f"{str(source)!r} has a class {name!r}: {problem}. Rename it.")
-        shown = " ".join(unicodedata.normalize("NFC", name).split())
+        shown = " ".join(unicodedata.normalize("NFC", name.translate(INVISIBLE)).split())
         if shown in seen:
             raise InputError(
                 f"{str(source)!r} has the classes {seen[shown]!a} and {name!a}, which look the same: "

@@ -16,6 +16,13 @@ def test_variant_strings_give_the_published_sizes():
     assert ViTConfig.of("B/16x8").patch_size == (16, 8)
 
 
+def test_a_size_is_of_whole_numbers():
+    assert pair((8.0, 4), "image_size") == (8, 4)
+    for value in ((8.5, 8), ("8", "8"), 8.5, (8, float("nan")), (8, 8, 0.5)):
+        with pytest.raises(InputError, match="image_size must be a positive integer or"):
+            pair(value, "image_size")
+
+
 def test_a_config_survives_its_dictionary():
     config = ViTConfig.of("S/8x4", pooling="mean", dropout=0.1, merge=(3, 9), layer_scale=0.1)
     assert ViTConfig.of(config.to_dict()) == config

@@ -53,6 +53,13 @@ OPTIONS = {"image_size": "--image-size", "heads": "--heads", "skip_bad": "--skip
         ("give image_size=(height, width), the size", "give --image-size HEIGHTxWIDTH, the size"),
         ("--skip-bad (skip_bad=True) leaves it out", "--skip-bad leaves it out"),
         ("folder/image_size.txt has heads", "folder/image_size.txt has heads"),
+        (
+            "there is no '/me/image_size/a.png': use heads=2",
+            "there is no '/me/image_size/a.png': use --heads 2",
+        ),
+        ("'skip_bad' has the class 'epochs=3'", "'skip_bad' has the class 'epochs=3'"),
+        ("image_size/a.png is bad", "image_size/a.png is bad"),
+        ('"it\'s heads=2": heads must be even', '"it\'s heads=2": --heads must be even'),
     ],
 )
 def test_arguments_are_called_by_their_options(message, expected):

@@ -23,6 +23,7 @@ BAD = {
     "spaces": "  ",
     "other spaces": "\u00a0\u3000",
     "a space of no width": "\u200b",
+    "a byte order mark, which readers of labels.txt drop": "\ufeffcat",
 }
 GOOD = ("cat", "Käse, 猫", "a cat; 2", "کتاب\u200cها", "👩\u200d🔬", "'quoted' \"twice\"", "-1", "#")
 
@@ -42,7 +43,14 @@ def test_names_of_all_languages_come_back_from_a_file(tmp_path):
 
 
 def test_names_that_look_the_same():
-    for pair in (("caf\u00e9", "cafe\u0301"), ("cat", "cat "), ("a b", "a  b"), ("cat", "cat")):
+    for pair in (
+        ("caf\u00e9", "cafe\u0301"),
+        ("cat", "cat "),
+        ("cat", "ca\u200bt"),
+        ("cat", "ca\u00adt"),
+        ("a b", "a  b"),
+        ("cat", "cat"),
+    ):
         with pytest.raises(InputError, match=r"which look the same: rename or merge them"):
             check_classes(pair, "data")
     check_classes(("A", "a"), "letters")

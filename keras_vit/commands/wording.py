@@ -14,6 +14,7 @@ OTHER_NAMES = {
     "images": "calibrate",
     "served": "serve",
 }
+QUOTED = re.compile(r"""((?<![\w=])(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w))""")
 
 
 def speaks_of_options(command: Callable, options: Callable[[], dict[str, str]]) -> Callable:
@@ -41,11 +42,18 @@ def in_options(message: str, options: dict[str, str]) -> str:
     """`message` with every argument in `options` called by its option.
 
     `heads=4` becomes `--heads 4`, `image_size=(8, 32)` `--image-size 8x32` and `skip_bad=True` `--skip-bad`.
-    A name that could be a word of English is changed only there and before "must".
+    A name that could be a word of English is changed only there and before "must". What stands in quotes
+    on its own, or has a "/" beside it, is a name of the user's and stays.
     """
+    parts = QUOTED.split(message)  # every other one is in quotes
+    parts[::2] = [_in_options(part, options) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _in_options(message, options):
     others = {other: options[name] for other, name in OTHER_NAMES.items() if name in options}
     for name, option in (others | options).items():
-        start = rf"(?<![\w.-]){re.escape(name)}"
+        start = rf"(?<![\w./\\-]){re.escape(name)}(?![/\\])"
         message = re.sub(rf"{option} \({name}=[^)]*\)", option, message)  # both are named already
         message = re.sub(rf"{start}=\((\d+), (\d+)\)", rf"{option} \1x\2", message)
         message = re.sub(rf"{start}=\(height, width\)", f"{option} HEIGHTxWIDTH", message)

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from keras_vit.errors import InputError
-from keras_vit.export.manifest import Refused, checked_file, digest, entries, read_manifest
+from keras_vit.export.manifest import Refused, check_listed, checked_file, digest, entries, read_manifest
 
 
 @pytest.fixture
@@ -37,6 +37,22 @@ def test_the_hash_of_a_folder_is_of_names_and_contents(tmp_path):
     assert digest(tmp_path / "a") == sha(b"two")
     (tmp_path / "a").rename(tmp_path / "c")
     assert digest(tmp_path) != expected
+
+
+def test_a_link_to_a_changed_file_is_refused_too(tmp_path):
+    (tmp_path / "dist").mkdir()
+    file, link = tmp_path / "dist" / "int8.tflite", tmp_path / "link.tflite"
+    file.write_bytes(b"exported")
+    entry = {"name": file.name, "source": file.name, "sha256": digest(file)}
+    manifest = {"format": 1, "labels": ["a", "b"], "image_size": [8, 8], "sources": [entry]}
+    manifest["artifacts"] = [entry]
+    (tmp_path / "dist" / "manifest.json").write_text(json.dumps(manifest))
+    link.symlink_to(file)
+    check_listed(link)
+    file.write_bytes(b"changed!")
+    for path in (file, link):
+        with pytest.raises(InputError, match="is not the file that was exported"):
+            check_listed(path)
 
 
 def test_untouched_files_are_taken(copy):

@@ -113,12 +113,12 @@ class Keeper(keras.callbacks.Callback):
                 if problem or not 0 <= self.step < self.steps or len(self.history) > self.epochs:
                     raise ValueError(f"its history {problem or 'is of other epochs'}")
                 names = set(file.keys())
-                ours = {name for name in names if not name.startswith(STEP_METRIC)}
-                if ours != set(variables):
+                saved = {_place(name): name for name in names if not name.startswith(STEP_METRIC)}
+                if set(saved) != {_place(name) for name in variables}:
                     raise InputError(f"{self.state_path} belongs to another model: use another --out.")
                 for name, variable in variables.items():
-                    variable.assign(file.get_tensor(name))
-                self._metrics = {name: file.get_tensor(name) for name in names - ours}
+                    variable.assign(file.get_tensor(saved[_place(name)]))
+                self._metrics = {name: file.get_tensor(name) for name in names - set(saved.values())}
         except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
@@ -203,6 +203,16 @@ def _variables(model):
     both = [*model.variables, *model.optimizer.variables]
     # Not by path: Keras numbers its seed generators through a process, however many models it made.
     return {f"{i:05d}.{variable.name}": variable for i, variable in enumerate(both)}
+
+
+def _place(name):
+    """What of a name in `_variables` does not depend on how many models this process has made.
+
+    An optimizer's variables are called after the paths of the model's, "vit_2_head_kernel_velocity", and
+    Keras numbers models. The last word tells momentum from velocity.
+    """
+    number, _, rest = name.partition(".")
+    return number, rest.rpartition("_")[2]
 
 
 def _metric_variables(model):

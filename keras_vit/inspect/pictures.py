@@ -55,7 +55,9 @@ def draw_explanation(model, picture, path, labels=None, top=5):
     if getattr(picture, "shape", None) == shape:
         pixels = np.asarray(picture)
         if pixels.dtype != np.uint8:
-            raise InputError(f"expected a uint8 picture {list(shape)}, not {pixels.dtype}: give pixels 0..255.")
+            raise InputError(
+                f"expected a uint8 picture {list(shape)}, not {pixels.dtype}: give pixels 0..255."
+            )
     else:
         is_file = isinstance(picture, str | Path)
         pixels = decode(picture, vit.image_size) if is_file else fit(picture, vit.image_size)

@@ -60,7 +60,7 @@ def test_a_phone_gives_the_same_tokens(name, tmp_path):
         found = run(raw=given, present=present)
         tokens, mask = layer(raw, present=present)
         np.testing.assert_array_equal(found["mask"], array(mask))
-        np.testing.assert_allclose(found["tokens"], array(tokens), atol=2e-5)
+        np.testing.assert_allclose(found["tokens"], array(tokens), atol=2e-5, rtol=2e-6)
     assert "SHAPE" not in names, names
 
 

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 from rich.console import Console
 
+from keras_vit.answers import labels_fit, output_name
 from keras_vit.errors import InputError
 from keras_vit.export.aware import QuantizeAware
 from keras_vit.export.calibration import Calibration
@@ -56,6 +57,11 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
     config = read_run(run)
     check_same_data(config, data, run)
     model = load_model(run)
+    if not labels_fit(len(config["labels"]), model.classes, output_name(model.activation)):
+        raise InputError(
+            f"{run}/config.json names {len(config['labels'])} classes, and model.keras has {model.classes}: "
+            "restore the file that is wrong, or train into another --out."
+        )
     trained = recipe_from(config["recipe"])
     recipe = dataclasses.replace(
         trained,

@@ -111,7 +111,7 @@ def check_listed(path):
 
 def _check_listed(path):
     for folder in list(path.parents)[:2]:  # artifacts, and what is in keras/ and saved_model/
-        if not (folder / "manifest.json").is_file() or _is_foreign(folder / "manifest.json"):
+        if not (folder / "manifest.json").exists() or _is_foreign(folder / "manifest.json"):
             continue
         name = path.relative_to(folder).as_posix()
         for entry in entries(read_manifest(folder)):
@@ -127,7 +127,10 @@ def _check_listed(path):
 
 def _is_foreign(file):
     """Whether a manifest.json is of another kind, such as that of a web page."""
+    if not file.is_file():
+        return False  # a pipe, a folder: reading it as ours says so
     try:
-        return "artifacts" not in json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
+        return isinstance(content, dict) and bool(content) and "artifacts" not in content
     except (ValueError, TypeError, RecursionError):
         return False  # a damaged one is taken for ours

@@ -129,3 +129,7 @@ def test_the_start_competes_with_the_epochs(tmp_path, rate, kept):
     model = load_aware(tmp_path)["int8"]
     answers = np.argmax(model((data.test.images / 255.0 - 0.5) / 0.5), -1)
     assert np.mean(answers == data.test.labels) == pytest.approx(found[kept], abs=0.005)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "labels": ["a", "b", "c"]}))
+    with pytest.raises(InputError, match=r"config.json names 3 classes, and model.keras has 10"):
+        finetune(tmp_path, "int8", data, epochs=1, console=Console(quiet=True))

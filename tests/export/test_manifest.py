@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -53,6 +54,20 @@ def test_a_link_to_a_changed_file_is_refused_too(tmp_path):
     for path in (file, link):
         with pytest.raises(InputError, match="is not the file that was exported"):
             check_listed(path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"null", b"{", b'{"format": 1, "artifacts": []}'])
+def test_a_manifest_that_says_nothing_is_refused(tmp_path, content):
+    (tmp_path / "int8.tflite").write_bytes(b"exported")
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"manifest\.json .*export the model again"):
+        check_listed(tmp_path / "int8.tflite")
+    (tmp_path / "manifest.json").write_bytes(b'{"name": "of a web page", "icons": []}')
+    check_listed(tmp_path / "int8.tflite")
+    (tmp_path / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        check_listed(tmp_path / "int8.tflite")
 
 
 def test_untouched_files_are_taken(copy):

@@ -17,7 +17,7 @@ def raw_inputs(runner, given):
     """
     modalities = modalities_of(runner)
     for name, modality in modalities.items():
-        if runner.inputs[name][0] != tuple(modality.signature()["shape"]):
+        if name not in runner.inputs or runner.inputs[name][0] != tuple(modality.signature()["shape"]):
             raise InputError(f"{runner.path.name} and its manifest.json do not fit: export the model again.")
     return one_example(modalities, given)
 

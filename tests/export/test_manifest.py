@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from keras_vit.errors import InputError
 from keras_vit.export.manifest import Refused, check_listed, checked_file, digest, entries, read_manifest
+from keras_vit.export.modalities_near import raw_inputs
+from keras_vit.modalities import Action
 
 
 @pytest.fixture
@@ -68,6 +71,17 @@ def test_a_manifest_that_says_nothing_is_refused(tmp_path, content):
     os.mkfifo(tmp_path / "manifest.json")
     with pytest.raises(InputError, match=r"manifest\.json"):
         check_listed(tmp_path / "int8.tflite")
+
+
+@pytest.mark.parametrize("name", ["text", "text\n", "/"])
+def test_a_manifest_of_other_modalities_does_not_fit(tmp_path, name):
+    runner = SimpleNamespace(
+        inputs={"image": ((8, 8, 3), "float32")},
+        path=tmp_path / "int8.tflite",
+        model=SimpleNamespace(modalities={name: Action(4, 2)}),
+    )
+    with pytest.raises(InputError, match=r"int8.tflite and its manifest.json do not fit"):
+        raw_inputs(runner, {})
 
 
 def test_untouched_files_are_taken(copy):

@@ -96,7 +96,9 @@ class Folders:
         split = data.Split(images, labels, [str(i) for i in range(20)])
         known = self._config["data"]["fingerprint"]
         loaded = data.ImageData(split, split, self._config["labels"], "data", known, [])
-        model = types.SimpleNamespace(save=lambda path: path.write_bytes(b"d"))
+        model = types.SimpleNamespace(
+            save=lambda path: path.write_bytes(b"d"), classes=len(self._config["labels"]), activation="softmax"
+        )
         answers = {"probabilities": np.full((20, 10), 0.1, "float32"), "times": np.ones(20), "delegated": 1.0}
         self._without = [
             mock.patch("keras_vit.commands.common.load_images", lambda *_, **__: loaded),

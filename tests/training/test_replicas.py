@@ -111,6 +111,10 @@ def test_two_workers_train_to_the_weights_of_one_process(trained):
 def test_workers_that_are_killed_or_pre_empted_end_where_unbroken_ones_do(trained, tmp_path):
     first, second = two_workers(tmp_path, 1, int(signal.SIGKILL))
     ended(second, -signal.SIGKILL)
+    # The first cannot pass step 2 without the second. It may still be saving step 1.
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
     first.kill()  # as `launch` does; by itself it waits for the other one for a while
     first.communicate()
     assert state(tmp_path) == (0, 1)

@@ -4,10 +4,10 @@ import importlib
 
 _HOME = {
     "export": "keras_vit.export.directory",
-    "fold": "keras_vit.export.graph",
-    "load_runner": "keras_vit.export.runners",
-    "quantize_aware": "keras_vit.export.aware",
-    "verify": "keras_vit.export.verification",
+    "fold": "keras_vit.export.tflite.fold",
+    "load_runner": "keras_vit.export.verification.runners",
+    "quantize_aware": "keras_vit.export.quantization.model",
+    "verify": "keras_vit.export.verification.verify",
 }
 __all__ = list(_HOME)
 

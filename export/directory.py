@@ -18,20 +18,20 @@ from pathlib import Path
 
 import keras_vit
 from keras_vit.errors import InputError
-from keras_vit.export.aware import QuantizeAware
-from keras_vit.export.compiled import notice_loss
-from keras_vit.export.convert import ConversionError, convert, write_graph
-from keras_vit.export.graph import fold, in_float32
-from keras_vit.export.inputs import compare_order
-from keras_vit.export.kinds import check_takes
-from keras_vit.export.layout import check_ours
-from keras_vit.export.manifest import FORMAT, described
-from keras_vit.export.metadata import labels_for
-from keras_vit.export.post_training import post_training
+from keras_vit.export.compiled_loss import notice_loss
+from keras_vit.export.examples import compare_order
+from keras_vit.export.ownership import check_ours
 from keras_vit.export.profiles import profile_named
-from keras_vit.export.resizing import can_resize
-from keras_vit.export.saved_model import write_saved_model
-from keras_vit.export.serving import checked_version, write_serving
+from keras_vit.export.quantization.model import QuantizeAware
+from keras_vit.export.quantization.post_training import post_training
+from keras_vit.export.quantization.spec import check_takes
+from keras_vit.export.tf_serving.saved_model import write_saved_model
+from keras_vit.export.tf_serving.serving_files import checked_version, write_serving
+from keras_vit.export.tflite.batch_size import can_resize
+from keras_vit.export.tflite.convert import ConversionError, convert, write_graph
+from keras_vit.export.tflite.fold import fold, in_float32
+from keras_vit.export.tflite.metadata import labels_for
+from keras_vit.export.verification.manifest import FORMAT, described
 from keras_vit.files import atomic_directory, write_json
 from keras_vit.inspect.rollout import rollout_names
 from keras_vit.models.vit import ViT

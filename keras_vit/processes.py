@@ -1,6 +1,6 @@
 """Python processes that end when the process that started them ends, also when that is killed with -9.
 
-    process = start("keras_vit.export.verify_worker", "job.json", stdout=subprocess.PIPE)
+    process = start("keras_vit.export.verification.verify_worker", "job.json", stdout=subprocess.PIPE)
 
 Each gets the reading end of a pipe, whose other end its parent alone holds and never writes to. The kernel
 closes that end with the parent, however it ends, and a thread of the child then ends the child. What the

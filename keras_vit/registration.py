@@ -11,7 +11,7 @@ import sys
 
 PACKAGE = "keras_vit"
 HOMES = {  # module -> the classes that it registers; tests/test_keras_contract.py finds what is missing
-    "keras_vit.export.aware": ("QuantizeAware",),
+    "keras_vit.export.quantization.model": ("QuantizeAware",),
     "keras_vit.layers": (
         "Attention",
         "AttentionPooling",
@@ -57,7 +57,7 @@ HOMES = {  # module -> the classes that it registers; tests/test_keras_contract.
     ),
     "keras_vit.models": ("MaskedViT", "MultimodalViT", "ViT"),
     "keras_vit.training.metrics": ("CountedAccuracy",),
-    "keras_vit.training.optimizer": ("LayerwiseAdamW", "SummedAdamW"),
+    "keras_vit.training.optimization.optimizer": ("LayerwiseAdamW", "SummedAdamW"),
 }
 
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from keras_vit.errors import InputError
-from keras_vit.export.manifest import read_manifest
+from keras_vit.export.verification.manifest import read_manifest
 from keras_vit.files import atomic_directory
 
 PAGE = Path(__file__).parent / "page"

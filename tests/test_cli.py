@@ -311,7 +311,7 @@ def test_a_full_disk_keeps_the_old_model(trained, folder, tmp_path):
     code = (
         "import resource, signal, sys; from keras_vit import cli\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import keras_vit.export.finetune\n"
+        "import keras_vit.export.quantization.finetune\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"sys.argv = ['keras-vit', 'quantize', {str(copy)!r}, '--profile', 'int8', '--epochs', '1']\n"
         "cli.main()"
@@ -614,9 +614,12 @@ def readers_of(base, monkeypatch):
     """{a JSON file of a RUN, an export or a packed set: what the commands do with it}, but for training."""
     from keras_vit.commands import common
     from keras_vit.commands.quantize import quantize
-    from keras_vit.export import benchmark, finetune, layout, manifest
+    from keras_vit.data import packing
+    from keras_vit.export import ownership
+    from keras_vit.export.quantization import finetune
+    from keras_vit.export.verification import benchmark, manifest
     from keras_vit.mobile_demo import server
-    from keras_vit.training import callbacks, curves, packing, recipes, runs
+    from keras_vit.training import callbacks, curves, recipes, runs
 
     run_folder, directory, packed = base / "run", base / "export", base / "packed"
     quantized = run_folder / "quantized" / "int8_static"
@@ -654,7 +657,7 @@ def readers_of(base, monkeypatch):
             quantize(run_folder, "int8_static", data=None, epochs=None, learning_rate=None)
 
     def of_export():
-        layout.check_ours(directory)
+        ownership.check_ours(directory)
         server.check_export(directory)
         manifest.check_listed(benchmark._models(directory)[-1][0])
         found = manifest.read_manifest(directory)

@@ -33,7 +33,7 @@ from keras_vit import (
     models,
     registration,
 )
-from keras_vit.export.aware import QuantizeAware, quantize_aware
+from keras_vit.export.quantization.model import QuantizeAware, quantize_aware
 from keras_vit.modalities import Image, Text
 
 CONFIG = ViTConfig(patch_size=4, width=8, depth=1, heads=2, mlp_width=9)
@@ -166,7 +166,7 @@ def test_every_public_model_is_here():
 
 def test_build_and_compute_output_shape_name_their_arguments_alike():
     """Of every class of the package, public or not, that defines or inherits both."""
-    from keras_vit.export.quantizers import FakeQuantizer  # noqa: F401  (so that it is among the subclasses)
+    from keras_vit.export.quantization.fake_quant import FakeQuantizer  # noqa: F401  (so that it is among the subclasses)
 
     kinds, found = [keras.layers.Layer], 0
     while kinds:
@@ -473,7 +473,7 @@ def test_keras_finds_our_classes_in_files(files):
 def test_keras_finds_what_needs_tensorflow(files, tmp_path):
     """Quantization-aware models, and what our training compiles with; and in the other order of imports."""
     from keras_vit.training.metrics import CountedAccuracy
-    from keras_vit.training.optimizer import LayerwiseAdamW
+    from keras_vit.training.optimization.optimizer import LayerwiseAdamW
 
     some = {
         path: line

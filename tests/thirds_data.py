@@ -7,8 +7,8 @@ from bright_thirds import SIZE, problem
 from rich.console import Console
 
 from keras_vit import ViT
+from keras_vit.data.image_data import Split
 from keras_vit.training import ImageData, recipe
-from keras_vit.training.data import Split
 
 TINY = {"patch_size": [4, 4], "width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
 

@@ -46,7 +46,7 @@ def check_model(path: Path | None, option: str) -> None:
 
 def check_data(data: str | None) -> None:
     """`check_path` of DATA, which may also be a name."""
-    from keras_vit.training.sources import found_path, is_name
+    from keras_vit.data.sources import found_path, is_name
 
     if data is not None and data not in SCENARIOS and not is_name(data):
         check_path(found_path(data), "")
@@ -63,7 +63,7 @@ def say_ignored(ignored: dict, why: str = "no pictures that are read, or outside
 def find_devices(strategy):
     """The `tf.distribute.Strategy` called `strategy`, or None."""
     import_tensorflow()
-    from keras_vit.training import strategies
+    from keras_vit.distributed import strategies
 
     with without_chatter():
         return strategies.strategy(strategy)
@@ -75,7 +75,7 @@ def start_from(start, data, size, variant, pooling):
     Returns:
         (the `ViT` to fine-tune or None, (height, width), variant, pooling).
     """
-    from keras_vit.training.data import suggest_image_size
+    from keras_vit.data.image_data import suggest_image_size
 
     started = None
     if start is not None:
@@ -89,13 +89,13 @@ def start_from(start, data, size, variant, pooling):
 
 
 def is_multimodal(data):
-    from keras_vit.training.multimodal_data import is_multimodal
+    from keras_vit.data.multimodal import is_multimodal
 
     return data in SCENARIOS or is_multimodal(data)
 
 
 def load_images(data, size, skip_bad, service=None, channels=3):
-    from keras_vit.training.data import load_data
+    from keras_vit.data.image_data import load_data
 
     with task("reading pictures") as progress:
         loaded = load_data(
@@ -115,8 +115,8 @@ def _parts(loaded):
 
 
 def load_multimodal(data, options=None, modalities=None, skip_bad=False):
+    from keras_vit.data.multimodal import load_examples
     from keras_vit.scenarios import scenario
-    from keras_vit.training.multimodal_data import load_examples
 
     with without_chatter():
         if data in SCENARIOS:
@@ -138,9 +138,9 @@ def restored_modalities(pairs):
 
 def load_data_of_run(run, data, skip_bad):
     """Load what a run was trained on."""
+    from keras_vit.data.sources import is_name
     from keras_vit.training.recipes import recipe_from
     from keras_vit.training.runs import read_run
-    from keras_vit.training.sources import is_name
 
     config = read_run(run)
     check_data(data)

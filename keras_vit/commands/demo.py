@@ -54,7 +54,7 @@ def demo(
     step(export, run, out=directory, profiles="float32,int8,int8_static")
     from PIL import Image
 
-    from keras_vit.training.data import load_data
+    from keras_vit.data.image_data import load_data
 
     picture = load_data("digits").test
     Image.fromarray(picture.images[-1]).save(sample)

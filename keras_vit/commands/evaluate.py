@@ -26,7 +26,7 @@ def evaluate(
     skip_bad: SkipBad = False,
 ):
     """Run every copy of the model on the same held-out images; write report.json and report.html."""
-    from keras_vit.export.verification import channels_of, class_names, read_manifest, verify
+    from keras_vit.export.verification.verify import channels_of, class_names, read_manifest, verify
 
     check_data(data)
     manifest = read_manifest(directory)
@@ -49,7 +49,7 @@ def evaluate(
         )
     with task("evaluating") as progress:
         report = verify(directory, loaded, limit=limit, seconds=seconds, progress=progress)
-    from keras_vit.export.report import pictures_of, table, write_report
+    from keras_vit.export.verification.report import pictures_of, table, write_report
 
     write_report(report, directory, pictures_of(loaded.test))
     wide_console().print(table(report))

@@ -34,7 +34,7 @@ def explain(
             raise InputError(f"{path} is a folder: explain draws one picture, so name one of those in it.")
     for path in filter(None, (audio, video, action)):
         check_path(path, f"there is no {path}: give a file.")
-    from keras_vit.export.manifest import check_listed
+    from keras_vit.export.verification.manifest import check_listed
 
     check_listed(model)
     import_tensorflow()

@@ -40,7 +40,7 @@ def export(
     skip_bad: SkipBad = False,
 ):
     """Write .tflite files and a SavedModel; profiles that were not fine-tuned are calibrated."""
-    from keras_vit.export.layout import check_ours
+    from keras_vit.export.ownership import check_ours
     from keras_vit.export.profiles import profile_named
     from keras_vit.training.runs import read_run
 
@@ -53,13 +53,13 @@ def export(
     config = read_run(run)
     check_data(data)
     check_ours(out)
-    from keras_vit.export.calibration import Calibration, checked_integer
+    from keras_vit.export.quantization.calibration import Calibration, checked_integer
 
     calibration = Calibration(None, calibrate, seed, calibration_method)  # before anything slow
     checked_integer("--sample", sample, least=1)
     import_tensorflow()
     from keras_vit.export.directory import export
-    from keras_vit.export.finetune import about_run, load_aware, load_model
+    from keras_vit.export.quantization.finetune import about_run, load_aware, load_model
 
     model, aware = load_model(run), {} if post_training else load_aware(run)
     aware = {name: model for name, model in aware.items() if name in names}
@@ -100,7 +100,7 @@ def export(
 
 def _protected(model, profile, calibration, data, max_drop, sample, seed):
     """The parts of `profile` to keep in float; says what each brings."""
-    from keras_vit.export.sensitivity import choose_protected, sentences, table
+    from keras_vit.export.quantization.sensitivity import choose_protected, sentences, table
 
     with task(f"{profile}: what each part loses") as progress:
         choice = choose_protected(

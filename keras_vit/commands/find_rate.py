@@ -56,8 +56,9 @@ def find_rate(
     check_data(data)
     check_model(start, "--start")
     import_tensorflow()
-    from keras_vit.inspect.pictures import check_suffix
-    from keras_vit.training import rate_finder, recipes
+    from keras_vit.inspect.plots import check_suffix
+    from keras_vit.training import recipes
+    from keras_vit.training.methods import learning_rate_finder
 
     if out is not None:
         check_suffix(out)  # before anything slow
@@ -79,9 +80,9 @@ def find_rate(
     )
     loaded = load_images(data, chosen.image_size, skip_bad, channels=chosen.model_config().channels)
     with task("rates") as progress:
-        found = rate_finder.find_rate(loaded, chosen, started, steps, lowest, highest, progress)
+        found = learning_rate_finder.find_rate(loaded, chosen, started, steps, lowest, highest, progress)
     if out is not None:
-        rate_finder.draw_rates(found, out)
+        learning_rate_finder.draw_rates(found, out)
         say(str(out))
     if found.best is None:
         raise InputError(

@@ -13,6 +13,6 @@ def launch(
     workers: Annotated[int, typer.Option(min=1, help="How many processes.")] = 2,
 ):
     """Train in several worker processes on this machine, to try out what many machines will do."""
-    from keras_vit.training.launching import launch
+    from keras_vit.distributed.launching import launch
 
     sys.exit(launch(command, workers))

@@ -25,7 +25,7 @@ def pack(
     """Pack pictures into TFRecord shards, which the other commands take in place of DATA."""
     size = parse_image_size(image_size)
     check_data(data)
-    from keras_vit.training import packing
+    from keras_vit.data import packing
 
     with task("packing pictures") as progress:
         made = packing.pack(data, out, shards, size, seed, skip_bad, progress)

@@ -36,8 +36,8 @@ def predict(
     given = {name: value for name, value in given.items() if value is not None}
     if not images and not given:
         raise InputError("nothing is given: name a picture, or --image, --text, --audio, --video, --action.")
-    from keras_vit.export.manifest import check_listed
-    from keras_vit.export.runners import KINDS, load_runner, saved_model_folder
+    from keras_vit.export.verification.manifest import check_listed
+    from keras_vit.export.verification.runners import KINDS, load_runner, saved_model_folder
 
     check_path(model, f"there is no {model}: give {KINDS}.")
     for path in (*images, audio, video, action):
@@ -51,7 +51,7 @@ def predict(
     with without_chatter():
         runner = load_runner(model)
     if runner.image_size is None:
-        from keras_vit.export.modalities_near import raw_inputs
+        from keras_vit.export.verification.raw_inputs import raw_inputs
 
         if len(images) > 1 or folders:
             raise InputError(f"{model} takes one example at a time: name one picture file.")
@@ -85,9 +85,9 @@ def predict(
 
 def _pictures(paths):
     """The picture files among `paths` and in the folders among them, these sorted by name."""
-    from keras_vit.training.images import SUFFIXES
-    from keras_vit.training.layout import natural
-    from keras_vit.training.sources import count_suffixes, open_tree
+    from keras_vit.data.decoding import SUFFIXES
+    from keras_vit.data.layout import natural
+    from keras_vit.data.sources import count_suffixes, open_tree
 
     files = []
     for path in paths:
@@ -106,7 +106,7 @@ def _answers(runner, files):
     """The answer for each of these pictures. Raises InputError that names the bad ones."""
     import numpy as np
 
-    from keras_vit.training.images import decode, to_channels
+    from keras_vit.data.decoding import decode, to_channels
 
     channels = runner.inputs["image"][0][2]
     answers, problems = [], []

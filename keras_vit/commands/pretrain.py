@@ -80,9 +80,9 @@ def pretrain(
     check_data(data)
     check_model(start, "--start")
     devices = find_devices(strategy)  # first: workers must meet before TensorFlow does anything
+    from keras_vit.distributed.strategies import is_chief
     from keras_vit.training import recipes
-    from keras_vit.training.pretraining import pretrain
-    from keras_vit.training.strategies import is_chief
+    from keras_vit.training.methods.pretraining import pretrain
 
     started, size, variant, pooling = start_from(start, data, size, variant, pooling)
     chosen = recipes.pretraining_recipe(

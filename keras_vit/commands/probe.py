@@ -24,8 +24,8 @@ def probe(
     check_model(model, "probe")
     check_data(data)
     import_tensorflow()
-    from keras_vit.training import probing
     from keras_vit.training.imports import load_start
+    from keras_vit.training.methods import probing
 
     with without_chatter():
         vit = load_start(model, option="probe")

@@ -31,7 +31,7 @@ def quantize(
         raise InputError(f"--distill is the weight of a loss, 0 or more, not {distill:g}.")
     loaded = load_data_of_run(run, data, skip_bad)
     import_tensorflow()
-    from keras_vit.export.finetune import finetune
+    from keras_vit.export.quantization.finetune import finetune
 
     history = finetune(run, profile, loaded, epochs, learning_rate, console(), distill)
     best = max(history, key=lambda row: (row["val_accuracy"], row["epoch"]))  # the one that is kept

@@ -24,7 +24,7 @@ def serve_data(
 ):
     """Read and augment pictures for `train --data-service`, on this machine's cores, until Ctrl-C."""
     import_tensorflow()
-    from keras_vit.training.service import serve
+    from keras_vit.data.service import serve
 
     with without_chatter():
         address, _servers = serve(port, host, join)

@@ -29,8 +29,8 @@ def show(
     if is_multimodal(data):
         raise InputError(f"{data} has several modalities, and augmentation is for pictures alone.")
     import_tensorflow()
-    from keras_vit.inspect.augmentation import draw_augmentation
-    from keras_vit.inspect.pictures import check_suffix
+    from keras_vit.inspect.plots import check_suffix
+    from keras_vit.training.augmentation_grid import draw_augmentation
 
     check_suffix(out)
     loaded = load_images(data, size, skip_bad)

@@ -203,7 +203,7 @@ def train(
         devices = find_devices(strategy)
     teaching = None
     if teacher is not None:
-        from keras_vit.training.distillation import load_teacher
+        from keras_vit.training.methods.distillation import load_teacher
 
         with without_chatter():
             teaching = load_teacher(teacher, loaded.labels)
@@ -265,8 +265,8 @@ def _train_multimodal(data, out, strategy, shown, idle, shape, model, skip_bad, 
         if value is not None:
             raise InputError(f"{option} is for models of images alone, and {data} has several modalities.")
     devices = find_devices(strategy)
+    from keras_vit.data.multimodal import Options
     from keras_vit.scenarios import scenario
-    from keras_vit.training.multimodal_data import Options
     from keras_vit.training.recipes import multimodal_recipe, trunk
     from keras_vit.training.trainer import train
 

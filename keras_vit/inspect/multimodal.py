@@ -6,7 +6,7 @@ from keras import ops
 from keras_vit.config import PRESENT
 from keras_vit.inspect.capture import features, model_in
 from keras_vit.inspect.channels import as_rgb
-from keras_vit.inspect.pictures import (
+from keras_vit.inspect.plots import (
     BARS,
     FAINT,
     check_labels,

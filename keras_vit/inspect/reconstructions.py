@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_vit.errors import InputError
 from keras_vit.inspect.channels import as_rgb
-from keras_vit.inspect.pictures import FAINT, check_suffix, save
+from keras_vit.inspect.plots import FAINT, check_suffix, save
 from keras_vit.models.masked import MaskedViT
 
 COVER = 235  # the grey of a hidden patch, which stands apart from most pictures

@@ -30,8 +30,8 @@ from keras_vit.layers.positions import (
     SinusoidalPositions,
     positions_for,
 )
+from keras_vit.layers.positions.resize import resize_patch_kernel, resize_positions
 from keras_vit.layers.residual import LayerScale, StochasticDepth, depth_rates
-from keras_vit.layers.resize import resize_patch_kernel, resize_positions
 from keras_vit.layers.spectrogram import SpectrogramPatches
 from keras_vit.layers.stems import CompactStem, ConvPatches, OverlappingPatches, stem_for
 from keras_vit.layers.tubelets import Tubelets

@@ -10,7 +10,7 @@ from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import Linear, untouched
 from keras_vit.layers.masks import UNSEEN, ExplicitMask, combine
 from keras_vit.layers.norm import LayerNorm
-from keras_vit.layers.positions import rotate
+from keras_vit.layers.positions.rotary import rotate
 
 
 def softmax(scores):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_vit.layers.resize import resize_patch_kernel
+from keras_vit.layers.positions.resize import resize_patch_kernel
 
 KERNEL = "patches/projection/kernel"
 FIRST = "patches/convolution_1/kernel"  # of the stem "compact"

@@ -30,6 +30,8 @@ from keras_vit.layers.masks import as_mask
 from keras_vit.modalities.pixels import FirstLook, LooksFirst, checked_preprocessing, for_channels
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
 from keras_vit.models.base import Model, shapes_of
+from keras_vit.models.checkpoints import load_model
+from keras_vit.models.transfer import transfer
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -373,9 +375,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         Raises:
             InputError: the file is no such checkpoint, or its tensors do not fit.
         """
-        from keras_vit.weights import load_model  # weights builds on models
-
-        return load_model(path, classes=classes, image_size=image_size, **changes)[0]
+        return load_model(cls, path, classes=classes, image_size=image_size, **changes)[0]
 
     def rebuilt(self, **changes):
         """A new ViT with this one's weights and some arguments changed.
@@ -389,8 +389,6 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         Args:
             **changes: arguments of the constructor, fields of `ViTConfig` included.
         """
-        from keras_vit.models.transfer import transfer
-
         arguments = {**self._arguments(), "activation": inherited_activation(self), **changes}
         if "preprocessing" not in changes:
             said = {"channels": changes["channels"]} if "channels" in changes else {}

@@ -3,8 +3,8 @@
 import numpy as np
 
 from keras_vit.config import integer
-from keras_vit.training.examples import MultimodalData
-from keras_vit.training.layout import digest
+from keras_vit.data.examples import MultimodalData
+from keras_vit.data.layout import digest
 
 HELD_OUT = 3  # one digit of so many is for testing only
 

@@ -14,9 +14,9 @@ may have been; what a blot leaves are others.
 
 import numpy as np
 
+from keras_vit.data.examples import Examples
 from keras_vit.errors import InputError
 from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
-from keras_vit.training.examples import Examples
 
 RATE, SAMPLES = 8000, 4096  # Hz; about half a second
 ROWS, COLUMNS = (697, 770, 852, 941), (1209, 1336, 1477)  # Hz

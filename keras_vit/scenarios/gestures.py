@@ -13,9 +13,9 @@ spiral inwards or outwards.
 
 import numpy as np
 
+from keras_vit.data.examples import Examples
 from keras_vit.errors import one_of
 from keras_vit.scenarios.digits import assembled
-from keras_vit.training.examples import Examples
 
 RATE = 10  # points in a second
 STEPS = 32  # of the longest track

@@ -17,8 +17,8 @@ import dataclasses
 import numpy as np
 
 from keras_vit.config import integer
+from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.scenarios.scenes import BACKGROUND, COLOURS, SHAPES, Scenes, draw, fingerprint, scatter
-from keras_vit.training.examples import Examples, MultimodalData
 
 SIZE, RADIUS = 32, 5
 CONTRAST = (0.25, 1.0)  # of the object against the background
@@ -131,7 +131,7 @@ def draw_missing(shares, ours, alone, path):
     """Accuracy over the share of texts that are missing, beside that of a model of pictures alone."""
     from matplotlib.figure import Figure
 
-    from keras_vit.inspect.pictures import save
+    from keras_vit.inspect.plots import save
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()

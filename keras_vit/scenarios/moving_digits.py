@@ -17,8 +17,8 @@ import dataclasses
 
 import numpy as np
 
+from keras_vit.data.examples import Examples
 from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
-from keras_vit.training.examples import Examples
 
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns) of a step
 SWEEPS = FRAMES_OF_SWEEP = 3

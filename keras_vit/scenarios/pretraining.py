@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_vit.data.examples import Examples
 from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
-from keras_vit.training.examples import Examples
 
 SIZE = 32  # pixels: the side of a canvas
 SIDES = (18, 26)  # pixels: that of a digit, at least and at most
@@ -218,7 +218,7 @@ def _optimizer(model, settings, examples):
     import keras
 
     from keras_vit.models import is_decayed
-    from keras_vit.training.optimizer import warmup_cosine
+    from keras_vit.training.optimization.optimizer import warmup_cosine
 
     steps = -(-examples // settings["batch_size"])
     warmup = int(settings["warmup_epochs"] * steps)

@@ -22,8 +22,8 @@ import warnings
 import numpy as np
 
 from keras_vit.config import integer
+from keras_vit.data.examples import Examples, MultimodalData, Shared
 from keras_vit.scenarios.scenes import COLOURS, Scenes, draw, fingerprint, scatter
-from keras_vit.training.examples import Examples, MultimodalData, Shared
 
 SIZE, RADIUS, GAP, OBJECTS = 75, 5, 15, 6
 LANGUAGES = ("English", "Chinese")
@@ -218,7 +218,7 @@ def teach(model, seed=0, callbacks=(), steps=None):
     """
     import keras
 
-    from keras_vit.training.optimizer import warmup_cosine
+    from keras_vit.training.optimization.optimizer import warmup_cosine
 
     steps, (texts, meaning) = steps or SCHOOL["steps"], questions()
     school = _school(model, model.modalities["text"].encode(texts))

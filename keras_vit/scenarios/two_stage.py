@@ -19,8 +19,8 @@ parameters, 4 minutes on two cores.
 import numpy as np
 
 from keras_vit.config import integer
+from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.scenarios.scenes import COLOURS, SHAPES, Scenes, distinct_colours, draw, fingerprint
-from keras_vit.training.examples import Examples, MultimodalData
 
 CELLS, CELL, RADIUS = 3, 12, 4  # the canvas is 3 x 3 cells of 12 x 12 pixels, one object in each row
 SIZE, OBJECTS = CELLS * CELL, CELLS
@@ -187,7 +187,7 @@ def teach(model, seed=0, callbacks=(), steps=None):
     import keras
 
     from keras_vit.layers import Linear
-    from keras_vit.training.optimizer import warmup_cosine
+    from keras_vit.training.optimization.optimizer import warmup_cosine
 
     steps = steps or SCHOOL["steps"]
     image = model.modalities["image"]

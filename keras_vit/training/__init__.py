@@ -3,17 +3,18 @@
 import importlib
 
 _HOME = {
-    "ImageData": "keras_vit.training.data",
-    "load_data": "keras_vit.training.data",
-    "pack": "keras_vit.training.packing",
+    "ImageData": "keras_vit.data.image_data",
+    "load_data": "keras_vit.data.image_data",
+    "pack": "keras_vit.data.packing",
     "Recipe": "keras_vit.training.recipes",
     "recipe": "keras_vit.training.recipes",
     "pretraining_recipe": "keras_vit.training.recipes",
-    "pretrain": "keras_vit.training.pretraining",
-    "load_teacher": "keras_vit.training.distillation",
-    "probe": "keras_vit.training.probing",
-    "find_rate": "keras_vit.training.rate_finder",
-    "strategy": "keras_vit.training.strategies",
+    "pretrain": "keras_vit.training.methods.pretraining",
+    "load_teacher": "keras_vit.training.methods.distillation",
+    "probe": "keras_vit.training.methods.probing",
+    "find_rate": "keras_vit.training.methods.learning_rate_finder",
+    "draw_augmentation": "keras_vit.training.augmentation_grid",
+    "strategy": "keras_vit.distributed.strategies",
     "train": "keras_vit.training.trainer",
 }
 __all__ = [*_HOME]

@@ -1,6 +1,6 @@
 """curves.png: loss and accuracy over the epochs."""
 
-from keras_vit.inspect.pictures import save
+from keras_vit.inspect.plots import save
 
 
 def draw_curves(history, path):

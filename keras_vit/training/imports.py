@@ -9,10 +9,10 @@ from keras_vit.errors import InputError
 from keras_vit.files import MOST_LABELS, atomic_directory, read_regular, write_json
 from keras_vit.labels import checked_labels
 from keras_vit.models import MaskedViT, ViT
+from keras_vit.models.checkpoints import load_model
 from keras_vit.models.saved import load_saved
 from keras_vit.training.recipes import recipe
 from keras_vit.training.runs import read_run
-from keras_vit.weights import load_model
 
 
 def import_run(path, out, classes=None, labels=None, image_size=None, heads=None):
@@ -39,7 +39,7 @@ def import_run(path, out, classes=None, labels=None, image_size=None, heads=None
     names = _read_labels(labels) if labels is not None else None
     if names is not None and classes is None:
         classes = len(names)
-    model, checkpoint = load_model(path, classes=classes, image_size=image_size, heads=heads)
+    model, checkpoint = load_model(ViT, path, classes=classes, image_size=image_size, heads=heads)
     if model.classes is None:
         raise InputError(f"{path} has no head: say --classes N (or --labels FILE) for a fresh one.")
     if names is None:
@@ -87,7 +87,7 @@ def load_start(path, option="--start"):
         path = path / "model.keras"
     if path.suffix != ".keras":
         try:
-            return load_model(path)[0]
+            return ViT.from_checkpoint(path)
         except InputError as error:
             if not any(f"{argument}=" in str(error) for argument in ("heads", "classes", "image_size")):
                 raise

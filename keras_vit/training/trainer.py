@@ -16,29 +16,24 @@ import tensorflow as tf
 from rich.console import Console
 
 import keras_vit
+from keras_vit.data.pipeline import distributed, evaluation_batches, steps_per_epoch, training_batches
+from keras_vit.data.service import watched
+from keras_vit.distributed.strategies import check_batch_size, is_chief
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.files import write_json
 from keras_vit.models import MaskedViT, MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
 from keras_vit.models.activation import AUTO
-from keras_vit.training.accumulation import accumulate
-from keras_vit.training.averaging import EvaluateAverages
 from keras_vit.training.callbacks import SECONDS, Keeper
 from keras_vit.training.curves import draw_curves
-from keras_vit.training.distillation import teach
+from keras_vit.training.methods.distillation import teach
 from keras_vit.training.metrics import CountedAccuracy, count_losses
-from keras_vit.training.optimizer import LayerwiseAdamW, SummedAdamW, warmup_cosine
-from keras_vit.training.pipeline import (
-    distributed,
-    evaluation_batches,
-    steps_per_epoch,
-    training_batches,
-)
+from keras_vit.training.optimization.accumulation import accumulate
+from keras_vit.training.optimization.averaging import EvaluateAverages
+from keras_vit.training.optimization.optimizer import LayerwiseAdamW, SummedAdamW, warmup_cosine
 from keras_vit.training.progress import reporter
 from keras_vit.training.recipes import MultimodalRecipe, PretrainingRecipe
 from keras_vit.training.runs import held, open_run
-from keras_vit.training.service import watched
 from keras_vit.training.stopping import Stop
-from keras_vit.training.strategies import check_batch_size, is_chief
 
 
 def train(

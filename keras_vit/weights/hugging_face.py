@@ -25,7 +25,7 @@ from keras_vit.weights.checkpoint import (
     torch_linear,
     torch_norm,
 )
-from keras_vit.weights.files import read_json, setting, size_setting
+from keras_vit.weights.safe_reading import read_json, setting, size_setting
 
 OLD = {
     "block": "encoder.layer.{}.",

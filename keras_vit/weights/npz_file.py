@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_vit.errors import InputError
 from keras_vit.weights.checkpoint import Stored
-from keras_vit.weights.files import CONVERT, as_float32, readable, refuse_pickle
+from keras_vit.weights.safe_reading import CONVERT, as_float32, readable, refuse_pickle
 
 # Random weights do not compress, fresh heads of zeros do: a file may unpack to this, or to so much.
 MAX_RATIO, ALWAYS_FINE = 20, 64 * 2**20

@@ -5,8 +5,8 @@ from pathlib import Path
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
 from keras_vit.weights import hugging_face, original, timm
-from keras_vit.weights.files import CONVERT, PICKLED, read_json, refuse_pickle
 from keras_vit.weights.npz_file import open_npz
+from keras_vit.weights.safe_reading import CONVERT, PICKLED, read_json, refuse_pickle
 from keras_vit.weights.safetensors_file import open_safetensors
 
 # What goes before all names of a model that lies in another object: PyTorch's DataParallel and compile,

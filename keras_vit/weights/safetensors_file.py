@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_vit.errors import InputError
 from keras_vit.weights.checkpoint import Stored
-from keras_vit.weights.files import bfloat16_to_float32, read_json, readable, refuse_pickle
+from keras_vit.weights.safe_reading import bfloat16_to_float32, read_json, readable, refuse_pickle
 
 MAX_HEADER = 100 * 10**6  # bytes, as in the library
 MAX_RANK = 8

@@ -24,7 +24,7 @@ from keras_vit.weights.checkpoint import (
     torch_linear,
     torch_norm,
 )
-from keras_vit.weights.files import setting, size_setting
+from keras_vit.weights.safe_reading import setting, size_setting
 
 # Of the models that timm registers (1.0.31); what a name in config.json changes comes first.
 HEADS_OF_ARCHITECTURE = {"vit_base_patch16_gap": 16, "vit_giantopt": 16, "vit_giant_patch14": 24}

@@ -23,9 +23,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vit import ViT
-from keras_vit.training.augment import POLICIES, parts
-from keras_vit.training.data import Split
-from keras_vit.training.pipeline import training_batches
+from keras_vit.data.augment import POLICIES, parts
+from keras_vit.data.image_data import Split
+from keras_vit.data.pipeline import training_batches
 from keras_vit.training.recipes import recipe
 
 BATCHES = 20  # in a turn
@@ -76,7 +76,7 @@ def one_by_one(size):
     """`crop_and_resize` as it was: each picture through keras-cv's layer."""
     import keras_cv
 
-    from keras_vit.training.augment.geometry import random_boxes
+    from keras_vit.data.augment.geometry import random_boxes
 
     layer = keras_cv.layers.RandomCropAndResize((size, size), (0.6, 1.0), (3 / 4, 4 / 3))
 

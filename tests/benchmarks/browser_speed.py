@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_vit.export.manifest import described
+from keras_vit.export.verification.manifest import described
 from keras_vit.mobile_demo.server import PAGE, make_server
 
 ANCHOR, ASKED = 3.0, 2.5

@@ -42,7 +42,7 @@ def draw(runs, path):
     """Accuracy over epochs of {name: (epochs, minutes, processor minutes)}."""
     from matplotlib.figure import Figure
 
-    from keras_vit.inspect.pictures import save
+    from keras_vit.inspect.plots import save
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.add_subplot()

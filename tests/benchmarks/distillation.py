@@ -22,9 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from keras_vit.data.image_data import Split
 from keras_vit.training import load_data, recipe, train
-from keras_vit.training.data import Split
-from keras_vit.training.distillation import load_teacher
+from keras_vit.training.methods.distillation import load_teacher
 
 SMALL = {"patch_size": [2, 2], "width": 16, "depth": 2, "heads": 2, "mlp_width": 32}
 STUDENT = {

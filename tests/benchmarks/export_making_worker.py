@@ -59,8 +59,8 @@ def ours(job, target, pictures, build=our_model):
     profile = target.stem
     if profile not in PROFILES:
         raise SystemExit(f"keras_vit has no profile {profile} yet")
-    from keras_vit.export.aware import quantize_aware
-    from keras_vit.export.convert import convert
+    from keras_vit.export.quantization.model import quantize_aware
+    from keras_vit.export.tflite.convert import convert
 
     model = build(job)
     if model is None:

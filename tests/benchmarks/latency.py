@@ -26,9 +26,9 @@ def export(variant, image_size, profiles, folder):
     import keras
 
     import keras_vit
-    from keras_vit.export.aware import quantize_aware
-    from keras_vit.export.convert import convert
     from keras_vit.export.profiles import profile_named
+    from keras_vit.export.quantization.model import quantize_aware
+    from keras_vit.export.tflite.convert import convert
 
     keras.utils.set_random_seed(0)
     model = keras_vit.ViT(variant, image_size=image_size, classes=1000)
@@ -42,7 +42,7 @@ def export(variant, image_size, profiles, folder):
 
 def measure(folder, profiles, rounds, runs, threads):
     """Milliseconds of every run of every file, taking turns."""
-    from keras_vit.export.runners import load_runner
+    from keras_vit.export.verification.runners import load_runner
 
     runners = {profile: load_runner(folder / f"{profile}.tflite", threads) for profile in profiles}
     image = np.random.default_rng(2).integers(0, 256, (*runners[profiles[0]].image_size, 3), dtype=np.uint8)

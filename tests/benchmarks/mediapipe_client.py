@@ -45,7 +45,7 @@ def random_pictures(count, size, seed):
 
 
 def pictures_in(folder, size):
-    from keras_vit.training.images import decode, is_image_name
+    from keras_vit.data.decoding import decode, is_image_name
 
     files = sorted(p for p in Path(folder).rglob("*") if is_image_name(str(p.relative_to(folder))))
     if not files:
@@ -73,7 +73,7 @@ def export_random(variant, image_size, folder):
 
 def with_metadata(directory, folder):
     """Copies of the .tflite files in `directory`, each with metadata, in `folder`."""
-    from keras_vit.export.metadata import add_metadata, read_metadata
+    from keras_vit.export.tflite.metadata import add_metadata, read_metadata
 
     labels = (directory / "labels.txt").read_text(encoding="utf-8").splitlines()
     files = []
@@ -109,7 +109,7 @@ def main():
         (scratch / "files").mkdir()
         files, labels = with_metadata(directory, scratch / "files")
 
-        from keras_vit.export.runners import load_runner
+        from keras_vit.export.verification.runners import load_runner
 
         runners = {path: load_runner(path) for path in files}
         size = runners[files[0]].image_size

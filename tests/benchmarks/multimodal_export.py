@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=1)
     options = parser.parse_args()
     from keras_vit.export import export, verify
-    from keras_vit.export.finetune import finetune, load_aware, load_model
+    from keras_vit.export.quantization.finetune import finetune, load_aware, load_model
     from keras_vit.scenarios import scenario
     from keras_vit.training.runs import read_run
 

@@ -31,7 +31,7 @@ PARTS = {"registers": {"registers": None}, "relu": {"attention": "relu"}, "merge
 def accuracy(data, folder, variant, seed, epochs, quantized):
     """Top-1 of the float32 model, and if `quantized` of the int8_static file."""
     from keras_vit.export import export, verify
-    from keras_vit.export.finetune import finetune, load_aware, load_model
+    from keras_vit.export.quantization.finetune import finetune, load_aware, load_model
     from keras_vit.training import recipe, train
 
     run = folder / "run"

@@ -26,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 def subset(source, count, folder):
     """Unpack about `count` pictures of a .zip of class folders, equally many of each class."""
-    from keras_vit.training.pictures import open_pictures
+    from keras_vit.data.index import open_pictures
 
     with open_pictures(source) as pictures:
         step = max(1, len(pictures.items) // count)
@@ -45,8 +45,8 @@ def zipped(folder, path):
 
 def reading(base, size, rounds):
     """{kind: images per second}, the best of the rounds; every kind once a round."""
+    from keras_vit.data.packing import pack
     from keras_vit.training import load_data
-    from keras_vit.training.packing import pack
 
     folder = base / "folder"
     zipped(folder, base / "set.zip")
@@ -81,7 +81,7 @@ def rate_of(batches, batch_size, seconds, ready=0):
 
 def pipelines(data, model, recipe_of, names):
     """{policy: iterator over its batches}; each has given one, which traces it."""
-    from keras_vit.training.pipeline import training_batches
+    from keras_vit.data.pipeline import training_batches
 
     made = {}
     for name in names:
@@ -92,7 +92,7 @@ def pipelines(data, model, recipe_of, names):
 
 def steps(data, model, recipe):
     """An iterator that makes a train step each time, on a batch that is there already."""
-    from keras_vit.training.pipeline import training_batches
+    from keras_vit.data.pipeline import training_batches
     from keras_vit.training.trainer import compile_for
 
     compile_for(model, recipe, steps=1000)

@@ -149,7 +149,7 @@ def main():
     )
     options = parser.parse_args()
 
-    from keras_vit.export.runners import load_runner
+    from keras_vit.export.verification.runners import load_runner
 
     files = sorted(options.directory.resolve().glob("*.tflite"))
     if not files:

@@ -64,7 +64,7 @@ def train(run, data):
 def measure(run, data, folder, profiles, aware):
     """{artifact: row} of profiles of the RUN, the fine-tuned models where `aware` has them."""
     from keras_vit.export import export, verify
-    from keras_vit.export.finetune import load_model
+    from keras_vit.export.quantization.finetune import load_model
 
     export(load_model(run), folder, ["float32", *profiles], calibration=data, labels=data.labels, aware=aware)
     report = verify(folder, data, seconds=0.2)
@@ -113,7 +113,7 @@ def main():
     )
     options = parser.parse_args()
     profiles = options.profiles.split(",")
-    from keras_vit.export.finetune import finetune, load_aware
+    from keras_vit.export.quantization.finetune import finetune, load_aware
     from keras_vit.training import load_data
 
     size = 32

@@ -32,9 +32,9 @@ def work(options):
     import keras
     import numpy as np
 
+    from keras_vit.data.image_data import ImageData, Split
+    from keras_vit.distributed.strategies import is_chief
     from keras_vit.training import recipe, strategy
-    from keras_vit.training.data import ImageData, Split
-    from keras_vit.training.strategies import is_chief
     from keras_vit.training.trainer import fit, scope
 
     devices = strategy("auto")
@@ -71,7 +71,7 @@ def shape(options):
 
 def seconds(options, workers):
     """Seconds of each step of so many processes that work together."""
-    from keras_vit.training.launching import environments
+    from keras_vit.distributed.launching import environments
 
     command = [sys.executable, __file__, "--work", *sys.argv[1:]]
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}

@@ -26,9 +26,9 @@ def files(variant, image_size, folder):
     import keras
 
     import keras_vit
-    from keras_vit.export.aware import QuantizeAware
-    from keras_vit.export.convert import float_file, quantized_file
-    from keras_vit.export.graph import REWRITES, fold
+    from keras_vit.export.quantization.model import QuantizeAware
+    from keras_vit.export.tflite.convert import float_file, quantized_file
+    from keras_vit.export.tflite.fold import REWRITES, fold
 
     keras.utils.set_random_seed(0)
     model = keras_vit.ViT(variant, image_size=image_size, classes=1000, layer_scale=0.1)
@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--runs", type=int, default=8, help="for each file and round")
     options = parser.parse_args()
-    from keras_vit.export.runners import load_runner
+    from keras_vit.export.verification.runners import load_runner
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -94,7 +94,7 @@ def main():
 
     import tensorflow as tf
 
-    from keras_vit.training.decoding import pictures
+    from keras_vit.data.tf_decoding import pictures
 
     size = (options.image_size, options.image_size)
     file = jpeg(options.width, options.height)

@@ -70,7 +70,7 @@ def work(shape):
     model = {OURS: build_ours, THEIRS: build_theirs}[shape["who"]](shape)
     adamw = keras.optimizers.AdamW
     if shape["who"] == OURS and not shape["keras_adamw"]:
-        from keras_vit.training.optimizer import SummedAdamW as adamw
+        from keras_vit.training.optimization.optimizer import SummedAdamW as adamw
     model.compile(
         optimizer=adamw(1e-4, global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -1,6 +1,6 @@
 """A small but real export directory, built once for the tests of runners and verify.
 
-It does not use keras_vit.export.convert: what checks the exporter must not lean on it.
+It does not use keras_vit.export.tflite.convert: what checks the exporter must not lean on it.
 """
 
 import hashlib

@@ -17,15 +17,23 @@ from scipy.special import expit, rel_entr
 from keras_vit import MultimodalViT, ViT, ViTConfig, cli
 from keras_vit.errors import InputError, Notice
 from keras_vit.export import export, fold, quantize_aware, verify
-from keras_vit.export.compiled import notice_loss
-from keras_vit.export.convert import float_file, quantized_file
-from keras_vit.export.finetune import teach
-from keras_vit.export.metadata import labels_for, read_metadata
-from keras_vit.export.runners import open_runner
-from keras_vit.export.saved_model import write_saved_model
-from keras_vit.export.scores import BINARY, NUMBERS, SEVERAL, TOP1, checked_truth, decided, divergence
-from keras_vit.export.serving import write_serving
-from keras_vit.export.verification import compare
+from keras_vit.export.compiled_loss import notice_loss
+from keras_vit.export.quantization.finetune import teach
+from keras_vit.export.tf_serving.saved_model import write_saved_model
+from keras_vit.export.tf_serving.serving_files import write_serving
+from keras_vit.export.tflite.convert import float_file, quantized_file
+from keras_vit.export.tflite.metadata import labels_for, read_metadata
+from keras_vit.export.verification.runners import open_runner
+from keras_vit.export.verification.scores import (
+    BINARY,
+    NUMBERS,
+    SEVERAL,
+    TOP1,
+    checked_truth,
+    decided,
+    divergence,
+)
+from keras_vit.export.verification.verify import compare
 from keras_vit.inspect import draw_explanation
 from keras_vit.modalities import Action, Image
 

@@ -12,9 +12,9 @@ from random_weights import randomize
 from keras_vit import ViT
 from keras_vit.errors import InputError
 from keras_vit.export import export, verify
-from keras_vit.export.metadata import read_metadata
-from keras_vit.export.runners import load_runner
-from keras_vit.export.verify_worker import ask
+from keras_vit.export.tflite.metadata import read_metadata
+from keras_vit.export.verification.runners import load_runner
+from keras_vit.export.verification.verify_worker import ask
 
 LABELS = ["a", "b", "c"]
 PROFILES = {1: ["float32", "int8_full"], 5: ["float32"]}

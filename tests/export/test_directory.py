@@ -10,9 +10,9 @@ import pytest
 from keras_vit import ViT
 from keras_vit.errors import InputError
 from keras_vit.export import export, load_runner, quantize_aware
-from keras_vit.export.calibration import Calibration
-from keras_vit.export.inputs import sample
-from keras_vit.export.manifest import checked_file, entries
+from keras_vit.export.examples import sample
+from keras_vit.export.quantization.calibration import Calibration
+from keras_vit.export.verification.manifest import checked_file, entries
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
 PROTECT = ["block_0.mlp", "head"]

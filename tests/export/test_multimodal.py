@@ -15,14 +15,14 @@ from random_weights import randomize
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_vit import MultimodalViT
+from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.errors import InputError
 from keras_vit.export import export, fold, load_runner, quantize_aware, verify
-from keras_vit.export.calibration import Calibration
-from keras_vit.export.graph import from_raw
-from keras_vit.export.probe import made_inputs
-from keras_vit.export.sensitivity import choose_protected
+from keras_vit.export.dummy_inputs import made_inputs
+from keras_vit.export.quantization.calibration import Calibration
+from keras_vit.export.quantization.sensitivity import choose_protected
+from keras_vit.export.tflite.fold import from_raw
 from keras_vit.modalities import Action, Audio, Image, Text, Vocabulary
-from keras_vit.training.examples import Examples, MultimodalData
 
 WORDS = Vocabulary(["red", "blue", "circle", "square", "a"])
 WITHOUT_DELEGATES = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES

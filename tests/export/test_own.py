@@ -11,7 +11,7 @@ from random_weights import randomize
 from keras_vit import ViT
 from keras_vit.errors import InputError
 from keras_vit.export import export, quantize_aware, verify
-from keras_vit.export.runners import load_runner
+from keras_vit.export.verification.runners import load_runner
 from keras_vit.inspect import attention_rollout
 
 

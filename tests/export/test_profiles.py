@@ -11,13 +11,13 @@ import tensorflow as tf
 from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.export import load_runner, quantize_aware
-from keras_vit.export.convert import float_file, quantized_file
-from keras_vit.export.graph import fold
-from keras_vit.export.kinds import kinds_of, quantizable_layers
-from keras_vit.export.pairing import by_role, pair, read
 from keras_vit.export.profiles import PROFILES
-from keras_vit.export.quantizers import FakeQuantizer
-from keras_vit.export.runners import open_runner
+from keras_vit.export.quantization.fake_quant import FakeQuantizer
+from keras_vit.export.quantization.spec import kinds_of, quantizable_layers
+from keras_vit.export.tflite.convert import float_file, quantized_file
+from keras_vit.export.tflite.fold import fold
+from keras_vit.export.tflite.pairing import by_role, pair, read
+from keras_vit.export.verification.runners import open_runner
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 SIZE = 16

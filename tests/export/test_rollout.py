@@ -9,9 +9,9 @@ from random_weights import randomize
 from keras_vit import MultimodalViT, ViT, modalities
 from keras_vit.errors import InputError
 from keras_vit.export import export, load_runner, quantize_aware
-from keras_vit.export.convert import float_file
-from keras_vit.export.graph import fold
-from keras_vit.export.metadata import read_metadata
+from keras_vit.export.tflite.convert import float_file
+from keras_vit.export.tflite.fold import fold
+from keras_vit.export.tflite.metadata import read_metadata
 from keras_vit.inspect import attention_rollout
 
 SMALL = {"patch_size": (4, 2), "width": 12, "depth": 3, "heads": 3, "mlp_width": 20}

@@ -9,8 +9,8 @@ import zlib
 from fuzz.harness import write
 from fuzz.mutate import WIDE, chance, damaged, pick
 from fuzz.pictures import sound
+from keras_vit.data.image_data import load_data
 from keras_vit.errors import InputError
-from keras_vit.training.data import load_data
 
 # Where the fields of headers lie, {signature: [(offset, size)]}: local, central, end, and its 64-bit forms.
 FIELDS = {

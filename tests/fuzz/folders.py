@@ -6,7 +6,6 @@ and works with what they say is the command's own.
 
 import contextlib
 import hashlib
-import importlib
 import io
 import json
 import shutil
@@ -42,13 +41,15 @@ class Folders:
         import keras
 
         from keras_vit import cli, modalities
-        from keras_vit.training import callbacks, data, runs
+        from keras_vit.data import image_data
+        from keras_vit.export import directory, ownership
+        from keras_vit.export.quantization import finetune
+        from keras_vit.export.verification import manifest as manifests
+        from keras_vit.export.verification import raw_inputs
+        from keras_vit.export.verification import verify as verification
+        from keras_vit.training import callbacks, runs
 
-        # Two of them have the names of functions.
-        names = ("directory", "finetune", "verification", "layout", "manifest", "modalities_near")
-        found = [importlib.import_module(f"keras_vit.export.{name}") for name in names]
-        directory, finetune, verification = found[:3]
-        self._export = types.SimpleNamespace(layout=found[3], manifest=found[4], near=found[5])
+        self._export = types.SimpleNamespace(ownership=ownership, manifest=manifests, raw_inputs=raw_inputs)
 
         self._runs, self._callbacks = runs, callbacks
         self._line = typer.main.get_command(cli.app)
@@ -93,11 +94,13 @@ class Folders:
         self.folder, self._inputs = folder, senses["inputs"]
         self._beside["senses/float32.tflite"] = b"c"
         images, labels = np.zeros((20, 32, 32, 3), "uint8"), np.arange(20, dtype="int32") % 10
-        split = data.Split(images, labels, [str(i) for i in range(20)])
+        split = image_data.Split(images, labels, [str(i) for i in range(20)])
         known = self._config["data"]["fingerprint"]
-        loaded = data.ImageData(split, split, self._config["labels"], "data", known, [])
+        loaded = image_data.ImageData(split, split, self._config["labels"], "data", known, [])
         model = types.SimpleNamespace(
-            save=lambda path: path.write_bytes(b"d"), classes=len(self._config["labels"]), activation="softmax"
+            save=lambda path: path.write_bytes(b"d"),
+            classes=len(self._config["labels"]),
+            activation="softmax",
         )
         answers = {"probabilities": np.full((20, 10), 0.1, "float32"), "times": np.ones(20), "delegated": 1.0}
         self._without = [
@@ -111,8 +114,8 @@ class Folders:
             mock.patch.object(finetune, "draw_curves", lambda *_: None),
             mock.patch.object(directory, "export", lambda *_, **__: None),
             mock.patch.object(verification, "_run", lambda *_, **__: {**answers, "operators": "{}"}),
-            mock.patch("keras_vit.export.report.pictures_of", lambda *_: None),
-            mock.patch("keras_vit.export.report.write_report", lambda *_, **__: None),
+            mock.patch("keras_vit.export.verification.report.pictures_of", lambda *_: None),
+            mock.patch("keras_vit.export.verification.report.write_report", lambda *_, **__: None),
         ]
 
     def _fit(self, model, data, folder, recipe, console, name, keep):
@@ -159,13 +162,13 @@ class Folders:
     def _ways_with_dist(self):
         yield lambda: self._command("evaluate", self.dist, "data")
         yield lambda: server.check_export(self.dist)
-        yield lambda: self._export.layout.check_ours(self.dist)
+        yield lambda: self._export.ownership.check_ours(self.dist)
         yield lambda: self._export.manifest.entries(self._export.manifest.read_manifest(self.dist))
 
     def _ways_with_senses(self):
         inputs = {name: (tuple(entry["shape"]), entry["dtype"]) for name, entry in self._inputs.items()}
         runner = types.SimpleNamespace(path=self.folder / "senses" / "float32.tflite", inputs=inputs)
-        yield lambda: self._export.near.raw_inputs(runner, {"text": "a b"})
+        yield lambda: self._export.raw_inputs.raw_inputs(runner, {"text": "a b"})
         yield lambda: self._export.manifest.entries(self._export.manifest.read_manifest(runner.path.parent))
         yield lambda: server.check_export(runner.path.parent)
 

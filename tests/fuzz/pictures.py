@@ -1,4 +1,4 @@
-"""Damaged pictures, of which Pillow (`images.decode`) and TensorFlow (`decoding`) must say the same."""
+"""Damaged pictures, of which Pillow (`decoding.decode`) and TensorFlow (`tf_decoding`) must say the same."""
 
 import io
 
@@ -7,8 +7,8 @@ from PIL import Image, features
 
 from fuzz.harness import Difference, OneAlone
 from fuzz.mutate import chance, damaged, damaged_jpeg, damaged_png, exif, pick
+from keras_vit.data import decoding
 from keras_vit.errors import InputError
-from keras_vit.training import images
 
 SIZE = (12, 9)
 FORMATS = {
@@ -71,11 +71,11 @@ class Pictures:
     def __init__(self, folder):
         import tensorflow as tf
 
-        from keras_vit.training import decoding
+        from keras_vit.data import tf_decoding
 
         self._errors = (tf.errors.InvalidArgumentError,)
         spec = [tf.TensorSpec([], tf.string)]
-        self._served = tf.function(lambda content: decoding.picture(content, SIZE), input_signature=spec)
+        self._served = tf.function(lambda content: tf_decoding.picture(content, SIZE), input_signature=spec)
 
     def make(self, random):
         kind = pick(random, ("PNG", "JPEG") if chance(random, 0.6) else FORMATS)
@@ -96,7 +96,7 @@ class Pictures:
         data = files["picture"]
         mine = theirs = None
         try:
-            mine = images.decode(data, SIZE)
+            mine = decoding.decode(data, SIZE)
         except InputError as error:
             refused = error
         try:

@@ -10,8 +10,8 @@ import numpy as np
 from fuzz.harness import Difference, write
 from fuzz.mutate import chance, damaged, pick
 from fuzz.pictures import sound
+from keras_vit.data.multimodal import load_examples
 from keras_vit.errors import InputError
-from keras_vit.training.multimodal_data import load_examples
 
 ENCODINGS = (
     "utf-8",

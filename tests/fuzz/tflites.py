@@ -14,8 +14,8 @@ import numpy as np
 from fuzz.harness import write
 from fuzz.mutate import chance, damaged, pick
 from keras_vit.errors import InputError
-from keras_vit.export.runners import load_runner, open_runner
-from keras_vit.export.tflite_worker import ROOM, limit_memory
+from keras_vit.export.verification.runners import load_runner, open_runner
+from keras_vit.export.verification.tflite_worker import ROOM, limit_memory
 from keras_vit.mobile_demo.server import CIFAR10
 
 NAMES = ("int8.tflite", "int8_static.tflite", "int4.tflite")

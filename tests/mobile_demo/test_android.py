@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_vit.export import directory, manifest, runners
+from keras_vit.export import directory
+from keras_vit.export.verification import manifest, runners
 
 ROOT = Path(__file__).resolve().parents[2] / "mobile_demo" / "android"
 MAIN = ROOT / "app" / "src" / "main"

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from keras_vit.answers import ranked
+from keras_vit.data.decoding import decode, fit
 from keras_vit.modalities import Vocabulary
 from keras_vit.modalities.vocabulary import split
-from keras_vit.training.images import decode, fit
 
 # height, width -> target; up, down, both, exact, one pixel, odd halves that must round to the even number
 SIZES = [

@@ -12,10 +12,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from keras_vit.export.runners import load_runner
+from keras_vit.data.decoding import decode
+from keras_vit.export.verification.runners import load_runner
 from keras_vit.mobile_demo.server import write_site
 from keras_vit.modalities import Vocabulary
-from keras_vit.training.images import decode
 
 from .conftest import IMAGE_SIZE, LABELS, WORDS
 
@@ -241,8 +241,8 @@ def test_the_camera_answers_frame_after_frame_and_its_absence_is_explained(brows
 def test_attention_darkens_what_was_not_looked_at(browse, url, directory, pictures, tmp_path):
     import keras
 
-    from keras_vit.export.convert import float_file
-    from keras_vit.export.graph import fold
+    from keras_vit.export.tflite.convert import float_file
+    from keras_vit.export.tflite.fold import fold
     from keras_vit.inspect import attention_rollout
 
     model, file = keras.models.load_model(directory / "keras/float32.keras"), tmp_path / "rollout.tflite"

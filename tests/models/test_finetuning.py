@@ -9,7 +9,7 @@ from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.layers import resize_patch_kernel, resize_positions
 from keras_vit.models import freeze, is_decayed, layer_groups, learning_rate_scales
-from keras_vit.training.optimizer import LayerwiseAdamW
+from keras_vit.training.optimization.optimizer import LayerwiseAdamW
 
 CONFIG = ViTConfig(patch_size=4, width=12, depth=3, heads=3, mlp_width=20, registers=2, merge=(1, 4))
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from keras_vit.data.examples import Examples
 from keras_vit.errors import InputError
 from keras_vit.scenarios import SCENARIOS, running, scenario, two_stage
 from keras_vit.scenarios.running import notes, scores, table
-from keras_vit.training.examples import Examples
 from keras_vit.training.recipes import multimodal_recipe
 
 

@@ -10,12 +10,13 @@ from PIL import Image
 from rich.console import Console
 
 from keras_vit.commands.common import load_data_of_run
+from keras_vit.data import tf_decoding
+from keras_vit.data.augment import POLICIES, policy
+from keras_vit.data.decoding import to_channels
+from keras_vit.data.image_data import Split
 from keras_vit.errors import InputError
-from keras_vit.training import ImageData, decoding, load_data, recipe, train
-from keras_vit.training.augment import POLICIES, policy
-from keras_vit.training.data import Split
-from keras_vit.training.images import to_channels
-from keras_vit.training.rate_finder import find_rate
+from keras_vit.training import ImageData, load_data, recipe, train
+from keras_vit.training.methods.learning_rate_finder import find_rate
 
 
 def noise(*shape):
@@ -47,8 +48,8 @@ def test_grey_is_pillows_in_python_and_in_tensorflow():
     expected = np.asarray(Image.fromarray(rgb).convert("L"))[..., None]
     np.testing.assert_array_equal(to_channels(rgb, 1), expected)
     np.testing.assert_array_equal(to_channels(rgb, 1)[0, :, 0], np.arange(64))
-    np.testing.assert_array_equal(decoding.to_channels(tf.constant(rgb, tf.float32), 1), expected)
-    np.testing.assert_array_equal(decoding.to_channels(tf.constant(rgb, tf.float32), 3), rgb)
+    np.testing.assert_array_equal(tf_decoding.to_channels(tf.constant(rgb, tf.float32), 1), expected)
+    np.testing.assert_array_equal(tf_decoding.to_channels(tf.constant(rgb, tf.float32), 3), rgb)
 
 
 def test_files_are_read_grey(folder):

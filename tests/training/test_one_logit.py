@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from keras_vit import ViT, ViTConfig
+from keras_vit.data.pipeline import targets
 from keras_vit.errors import InputError
 from keras_vit.training.metrics import CountedAccuracy
-from keras_vit.training.pipeline import targets
 from keras_vit.training.trainer import loss_for
 
 CONFIG = ViTConfig(patch_size=4, width=8, depth=1, heads=2, mlp_width=8)

@@ -17,10 +17,10 @@ from rich.console import Console
 from safetensors import safe_open
 
 from keras_vit import ViT
+from keras_vit.data.image_data import Split
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.training import ImageData, recipe, train
 from keras_vit.training.callbacks import Keeper
-from keras_vit.training.data import Split
 from keras_vit.training.runs import held
 
 QUICK = {"epochs": 4, "batch_size": 12, "dropout": 0.1, "warmup_epochs": 1}

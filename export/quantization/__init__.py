@@ -1,0 +1,1 @@
+"""Quantization: which tensor gets which quantizer, quantization-aware and post-training, calibration."""

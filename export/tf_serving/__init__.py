@@ -1,0 +1,1 @@
+"""TF Serving: the SavedModel, and the files that serve it."""

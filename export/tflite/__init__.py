@@ -1,0 +1,1 @@
+"""The .tflite file: exact rewrites, conversion, the recipe of its operators and ranges, metadata."""

@@ -1,0 +1,233 @@
+"""One Keras model to one .tflite file, in a process of its own.
+
+    folded model -> float .tflite, traced at batch 1 -> ai-edge-quantizer, one rule per operator,
+    with the trained ranges in the place of its calibration -> a batch that can be resized
+
+`convert` starts `python -m keras_vit.export.tflite.convert`: TensorFlow's converter leaks memory and may
+crash, and neither shall reach the caller.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from keras_vit.answers import output_name
+from keras_vit.errors import InputError
+from keras_vit.export.profiles import profile_named
+from keras_vit.export.tflite.batch_size import resizable
+from keras_vit.export.tflite.fold import from_raw
+from keras_vit.files import atomic_write
+from keras_vit.inspect.capture import recording
+from keras_vit.inspect.rollout import rollout_from, rollout_names
+from keras_vit.models.activation import activate
+from keras_vit.processes import start
+
+
+class ConversionError(RuntimeError):
+    """The converter failed; the message holds its last words."""
+
+
+def convert(model_path, target, profile, metadata=None, rollout=False, graph=None):
+    """Write the .keras file `model_path` to `target` as a .tflite file of `profile`.
+
+    Args:
+        graph: what `write_graph` wrote of that model, for a float profile of one with layers of the user's
+            own: another process does not know their classes.
+        metadata: arguments of `add_metadata`, for what the file says of itself; None for nothing.
+        rollout: see `float_file`.
+
+    Raises:
+        ConversionError: the converter's process failed; its last lines are in the message.
+    """
+    job = {
+        "model": str(model_path),
+        "target": str(target),
+        "profile": profile,
+        "metadata": metadata,
+        "rollout": rollout,
+        "graph": graph and str(graph),
+    }
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = start(
+            "keras_vit.export.tflite.convert",
+            json.dumps(job),
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
+        )
+        try:
+            code = process.wait()
+        finally:
+            process.kill()  # Ctrl-C
+            process.wait()
+        said.seek(0)
+        last = " | ".join(said.read().strip().splitlines()[-3:]) or "it said nothing"
+    if code:
+        raise ConversionError(f"converting {profile} failed (exit code {code}): {last}")
+
+
+def _work(job):
+    profile = profile_named(job["profile"])
+    half = profile.name == "float16"
+    content = converted(job["graph"], half) if job["graph"] else _content(job, profile, half)
+    content, _ = resizable(content)
+    if job["metadata"]:
+        from keras_vit.export.tflite.metadata import add_metadata
+
+        content = add_metadata(content, **job["metadata"])
+    with atomic_write(job["target"]) as temporary:
+        temporary.write_bytes(content)
+
+
+def _content(job, profile, half):
+    import keras
+
+    import keras_vit.export.quantization.model  # registers the classes that the file may hold
+    from keras_vit.export.tflite.fold import fold
+
+    model = keras.models.load_model(job["model"], compile=False)
+    aware = isinstance(model, keras_vit.export.quantization.model.QuantizeAware)
+    if aware != profile.quantized or (aware and model.profile != profile.name):
+        raise InputError(f"{job['model']} was not made for the profile {profile.name}.")
+    plain, ranges = model.deploy() if aware else (fold(model), {})
+    if profile.quantized:
+        return quantized_file(plain, ranges, model.kinds, profile.activations == "full", job["rollout"])
+    return float_file(plain, half, job["rollout"])
+
+
+def float_file(model, half=False, rollout=False):
+    """The bytes of a float .tflite: `image` [1, H, W, C] in 0..255 -> `probability` [1, classes].
+
+    Args:
+        model, rollout: see `write_graph`.
+        half: see `converted`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_graph(model, folder, rollout)
+        return converted(folder, half)
+
+
+def write_graph(model, folder, rollout=False):
+    """Write what a float .tflite computes to `folder`, as a SavedModel of TensorFlow's operators alone.
+
+    With activation=None the output is `logits`.
+
+    Args:
+        model: a folded `ViT`; or a folded `MultimodalViT`, whose file takes what `model.signature()` lists.
+        rollout: of a `ViT`, a second output `rollout` [1, rows, columns], as of `inspect.attention_rollout`.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    specs = {
+        name: tf.TensorSpec((1, *signature["shape"]), signature["dtype"], name=name)
+        for name, signature in model.signature().items()
+    }
+
+    def answer(**inputs):
+        inputs = from_raw(inputs, model)
+        if not rollout:
+            return [activate(model(inputs), model.activation)]
+        with recording(model, rollout_names(model)) as values:
+            logits = model(inputs)
+        return [activate(logits, model.activation), rollout_from(model, values, model.image_size)]
+
+    traced = tf.function(answer, autograph=False)
+    # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
+    frozen = convert_variables_to_constants_v2(traced.get_concrete_function(**specs))
+    module = tf.Module()
+    outputs = [output_name(model.activation), "rollout"]
+    serve = tf.function(lambda **inputs: dict(zip(outputs, frozen(**inputs), strict=False)), autograph=False)
+    module.serve = serve.get_concrete_function(**specs)
+
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+
+
+def converted(folder, half=False):
+    """The bytes of the .tflite of what `write_graph` wrote to `folder`.
+
+    Args:
+        half: store the weights as float16. XNNPACK makes them float32 again when it loads the file, a
+            GPU computes with them as they are.
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
+    # Builtins only: a Flex operator would need a runtime that phones and browsers do not have.
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    return converter.convert()
+
+
+def quantized_file(model, ranges, kinds, full=False, rollout=False):
+    """The bytes of a quantized .tflite.
+
+    Args:
+        model: a folded model with rounded kernels, see `QuantizeAware.deploy`.
+        ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
+        kinds: "block_0.attention.query.kernel" -> kind of fake quantizer, see `QuantizeAware.kinds`.
+        full: every operator int8 that can be, uint8 pixels in, and uint8 answers out.
+        rollout: see `float_file`.
+    """
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    from keras_vit.export.tflite.metadata import packed, parsed
+    from keras_vit.export.tflite.pairing import pair
+    from keras_vit.export.tflite.recipe import pixel_inputs, plan, with_scores
+    from keras_vit.models.multimodal import MultimodalViT
+
+    ranges = with_scores(ranges)
+    content, pairs = pair(model, functools.partial(float_file, rollout=rollout), ranges)
+    quantizer = Quantizer(bytearray(content))
+    rules, tensor_ranges = plan(content, pairs, model, ranges, kinds, full)
+    for rule in rules:
+        if rule.static:
+            quantizer.add_static_config(
+                rule.pattern, rule.operation, activation_num_bits=8, weight_num_bits=8
+            )
+        else:
+            granularity = f"BLOCKWISE_{rule.block}" if rule.block else "CHANNELWISE"
+            quantizer.add_dynamic_config(
+                rule.pattern,
+                rule.operation,
+                num_bits=rule.bits,
+                granularity=qtyping.QuantGranularity[granularity],
+            )
+    if full:
+        unsigned = qtyping.TensorQuantizationConfig(8, symmetric=False, dtype=qtyping.TensorDataType.UINT)
+        weights = qtyping.TensorQuantizationConfig(8, granularity=qtyping.QuantGranularity.CHANNELWISE)
+        config = qtyping.OpQuantizationConfig(unsigned, weights, qtyping.ComputePrecision.INTEGER)
+        # The recipe knows all inputs or none, and a waveform needs more than 8 bits: see `_take_pixels`.
+        for end in ("OUTPUT",) if isinstance(model, MultimodalViT) else ("INPUT", "OUTPUT"):
+            quantizer.update_quantization_recipe(".*", end, config)
+    result = quantizer.quantize(tensor_ranges or None, enable_progress_report=False)
+    file = parsed(result.quantized_model)
+    if full and isinstance(model, MultimodalViT):
+        _take_pixels(file, pixel_inputs(model))
+    return packed(file)
+
+
+def _take_pixels(file, names):
+    """Make the inputs called `names` uint8, where an operator QUANTIZE is all that takes them."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    from keras_vit.export.tflite.recipe import INPUT
+
+    graph = file.subgraphs[0]
+    codes = [flatbuffer_utils.opcode_to_name(file, i) for i in range(len(file.operatorCodes))]
+    for index in graph.inputs:
+        takers = {codes[op.opcodeIndex] for op in graph.operators if index in op.inputs}
+        tensor = graph.tensors[index]
+        if tensor.name.decode() in {f"{INPUT}{name}:0" for name in names} and takers == {"QUANTIZE"}:
+            tensor.type = flatbuffer_utils.TensorType.UINT8
+            tensor.quantization.scale, tensor.quantization.zeroPoint = [1.0], [0]
+
+
+if __name__ == "__main__":
+    _work(json.loads(sys.argv[1]))

@@ -1,0 +1,132 @@
+"""Every kind of source as the same thing, `Pictures`: which ones there are, for what, of which class.
+
+Nothing is decoded before it is asked for.
+"""
+
+import contextlib
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image
+
+from keras_vit.data.decoding import FORMATS, decode, fit
+from keras_vit.data.layout import fingerprint_of, layout
+from keras_vit.data.sources import BUILT_IN, count_suffixes, is_name, open_tree
+from keras_vit.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What a source has.
+
+    Attributes:
+        source: what was given.
+        labels: the class names.
+        items: [Item], in the order of `layout.PARTS`.
+        fingerprint: see `ImageData`.
+        read: i -> the bytes of the file that item i is, or uint8 [h, w, 3]. Raises InputError.
+        suggested_size: () -> the image size that suits them.
+        lost: which records of a packed set were left out.
+        records: [packing.Record] of a packed set, for each item; None elsewhere.
+        ignored: {suffix: number} of the files of a folder or .zip that were passed over; see `ImageData`.
+    """
+
+    source: str
+    labels: list
+    items: list
+    fingerprint: str
+    read: object
+    suggested_size: object
+    lost: list = dataclasses.field(default_factory=list)
+    records: list | None = None
+    ignored: dict = dataclasses.field(default_factory=dict)
+
+    def picture(self, i, image_size=None):
+        """Item i as uint8 [H, W, 3]; None leaves its size. Raises InputError."""
+        return self.decoded(self.read(i), i, image_size)
+
+    def decoded(self, raw, i, image_size=None):
+        """The same from `raw`, what `read(i)` gave."""
+        if isinstance(raw, bytes):
+            return decode(raw, image_size, self.items[i].name)
+        return raw if image_size is None else fit(raw, image_size)
+
+    def complaint(self, problems):
+        """What to say about {index: why it cannot be used}."""
+        reasons = [problems[i].rstrip(".") for i in sorted(problems)]
+        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        return (
+            f"{len(reasons)} of {len(self.items)} pictures in {self.source!r} cannot be used: "
+            f"{'; '.join(reasons[:5])}{more}. Mend or delete them; --skip-bad (skip_bad=True) leaves them "
+            "out."
+        )
+
+    def check_none_emptied(self, kept):
+        """Raise an InputError if a class has none left of its pictures in a split."""
+        lost = {(item.label, item.split) for item in self.items} - {(item.label, item.split) for item in kept}
+        if lost:
+            label, split = min(lost)
+            raise InputError(
+                f"class {self.labels[label]!r} of {self.source!r} has no {split} pictures left without its "
+                "bad ones: add good ones or delete the class."
+            )
+
+
+@contextlib.contextmanager
+def open_pictures(source, test_fraction=0.2, seed=0, skip_bad=False):
+    """Yield the `Pictures` of a source; the arguments are those of `load_data`."""
+    from keras_vit.data import builtin, packing  # they make Pictures
+
+    if packing.is_packed(source):
+        yield packing.open_packed(source, skip_bad)
+    elif is_name(source):
+        yield builtin.open_built_in(source, test_fraction, seed)
+    else:
+        with open_tree(source) as tree:
+            labels, items = layout(tree, test_fraction, seed)
+
+            def read(i):
+                return tree.read(items[i].name)
+
+            used = {item.name for item in items}
+            yield Pictures(
+                tree.source,
+                labels,
+                items,
+                fingerprint_of(labels, items),
+                read,
+                lambda: median_size(items, read),
+                ignored=count_suffixes([*tree.others, *(name for name in tree.files if name not in used)]),
+            )
+
+
+def suggest_image_size(source) -> int:
+    """The image size that suits a source, from the headers of up to 64 of its pictures.
+
+    By the median of their shorter sides: up to 16, that (to a multiple of 2); up to 64, the
+    nearer one of 32 and 64; else 224.
+    """
+    from keras_vit.data import packing
+
+    if isinstance(source, str) and source in BUILT_IN:
+        return BUILT_IN[source]
+    if packing.is_packed(source):
+        return packing.read_contents(source)["suggested_image_size"]
+    with open_pictures(source) as pictures:
+        return pictures.suggested_size()
+
+
+def median_size(items, read):
+    """What `suggest_image_size` says, from `read(i)`, the bytes of the file of each item."""
+    sides = []
+    for i in np.unique(np.linspace(0, len(items) - 1, 64).astype(int)):
+        # An unreadable picture has no say; reading them all names it.
+        with contextlib.suppress(Exception):
+            sides.append(min(Image.open(io.BytesIO(read(int(i))), formats=FORMATS).size))
+    side = float(np.median(sides)) if sides else np.inf
+    if side <= 16:
+        return max(2, 2 * int(side / 2 + 0.5))
+    if side <= 64:
+        return 32 if side < 48 else 64
+    return 224

@@ -1,0 +1,1 @@
+"""Several devices, processes and machines: tf.distribute strategies, local workers, addresses."""

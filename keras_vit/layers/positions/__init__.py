@@ -1,0 +1,55 @@
+"""Position encodings, by name: `positions_for("learned", grid, ...)`. `base.py` says how they are called."""
+
+from keras_vit.errors import one_of
+from keras_vit.layers.positions.absolute import (
+    CoordinatePositions,
+    FactorisedPositions,
+    LearnedPositions,
+    OneHotPositions,
+    SinCos2DPositions,
+    SinusoidalPositions,
+)
+from keras_vit.layers.positions.base import NoPositions, PositionLayer, Positions
+from keras_vit.layers.positions.relative import RelativePositions
+from keras_vit.layers.positions.rotary import RotaryPositions
+
+__all__ = [
+    "CoordinatePositions",
+    "FactorisedPositions",
+    "LearnedPositions",
+    "NoPositions",
+    "OneHotPositions",
+    "PositionLayer",
+    "Positions",
+    "RelativePositions",
+    "RotaryPositions",
+    "SinCos2DPositions",
+    "SinusoidalPositions",
+    "positions_for",
+]
+
+POSITION_LAYERS = {
+    "learned": lambda grid, prefix, width, heads, **kw: LearnedPositions(grid, prefix, **kw),
+    "sinusoidal": lambda grid, prefix, width, heads, **kw: SinusoidalPositions(grid, prefix, **kw),
+    "sincos2d": lambda grid, prefix, width, heads, **kw: SinCos2DPositions(grid, prefix, **kw),
+    "sincos2d_timm": lambda grid, prefix, width, heads, **kw: SinCos2DPositions(grid, prefix, "timm", **kw),
+    "factorised": lambda grid, prefix, width, heads, **kw: FactorisedPositions(grid, prefix, **kw),
+    "coordinates": lambda grid, prefix, width, heads, **kw: CoordinatePositions(grid, prefix, **kw),
+    "one_hot": lambda grid, prefix, width, heads, **kw: OneHotPositions(grid, prefix, **kw),
+    "rotary2d": lambda grid, prefix, width, heads, **kw: RotaryPositions(width // heads, **kw),
+    "relative": lambda grid, prefix, width, heads, **kw: RelativePositions(grid, heads, **kw),
+    "none": lambda grid, prefix, width, heads, **kw: NoPositions(**kw),
+}
+
+
+def positions_for(kind, /, grid, prefix, width, heads, **kwargs):
+    """The position layer that `ViTConfig.position` names.
+
+    Args:
+        kind: a key of `POSITION_LAYERS`.
+        grid: (rows, columns) of patches, or one integer for a sequence.
+        prefix: number of leading tokens that are no patches.
+        width, heads: of the encoder.
+        **kwargs: what the layer takes besides (dtype, name, convention ...).
+    """
+    return POSITION_LAYERS[one_of("position", kind, POSITION_LAYERS)](grid, prefix, width, heads, **kwargs)

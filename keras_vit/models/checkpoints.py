@@ -1,0 +1,67 @@
+"""`load_model`: a `ViT` with the weights of a published checkpoint; `load_into`: the weights alone."""
+
+from keras_vit.config import pair
+from keras_vit.models.transfer import variables_by_name
+from keras_vit.weights.checkpoint import refuse_misfits
+from keras_vit.weights.read import read_any_size
+
+HEADS = ("head/", "head_distillation/")
+
+
+def load_model(model_class, path, classes=None, image_size=None, heads=None, **changes):
+    """A model with published weights.
+
+    Args:
+        model_class: `ViT`, or a subclass of it.
+        path: see `read_checkpoint`.
+        classes: None keeps the head of the file; another number than the file's gets a fresh one.
+        image_size: None keeps the file's; positions are resized to another.
+        heads: attention heads, for a file that does not tell.
+        **changes: anything else to change, as in `ViT.rebuilt`.
+
+    Returns:
+        (the model, the `Checkpoint` as it was in the file).
+    """
+    checkpoint = read_any_size(path, classes=classes, image_size=image_size, heads=heads)
+    model = model_class(
+        checkpoint.config,
+        image_size=checkpoint.image_size,
+        classes=checkpoint.classes,
+        preprocessing=checkpoint.preprocessing,
+        activation=checkpoint.activation,
+    )
+    load_into(model, checkpoint)
+    if classes not in (None, checkpoint.classes):
+        changes["classes"] = classes
+    if image_size is not None and pair(image_size, "image_size") != checkpoint.image_size:
+        changes["image_size"] = image_size
+    return (model.rebuilt(**changes) if changes else model), checkpoint
+
+
+def load_into(model, checkpoint):
+    """Assign every variable of a `ViT` of the checkpoint's config and image size, in place.
+
+    A model with another number of classes than the checkpoint keeps its own, fresh head.
+
+    Raises:
+        InputError: names the tensors that are missing, unknown or of another shape, the first five and
+            a count. The model is then as it was.
+    """
+    variables = variables_by_name(model)
+    tensors = dict(checkpoint.tensors)
+    if model.classes != checkpoint.classes:
+        for names in (variables, tensors):
+            for name in [name for name in names if name.startswith(HEADS)]:
+                del names[name]
+    refuse_misfits(
+        f"the {checkpoint.format} checkpoint does not fit the model",
+        missing=[name for name in variables if name not in tensors],
+        unused=[name for name in tensors if name not in variables],
+        wrong=[
+            f"{name} {list(tensors[name].shape)} instead of {list(variable.shape)}"
+            for name, variable in variables.items()
+            if name in tensors and tuple(variable.shape) != tensors[name].shape
+        ],
+    )
+    for name, variable in variables.items():
+        variable.assign(tensors[name])

@@ -1,0 +1,1 @@
+"""Other ways to train: distillation, masked pretraining, linear probing, the learning-rate finder."""

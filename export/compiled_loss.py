@@ -40,8 +40,8 @@ def notice_loss(model):
     meant, activation = MEANING[key], model.activation
     if meant != activation:
         way = f"set model.activation = {meant!r}"
-        if meant == "softmax" and model.classes == 1:
-            way = "train with a BinaryCrossentropy, or with classes=2"
+        if meant == "softmax" and model.num_classes == 1:
+            way = "train with a BinaryCrossentropy, or with num_classes=2"
         warnings.warn(
             f"the model was compiled with {name}, which goes with activation={meant!r}, and has "
             f"activation={activation!r}, which is what its files answer with: {way} before the export if the "

@@ -106,7 +106,7 @@ def export(
     if served != "float32" and served not in [profile.name for profile in profiles]:
         raise InputError(f"served={served!r}: the SavedModel is float32 or one of the given profiles.")
     about = {
-        "labels": labels[-model.classes :],  # of one class, the name of that
+        "labels": labels[-model.num_classes :],  # of one class, the name of that
         "activation": model.activation,
         "preprocessing": _preprocessing(model),
         "name": name or f"keras_vit {type(model).__name__}",
@@ -125,7 +125,7 @@ def export(
         raise InputError(
             "a rollout output is for a ViT alone: `keras-vit explain` draws that of a MultimodalViT."
         )
-    own = getattr(folded, "config", None) and folded.config.own
+    own = getattr(folded, "config", None) and folded.config.custom
     for profile in profiles if own else ():
         if profile.quantized:
             check_takes(profile, folded)
@@ -245,7 +245,7 @@ def _about(model, labels, source):
         "format": FORMAT,
         **_about_inputs(model),
         "preprocessing": _preprocessing(model),
-        "classes": model.classes,
+        "classes": model.num_classes,
         "activation": model.activation,
         "labels": labels,
         "data": source or {},

@@ -1,9 +1,9 @@
 """How the answers of a model are called and shown: the output's name, and the names of its classes.
 
-    activation   output of every file             what it says
-    "softmax"    probability [N, classes]         one class of several: each row sums to one
-    "sigmoid"    probability [N, classes]         each class on its own; of one class, that label 1 is right
-    None         logits [N, classes]              the numbers as the head gives them
+    activation   output of every file          what it says
+    "softmax"    probability [N, num_classes]  one class of several: each row sums to one
+    "sigmoid"    probability [N, num_classes]  each class on its own; of one class, that label 1 is right
+    None         logits [N, num_classes]       the numbers as the head gives them
 
 A model of one class has two names, of the labels 0 and 1, and its files answer the probability of label 1.
 """
@@ -19,14 +19,14 @@ def output_name(activation: str | None) -> str:
     return LOGITS if activation is None else PROBABILITY
 
 
-def default_labels(classes: int, output: str = PROBABILITY) -> list[str]:
+def default_labels(num_classes: int, output: str = PROBABILITY) -> list[str]:
     """Numbers as names: "0", "1", ..."""
-    return [str(i) for i in range(2 if classes == 1 and output == PROBABILITY else classes)]
+    return [str(i) for i in range(2 if num_classes == 1 and output == PROBABILITY else num_classes)]
 
 
-def labels_fit(count: int, classes: int | None, output: str = PROBABILITY) -> bool:
-    """Whether `count` names can be those of `classes` classes: of one also two, of the labels 0 and 1."""
-    return count == classes or (count == 2 and classes == 1 and output == PROBABILITY)
+def labels_fit(count: int, num_classes: int | None, output: str = PROBABILITY) -> bool:
+    """Whether `count` names can be those of `num_classes` classes: of one also two, of the labels 0 and 1."""
+    return count == num_classes or (count == 2 and num_classes == 1 and output == PROBABILITY)
 
 
 def both_names(labels: Sequence[str]) -> list[str]:
@@ -35,7 +35,7 @@ def both_names(labels: Sequence[str]) -> list[str]:
 
 
 def ranked(row: Sequence[float], labels: Sequence[str], top: int | None = None) -> list[tuple[str, float]]:
-    """[(name, value)] of one answer [classes], the highest first.
+    """[(name, value)] of one answer [num_classes], the highest first.
 
     Of the probability of one class with two names, (1 - it) stands beside it.
     """

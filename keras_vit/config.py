@@ -40,7 +40,7 @@ POSITIONS = (
 )
 ATTENTIONS = ("soft", "hard", "relu")
 MLPS = ("gelu", "gelu_tanh", "swiglu")
-OWN = ("attention", "mlp", "block")  # the fields that may name a layer of the user's
+CUSTOM = ("attention", "mlp", "block")  # the fields that may name a layer of the user's
 POOLINGS = ("cls", "mean", "attention", None)
 PRESENT = "present"  # the input of a multimodal model that says which of the others are there
 FOLDS = ("means", "norms", "attention_scale", "key_bias", "value_bias", "patch_bias")
@@ -55,7 +55,7 @@ class ViTConfig:
         channels: of a picture: 3 for RGB, 1 for grey, any other number for other sensors.
         width: length of a token.
         depth: number of encoder blocks.
-        heads: attention heads; must divide `width`.
+        num_heads: attention heads; must divide `width`.
         mlp_width: hidden width of the MLP in each block.
         stem: image to tokens: "linear" (a matrix product on each patch), "conv" (the same function
             as a strided convolution), "overlapping" or "compact" (convolutions and pooling).
@@ -67,7 +67,7 @@ class ViTConfig:
         distilled: a second [CLS] with a head of its own, as in DeiT; logits are the mean of both heads.
         patch_mask: the model takes {"image", "patch_mask"}: pictures of several sizes in one batch.
         attention: "soft", "hard" (each query sees its `top_k` best keys), "relu", or a layer of your own (see
-            `keras_vit.layers.own`): its class, which is kept as the name it is registered under.
+            `keras_vit.layers.custom`): its class, which is kept as the name it is registered under.
         top_k: number of keys for hard attention.
         qk_norm: LayerNorm on queries and keys.
         mlp: "gelu" (the exact one), "gelu_tanh" (its approximation, as in the original JAX code), "swiglu",
@@ -91,7 +91,7 @@ class ViTConfig:
     channels: int = 3
     width: int = 192
     depth: int = 12
-    heads: int = 3
+    num_heads: int = 3
     mlp_width: int = 768
     stem: str = "linear"
     position: str = "learned"
@@ -116,16 +116,16 @@ class ViTConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "patch_size", pair(self.patch_size, "patch_size"))
-        for field in OWN:
+        for field in CUSTOM:
             object.__setattr__(self, field, registered_name(field, getattr(self, field)))
-        for field in ("channels", "width", "depth", "heads", "mlp_width"):
+        for field in ("channels", "width", "depth", "num_heads", "mlp_width"):
             integer(field, getattr(self, field), at_least=1)
         if self.registers is not None:
             integer("registers", self.registers, at_least=0)
-        if self.width % self.heads:
+        if self.width % self.num_heads:
             raise InputError(
-                f"width {self.width} is not a multiple of heads {self.heads}: every head takes an "
-                f"equal share. Use e.g. width={self.heads * max(1, round(self.width / self.heads))}."
+                f"width {self.width} is not a multiple of num_heads {self.num_heads}: every head takes an "
+                f"equal share. Use e.g. width={self.num_heads * max(1, round(self.width / self.num_heads))}."
             )
         for field, known in (
             ("stem", STEMS),
@@ -135,7 +135,7 @@ class ViTConfig:
             ("mlp", MLPS),
             ("block", (None,)),
         ):
-            if field not in self.own:
+            if field not in self.custom:
                 one_of(field, getattr(self, field), known)
         for field in ("dropout", "attention_dropout", "stochastic_depth", "patch_dropout"):
             rate(field, getattr(self, field))
@@ -155,9 +155,9 @@ class ViTConfig:
             object.__setattr__(self, "merge", self._checked_merge())
 
     @property
-    def own(self):
+    def custom(self):
         """{field: registered name} of the layers of your own: {"attention": "mine>MyAttention"}."""
-        values = {field: getattr(self, field) for field in OWN}
+        values = {field: getattr(self, field) for field in CUSTOM}
         return {field: value for field, value in values.items() if is_registered_name(value)}
 
     def _checked_merge(self):
@@ -193,6 +193,8 @@ class ViTConfig:
     @classmethod
     def _known(cls, names):
         for name in names:
+            if name in RENAMED:
+                raise InputError(f"{name} is called {RENAMED[name]} since version 0.2.")
             one_of("ViTConfig field", name, [f.name for f in dataclasses.fields(cls)])
 
     def grid(self, image_size):
@@ -233,9 +235,9 @@ def _from_variant(text):
             "such as 16 or 16x8."
         )
     name, parts = PRESETS.get(match[1], (match[1], {}))
-    width, depth, heads, mlp_width = VARIANTS[name]
+    width, depth, num_heads, mlp_width = VARIANTS[name]
     patch_size = (int(match[2]), int(match[3] or match[2]))
-    shape = {"width": width, "depth": depth, "heads": heads, "mlp_width": mlp_width}
+    shape = {"width": width, "depth": depth, "num_heads": num_heads, "mlp_width": mlp_width}
     return {"patch_size": patch_size, **shape, **parts}
 
 
@@ -262,6 +264,23 @@ def registered_name(field, value):
             f'@keras.saving.register_keras_serializable("mine") above it.'
         )
     return name
+
+
+# Arguments that had another name before version 0.2. Files that were saved then still load.
+RENAMED = {"classes": "num_classes", "heads": "num_heads"}
+
+
+def with_new_names(config: dict) -> dict:
+    """The arguments of a saved layer, model or recipe under the names that they have now."""
+    return {RENAMED.get(name, name): value for name, value in config.items()}
+
+
+class Renamed:
+    """Mixin of layers and models: `from_config` takes the names of `RENAMED` as well."""
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(with_new_names(config))
 
 
 def pair(value, name):

@@ -190,7 +190,7 @@ def atomic_directory(path):
         shutil.rmtree(old, ignore_errors=True)
 
 
-def labels_near(path, classes, output=PROBABILITY):
+def labels_near(path, num_classes, output=PROBABILITY):
     """The lines of the nearest labels.txt, in the folder of a model file or up to three above, or None.
 
     One with another number of lines belongs to something else: a wrong name is worse than none. For the
@@ -206,10 +206,10 @@ def labels_near(path, classes, output=PROBABILITY):
             labels = read_regular(file, MOST_LABELS).decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{file} is no text in UTF-8 ({error}): save it as UTF-8.") from error
-        if labels_fit(len(labels), classes, output):
+        if labels_fit(len(labels), num_classes, output):
             return labels
         if place == folder:
-            message = f"{file} is not used: it has {len(labels)} lines, and the model {classes} classes."
+            message = f"{file} is not used: it has {len(labels)} lines, and the model {num_classes} classes."
             warnings.warn(Notice(message), stacklevel=2)
     return None
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # that of Python 3.11 does not tell pydantic enough
 
 from keras_vit.answers import labels_fit, output_name
+from keras_vit.config import with_new_names
 from keras_vit.errors import InputError
 from keras_vit.files import read_regular
 from keras_vit.training.recipes import recipe_class
@@ -28,6 +29,8 @@ def _adapter(schema):
 
 
 def _recipe(value):
+    if isinstance(value.get("variant"), dict):
+        value = {**value, "variant": with_new_names(value["variant"])}
     _adapter(recipe_class(value)).validate_json(json.dumps(value), strict=True)
     if "image_size" not in value:  # which has a default, but not that of the model
         raise ValueError("image_size is missing")
@@ -138,9 +141,9 @@ class Input(TypedDict):
 def _is_whole(manifest):
     if "image_size" not in manifest and not {"inputs", "modalities"} <= set(manifest):
         raise ValueError("image_size is missing, and so are inputs and modalities")
-    classes, output = manifest.get("classes"), output_name(manifest.get("activation", "softmax"))
-    if classes is not None and not labels_fit(len(manifest["labels"]), classes, output):
-        raise ValueError(f"{len(manifest['labels'])} labels for {classes} classes")
+    num_classes, output = manifest.get("classes"), output_name(manifest.get("activation", "softmax"))
+    if num_classes is not None and not labels_fit(len(manifest["labels"]), num_classes, output):
+        raise ValueError(f"{len(manifest['labels'])} labels for {num_classes} classes")
     return manifest
 
 

@@ -34,11 +34,11 @@ class SmoothedCrossEntropy(keras.losses.Loss):
     of "sampled" is any class, the true one included, with equal probability, so that "uniform" is its
     expectation.
 
-    Predictions are [B, classes] or [B, T, classes] (any number of axes T). Labels are integers without the
-    last axis (or with one of length 1), or one-hot or soft with it; both give equal values. Of a sequence it
-    is the mean over the time steps that count, and then the mean over the sequences that have such a step:
-    padding and empty sequences change nothing. Which steps count is said by `ignore`, and by a
-    `sample_weight` [B, T]: a mask of 0 and 1, or weights for a weighted mean. A `sample_weight` [B]
+    Predictions are [B, num_classes] or [B, T, num_classes] (any number of axes T). Labels are integers
+    without the last axis (or with one of length 1), or one-hot or soft with it; both give equal values.
+    Of a sequence it is the mean over the time steps that count, and then the mean over the sequences that
+    have such a step: padding and empty sequences change nothing. Which steps count is said by `ignore`, and by
+    a `sample_weight` [B, T]: a mask of 0 and 1, or weights for a weighted mean. A `sample_weight` [B]
     multiplies the sequences, as in Keras. Keras' implicit masks are not looked at.
 
     A label that is no class, and not `ignore`, gives NaN rather than a number that looks fine.
@@ -143,15 +143,15 @@ class SmoothedCrossEntropy(keras.losses.Loss):
     def _noise_cost(self, logs):
         if self.noise == "uniform":
             return -ops.mean(logs, axis=-1)
-        classes = logs.shape[-1]
+        num_classes = logs.shape[-1]
         draw = keras.random.uniform(ops.shape(logs)[:-1], dtype="float32", seed=self.seed_generator)
         # On JAX a compiled step never sees a loss' generator move on, and under a distribution strategy all
         # replicas have the same one. So what is drawn is turned by a number from the predictions: a
         # uniform number, turned by anything, is uniform.
         turn = ops.stop_gradient(1e3 * ops.sum(ops.where(logs > -1e3, logs, 0.0), axis=-1))
         draw = draw + (turn - ops.floor(turn))
-        noise = ops.cast(ops.floor((draw - ops.floor(draw)) * classes), "int32")
-        return -_of_class(logs, ops.minimum(noise, classes - 1))
+        noise = ops.cast(ops.floor((draw - ops.floor(draw)) * num_classes), "int32")
+        return -_of_class(logs, ops.minimum(noise, num_classes - 1))
 
     def get_config(self):
         return {
@@ -244,7 +244,7 @@ def _labels_and_predictions(y_true, y_pred):
     given, shape = tuple(labels.shape), tuple(predictions.shape)
     if len(shape) < 2 or shape[-1] is None or shape[-1] < 2:
         raise InputError(
-            f"predictions must be [batch, classes] or [batch, time, classes] of at least 2 classes, "
+            f"predictions must be [batch, num_classes] or [batch, time, num_classes] of at least 2 classes, "
             f"not {list(shape)}."
         )
     if _fits(given, shape):

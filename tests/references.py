@@ -44,24 +44,24 @@ def turned(vector, cos, sin):
 def attention(layer, queries, tokens, mask=None, bias=None, rotary=None):
     """(output, weights), by the docstring of `Attention` and one query at a time."""
     w = weights_of(layer)
-    (b, m, width), n, heads = queries.shape, tokens.shape[1], layer.heads
-    d = width // heads
+    (b, m, width), n, num_heads = queries.shape, tokens.shape[1], layer.num_heads
+    d = width // num_heads
 
     def project(x, name):
         x = x.astype("float64") @ w[f"{name}/kernel"] + w.get(f"{name}/bias", 0.0)
-        x = x.reshape(*x.shape[:2], heads, d)
+        x = x.reshape(*x.shape[:2], num_heads, d)
         return norm(getattr(layer, f"{name}_norm"), x) if layer.qk_norm and name != "value" else x
 
     q, k, v = project(queries, "query"), project(tokens, "key"), project(tokens, "value")
-    output, weights = np.zeros((b, m, width)), np.zeros((b, heads, m, n))
+    output, weights = np.zeros((b, m, width)), np.zeros((b, num_heads, m, n))
     seen = np.ones((b, m, n), bool)
     if mask is not None:
         seen = seen & (mask[:, None] if mask.ndim == 2 else mask)
     for i, j in itertools.product(range(b), range(m)):
-        context, visible = np.zeros((heads, d)), np.flatnonzero(seen[i, j])
+        context, visible = np.zeros((num_heads, d)), np.flatnonzero(seen[i, j])
         if not len(visible):
             continue
-        for h in range(heads):
+        for h in range(num_heads):
             scores = np.zeros(n)
             for key in visible:
                 one, two = q[i, j, h], k[i, key, h]

@@ -68,7 +68,7 @@ from keras_vit import MaskedViT, MultimodalViT, ViT, ViTConfig
 from keras_vit.modalities import Image, Text
 
 random = np.random.default_rng(0)
-config = ViTConfig(patch_size=4, width=8, depth=1, heads=2, mlp_width=9)
+config = ViTConfig(patch_size=4, width=8, depth=1, num_heads=2, mlp_width=9)
 images = random.normal(size=(16, 8, 8, 3)).astype("float32")
 labels = images.mean((1, 2)).argmax(-1)
 both = {"image": images, "text": random.integers(0, 9, (16, 4)).astype("int32")}
@@ -83,9 +83,9 @@ class Halves(MaskedViT):
 
 found = {}
 for name, model, inputs in (
-    ("vit", ViT(config, image_size=8, classes=3, pooling="mean", registers=2), images),
-    ("multimodal", MultimodalViT(parts, width=8, depth=1, heads=2, classes=3), both),
-    ("masked", Halves(ViT(config, image_size=8, classes=None), 0.5), images),
+    ("vit", ViT(config, image_size=8, num_classes=3, pooling="mean", registers=2), images),
+    ("multimodal", MultimodalViT(parts, width=8, depth=1, num_heads=2, num_classes=3), both),
+    ("masked", Halves(ViT(config, image_size=8, num_classes=None), 0.5), images),
 ):
     for w in model.trainable_weights:
         w.assign(random.normal(0, 0.2, w.shape))

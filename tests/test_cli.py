@@ -559,10 +559,10 @@ def test_bad_input_for_import_start_and_explain(trained, imported, folder, tmp_p
     check_error(capsys, r"none.npz does not exist", "import", tmp_path / "none.npz", *out)
     check_error(capsys, r"pickle", "import", evil, *out)
     check_error(capsys, r"exists and is not empty: give another --out", "import", stored, "--out", imported)
-    check_error(capsys, r"classes must be a positive integer", "import", stored, "--classes", "0", *out)
+    check_error(capsys, r"classes must be a positive integer", "import", stored, "--num-classes", "0", *out)
     names = tmp_path / "names.txt"
     names.write_text("one\ntwo\n")
-    words = "--labels", names, "--classes", "3"
+    words = "--labels", names, "--num-classes", "3"
     check_error(capsys, r"names 2 classes, and the model has 3", "import", stored, *words, *out)
     check_error(capsys, r"none.txt cannot be read", "import", stored, "--labels", tmp_path / "none.txt", *out)
     check_error(

@@ -11,7 +11,7 @@ from keras_vit.errors import InputError, one_of
 
 def test_variant_strings_give_the_published_sizes():
     config = ViTConfig.of("L/14")
-    assert (config.width, config.depth, config.heads, config.mlp_width) == (1024, 24, 16, 4096)
+    assert (config.width, config.depth, config.num_heads, config.mlp_width) == (1024, 24, 16, 4096)
     assert config.patch_size == (14, 14)
     assert ViTConfig.of("B/16x8").patch_size == (16, 8)
 
@@ -46,7 +46,7 @@ def test_the_phone_preset_is_ti_with_two_parts_changed():
 def test_registers_of_none_fill_up_to_a_multiple_of_16(changes, size, registers):
     config = ViTConfig.of("Ti/16", registers=None, **changes)
     assert config.for_size(size).registers == registers
-    model = ViT("Nano/4", image_size=16, classes=2, registers=None, **changes)
+    model = ViT("Nano/4", image_size=16, num_classes=2, registers=None, **changes)
     assert (model.prefix + 16) % 16 == 0
 
 
@@ -72,7 +72,7 @@ def test_folded_names_what_is_gone():
             lambda: ViTConfig.of("Ti/16", poling="cls"),
             r"unknown ViTConfig field 'poling'.*Did you mean 'pooling'",
         ),
-        (lambda: ViTConfig(width=100, heads=3), r"width 100 is not a multiple of heads 3.*width=99"),
+        (lambda: ViTConfig(width=100, num_heads=3), r"width 100 is not a multiple of num_heads 3.*width=99"),
         (lambda: ViTConfig(depth=0), r"depth must be a positive integer, not 0"),
         (lambda: ViTConfig(depth=True), r"depth must be a positive integer"),
         (lambda: ViTConfig(dropout=1.0), r"dropout must be in \[0, 1\)"),

@@ -39,7 +39,12 @@ def test_what_can_be_printed_is_left_alone():
         assert printable(text) == text
 
 
-OPTIONS = {"image_size": "--image-size", "heads": "--heads", "skip_bad": "--skip-bad", "epochs": "--epochs"}
+OPTIONS = {
+    "image_size": "--image-size",
+    "num_heads": "--num-heads",
+    "skip_bad": "--skip-bad",
+    "epochs": "--epochs",
+}
 
 
 @pytest.mark.parametrize(
@@ -47,19 +52,19 @@ OPTIONS = {"image_size": "--image-size", "heads": "--heads", "skip_bad": "--skip
     [
         ("epochs must be at least 1, not 0.", "--epochs must be at least 1, not 0."),
         ("all epochs must end.", "all epochs must end."),
-        ("give heads=...", "give --heads ..."),
+        ("give num_heads=...", "give --num-heads ..."),
         ("image_size must be positive", "--image-size must be positive"),
         ("use image_size=(8, 32)", "use --image-size 8x32"),
         ("give image_size=(height, width), the size", "give --image-size HEIGHTxWIDTH, the size"),
         ("--skip-bad (skip_bad=True) leaves it out", "--skip-bad leaves it out"),
         ("folder/image_size.txt has heads", "folder/image_size.txt has heads"),
         (
-            "there is no '/me/image_size/a.png': use heads=2",
-            "there is no '/me/image_size/a.png': use --heads 2",
+            "there is no '/me/image_size/a.png': use num_heads=2",
+            "there is no '/me/image_size/a.png': use --num-heads 2",
         ),
         ("'skip_bad' has the class 'epochs=3'", "'skip_bad' has the class 'epochs=3'"),
         ("image_size/a.png is bad", "image_size/a.png is bad"),
-        ('"it\'s heads=2": heads must be even', '"it\'s heads=2": --heads must be even'),
+        ('"it\'s num_heads=2": num_heads must be even', '"it\'s num_heads=2": --num-heads must be even'),
     ],
 )
 def test_arguments_are_called_by_their_options(message, expected):

@@ -36,7 +36,7 @@ from keras_vit import (
 from keras_vit.export.quantization.model import QuantizeAware, quantize_aware
 from keras_vit.modalities import Image, Text
 
-CONFIG = ViTConfig(patch_size=4, width=8, depth=1, heads=2, mlp_width=9)
+CONFIG = ViTConfig(patch_size=4, width=8, depth=1, num_heads=2, mlp_width=9)
 EVERY_PART = {
     "depth": 2,
     "registers": 2,
@@ -58,13 +58,13 @@ BOTH = {"image": IMAGES, "text": np.array([[2, 3, 0, 0], [4, 2, 2, 0]], "int32")
 SOME = {**BOTH, "present": np.array([[1, 1], [1, 0]], "float32")}
 
 
-def vit(classes=3, **options):
-    return ViT(CONFIG, image_size=8, classes=classes, **options)
+def vit(num_classes=3, **options):
+    return ViT(CONFIG, image_size=8, num_classes=num_classes, **options)
 
 
 def multimodal(sentence=None, **options):
     parts = {"image": Image(8, 4, depth=1), "text": Text(9, length=4, sentence=sentence, depth=1)}
-    return MultimodalViT(parts, width=8, depth=1, heads=2, classes=3, **options)
+    return MultimodalViT(parts, width=8, depth=1, num_heads=2, num_classes=3, **options)
 
 
 def around(model, *inputs):
@@ -77,7 +77,7 @@ class Subclass(ViT):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.scale = layers.LayerScale(0.5)
-        self.scale.build((None, self.classes))
+        self.scale.build((None, self.num_classes))
 
     def call(self, inputs, training=None):
         return self.scale(super().call(inputs, training=training))
@@ -104,7 +104,7 @@ MODELS = {
         IMAGES,
     ),
     "ViT with a layer of the user's": (lambda: vit(mlp=Twice), IMAGES),
-    "a subclass of ViT": (lambda: Subclass(CONFIG, image_size=8, classes=3), IMAGES),
+    "a subclass of ViT": (lambda: Subclass(CONFIG, image_size=8, num_classes=3), IMAGES),
     "MultimodalViT": (multimodal, BOTH),
     "MultimodalViT with every part": (
         lambda: multimodal(2, visual_weight=0.5, fusion="bottleneck", modality_dropout=0.5),
@@ -260,7 +260,7 @@ class WithDense(ViT):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.last = keras.layers.Dense(3)
-        self.last.build((None, self.classes))
+        self.last.build((None, self.num_classes))
 
     def call(self, inputs, training=None):
         return self.last(super().call(inputs, training=training))
@@ -272,7 +272,7 @@ class WithDense(ViT):
         (lambda: vit(attention=Dense, depth=2), 2, "int8"),
         (lambda: vit(mlp=plain_dense), 1, "int4"),
         (lambda: vit(block=Dense, dtype="mixed_bfloat16"), 1, "int8"),
-        (lambda: WithDense(CONFIG, image_size=8, classes=3), 1, "int8"),
+        (lambda: WithDense(CONFIG, image_size=8, num_classes=3), 1, "int8"),
         (lambda: MaskedViT(vit(None, mlp=Dense), 0.5), 1, "int8"),
         (lambda: around(vit(mlp=Dense), keras.Input((8, 8, 3))), 2, "int8"),
     ],

@@ -324,7 +324,7 @@ def test_a_model_is_compiled_with_it_and_learns():
         ),
         (lambda: SmoothedCrossEntropy(0.1)(LABELS[:5], LOGITS), r"labels of shape \[5\]"),
         (lambda: SmoothedCrossEntropy(0.1)(LABELS, LOGITS[:, :1]), r"at least 2 classes, not \[6, 1\]"),
-        (lambda: SmoothedCrossEntropy(0.1)(LABELS, LABELS), r"predictions must be \[batch, classes\]"),
+        (lambda: SmoothedCrossEntropy(0.1)(LABELS, LABELS), r"predictions must be \[batch, num_classes\]"),
         (
             lambda: SmoothedCrossEntropy(0.1)(WORDS, STEPS, np.ones((6, 4))),
             r"sample_weight of shape \[6, 4\]: it must be \[6\].* or \[6, 5\], one number for each label",

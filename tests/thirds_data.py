@@ -10,7 +10,7 @@ from keras_vit import ViT
 from keras_vit.data.image_data import Split
 from keras_vit.training import ImageData, recipe
 
-TINY = {"patch_size": [4, 4], "width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
+TINY = {"patch_size": [4, 4], "width": 16, "depth": 1, "num_heads": 2, "mlp_width": 16}
 
 
 def thirds(train=44, test=24):
@@ -19,10 +19,13 @@ def thirds(train=44, test=24):
     return ImageData(*splits, ["top", "middle", "bottom"], "thirds", "0" * 16, [])
 
 
-def vit(classes=3, seed=0, image_size=SIZE, **options):
+def vit(num_classes=3, seed=0, image_size=SIZE, **options):
     """A `ViT` of that size whose heads say something, unlike fresh ones."""
     model = ViT(
-        {**TINY, "pooling": options.pop("pooling", "cls")}, image_size=image_size, classes=classes, **options
+        {**TINY, "pooling": options.pop("pooling", "cls")},
+        image_size=image_size,
+        num_classes=num_classes,
+        **options,
     )
     random = np.random.default_rng(seed)
     model.set_weights([random.normal(size=w.shape, scale=0.3).astype("float32") for w in model.get_weights()])

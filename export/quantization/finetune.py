@@ -57,9 +57,10 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
     config = read_run(run)
     check_same_data(config, data, run)
     model = load_model(run)
-    if not labels_fit(len(config["labels"]), model.classes, output_name(model.activation)):
+    if not labels_fit(len(config["labels"]), model.num_classes, output_name(model.activation)):
         raise InputError(
-            f"{run}/config.json names {len(config['labels'])} classes, and model.keras has {model.classes}: "
+            f"{run}/config.json names {len(config['labels'])} classes, and model.keras has "
+            f"{model.num_classes}: "
             "restore the file that is wrong, or train into another --out."
         )
     trained = recipe_from(config["recipe"])
@@ -116,7 +117,7 @@ def teach(student, teacher, weight):
     same variables as without.
 
     Args:
-        student, teacher: models from the same images to logits [B, classes].
+        student, teacher: models from the same images to logits [B, num_classes].
     """
     usual = student.compute_loss
     distillation = Distillation("soft", activation=teacher.activation)

@@ -29,7 +29,7 @@ from keras_vit.export.tflite.fold import (
 )
 from keras_vit.layers import Convolution, Linear
 from keras_vit.modalities import Modality
-from keras_vit.modalities.pixels import FirstLook, LooksFirst, limits
+from keras_vit.modalities.pixels import ChecksArrays, RangeCheck, limits
 from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import variables_by_name
@@ -91,7 +91,7 @@ def _noise(model):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class QuantizeAware(FirstLook, LooksFirst, Model):
+class QuantizeAware(RangeCheck, ChecksArrays, Model):
     """A folded ViT or MultimodalViT with fake quantizers in it. Made by `quantize_aware`.
 
     Images arrive as for the model it came from; normalised ones are turned back into the pixels
@@ -120,11 +120,11 @@ class QuantizeAware(FirstLook, LooksFirst, Model):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.model = model
         self.profile, self.protect, self.calibration = profile, tuple(protect), calibration
-        self.classes = model.classes
+        self.num_classes = model.num_classes
         if not isinstance(model, MultimodalViT):
             self.preprocessing, self.image_size = model.preprocessing, model.image_size
             self.include_preprocessing = include_preprocessing
-            model.looked = True  # what this model hands to it is another matter
+            model.range_checked = True  # what this model hands to it is another matter
         self._observe = None
         self._takes_pixels = takes_raw_pixels(model)
         if self._takes_pixels:
@@ -166,15 +166,15 @@ class QuantizeAware(FirstLook, LooksFirst, Model):
         return ops.cast(inputs, "float32") if self.include_preprocessing else self.model.prepare(inputs)
 
     def __call__(self, inputs, *arguments, **options):
-        self.look_at(inputs)
+        self.check_range_of(inputs)
         return super().__call__(inputs, *arguments, **options)
 
-    def look_at(self, inputs):
-        """See `FirstLook.look`."""
+    def check_range_of(self, inputs):
+        """See `RangeCheck.check_range`."""
         if isinstance(self.model, MultimodalViT):
-            self.model.look_at(inputs)
+            self.model.check_range_of(inputs)
         else:
-            self.look(inputs.get("image") if isinstance(inputs, dict) else inputs)
+            self.check_range(inputs.get("image") if isinstance(inputs, dict) else inputs)
 
     def _limits(self, key):
         """The range of a quantizer of normalised pixels."""

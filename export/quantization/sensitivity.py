@@ -130,7 +130,7 @@ class Switchboard:
         return len(self._labels)
 
     def logits(self, protect=()):
-        """float32 [N, classes] of the sample, the groups named in `protect` in float."""
+        """float32 [N, num_classes] of the sample, the groups named in `protect` in float."""
         on = np.array([group not in protect for group in self.groups])
         batches = [self._images[i : i + BATCH] for i in range(0, len(self), BATCH)]
         return np.concatenate([self._graph(self.aware.prepare(b), on).numpy() for b in batches])
@@ -191,7 +191,7 @@ def _checked_sample(data, aware):
             f"images {list(images.shape)} with labels {list(labels.shape)}: sensitivity is measured on "
             f"images [N, {', '.join(map(str, shape))}] with N > 0, and one label for each."
         )
-    labels, measure = checked_truth(labels, len(images), "image", aware.classes, aware.activation)
+    labels, measure = checked_truth(labels, len(images), "image", aware.num_classes, aware.activation)
     if measure == NUMBERS or aware.activation is None:
         raise InputError(
             "what each part loses is measured in right answers, and a model with activation=None gives plain "

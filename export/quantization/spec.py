@@ -65,7 +65,7 @@ def quantizable_layers(model):
 
 def check_takes(profile, model):
     """Raise an InputError when a folded model has a part that `profile` cannot quantize."""
-    for field, registered in (model.config.own if hasattr(model, "config") else {}).items():
+    for field, registered in (model.config.custom if hasattr(model, "config") else {}).items():
         raise InputError(
             f"{profile.name} cannot take a ViT with {field}={registered}: quantization does not know what a "
             "layer of your own computes. Export it as float32 or float16."

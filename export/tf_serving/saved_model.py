@@ -33,11 +33,11 @@ def write_saved_model(model, folder, labels=None):
 
     All answer, K being 5 or the number of labels if that is smaller:
 
-    - `probability` float32 [N, classes], in the order of `labels`; of one class, that label 1 is right;
+    - `probability` float32 [N, num_classes], in the order of `labels`; of one class, that label 1 is right;
     - `label` string [N], the most probable one;
     - `top_labels` string [N, K] and `top_probabilities` float32 [N, K], the most probable first.
 
-    A model with activation=None answers `logits` float32 [N, classes] and nothing else.
+    A model with activation=None answers `logits` float32 [N, num_classes] and nothing else.
 
     An item (counted from 0) whose file cannot be decoded, with NaN or infinity among its inputs, or with
     numbers so large that the answer is none, fails the whole request; the message names the first one, as in
@@ -67,7 +67,7 @@ def write_saved_model(model, folder, labels=None):
         if model.activation is None:
             return {LOGITS: answer}
         # Of one class, that of its label 0 stands beside it.
-        each = tf.concat([1 - answer, answer], axis=1) if model.classes == 1 else answer
+        each = tf.concat([1 - answer, answer], axis=1) if model.num_classes == 1 else answer
         best, index = tf.math.top_k(each, min(TOP, len(names)))
         top = tf.gather(tf.constant(names), index)
         return {

@@ -89,7 +89,7 @@ def _outputs(model):
     if model.activation is None:
         text = "`logits`, the numbers that the model's head gives, in the order of `../labels.txt`."
         return {"answers": text, "short": LOGITS}
-    if model.classes == 1:
+    if model.num_classes == 1:
         text = (
             "`label`, the more probable of the two in `../labels.txt`; `top_labels` and\n"
             "`top_probabilities`, both, the more probable one first; and `probability`, that of the second."

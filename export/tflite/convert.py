@@ -99,7 +99,7 @@ def _content(job, profile, half):
 
 
 def float_file(model, half=False, rollout=False):
-    """The bytes of a float .tflite: `image` [1, H, W, C] in 0..255 -> `probability` [1, classes].
+    """The bytes of a float .tflite: `image` [1, H, W, C] in 0..255 -> `probability` [1, num_classes].
 
     Args:
         model, rollout: see `write_graph`.

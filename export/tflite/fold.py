@@ -43,7 +43,7 @@ def fold(model, pixels=True, rewrites=None):
     """
     if not isinstance(model, ViT | MultimodalViT) or model.head is None:
         ours = isinstance(model, ViT | MultimodalViT)
-        kind = f"a {type(model).__name__} without a head (classes=None)" if ours else _described(model)
+        kind = f"a {type(model).__name__} without a head (num_classes=None)" if ours else _described(model)
         raise InputError(
             "only a keras_vit.ViT or MultimodalViT with classes can be exported, not "
             f"{kind}: {_way_out(model)}"
@@ -53,7 +53,7 @@ def fold(model, pixels=True, rewrites=None):
         return _fold_multimodal(model, names)
     config = model.config
     names = [name for name in names if name not in config.folded]
-    if config.own:
+    if config.custom:
         names = [name for name in names if name in OUTSIDE]
     if not pixels or not takes_raw_pixels(model) or is_raw(model):
         names = [name for name in names if name != "pixels"]
@@ -73,7 +73,7 @@ def fold(model, pixels=True, rewrites=None):
     folded = ViT(
         config,
         image_size=model.image_size,
-        classes=model.classes,
+        num_classes=model.num_classes,
         preprocessing=raw_pixels(config.channels) if done.get("pixels") else model.preprocessing,
         name=model.name,
         activation=model.activation,
@@ -112,7 +112,10 @@ def _way_out(model):
             f"export the {type(inside[0]).__name__} inside it, model.get_layer({inside[0].name!r}), and say "
             "what a layer after it made of its logits by its `activation`: 'softmax', 'sigmoid' or None."
         )
-    return "build or load one with keras_vit.ViT(..., classes=N), or import a checkpoint: `keras-vit import`."
+    return (
+        "build or load one with keras_vit.ViT(..., num_classes=N), or import a checkpoint: "
+        "`keras-vit import`."
+    )
 
 
 def _described(model):
@@ -248,7 +251,7 @@ def _after(norm, weights):
 def fold_attention_scale(weights, model):
     """1/sqrt(d) into the queries (their norm, if they have one), and relu attention's 1/N into the values."""
     for attention, layer in _attentions(model):
-        width = weights[f"{attention}/query/kernel"].shape[1] // layer.heads
+        width = weights[f"{attention}/query/kernel"].shape[1] // layer.num_heads
         norm = f"{attention}/query_norm"
         parts = (
             (f"{norm}/scale", f"{norm}/shift")

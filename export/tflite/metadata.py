@@ -87,7 +87,7 @@ def add_metadata(
     """Return the .tflite file `content` with metadata and class names in it.
 
     Args:
-        content: bytes of a .tflite file with one output [1, classes], called `probability` or `logits` if
+        content: bytes of a .tflite file with one output [1, num_classes], called `probability` or `logits` if
             there are others, and then made the first; and float32 or uint8 images [1, H, W, C] of values
             0..255 as its input, or several inputs. What is neither of these is described by name only.
         labels: one name for each class.
@@ -122,10 +122,12 @@ def add_metadata(
     outputs = [(names[index], graph.tensors[index]) for index in graph.outputs]
     answers = [tensor for key, tensor in outputs if key in ANSWERS or len(outputs) == 1]
     if len(answers) != 1 or len(_shape(answers[0])) != 2:
-        raise InputError(f"metadata needs one output [1, classes], not {_shown(outputs)}.")
-    classes = _shape(answers[0])[-1]
-    if len(labels) != classes:
-        raise InputError(f"{len(labels)} labels for a model with {classes} classes: give one for each class.")
+        raise InputError(f"metadata needs one output [1, num_classes], not {_shown(outputs)}.")
+    num_classes = _shape(answers[0])[-1]
+    if len(labels) != num_classes:
+        raise InputError(
+            f"{len(labels)} labels for a model with {num_classes} classes: give one for each class."
+        )
     alone = len(inputs) == 1
     if alone and not _is_image(inputs[0][1], alone):
         raise InputError(f"metadata needs an image input [1, H, W, C], not {_shown(inputs)}.")
@@ -190,23 +192,23 @@ def labels_for(model, labels=None):
     """The names under which the files of `model` answer: one for each class; of one probability always two.
 
     Args:
-        model: whatever has `classes` and `activation`.
+        model: whatever has `num_classes` and `activation`.
         labels: class names; "0", "1", ... by default. Of a model of one class the name of that class, as in
             ["defect"], which makes "not defect" the other one; or those of the labels 0 and 1.
 
     Raises:
         InputError: labels that do not fit the model, or that are no names.
     """
-    classes, output = model.classes, output_name(model.activation)
-    labels = checked_labels(default_labels(classes, output) if labels is None else labels)
-    if not labels_fit(len(labels), classes, output):
-        what = f"a model with {classes} classes: give a list of one name for each"
-        if classes == 1:
+    num_classes, output = model.num_classes, output_name(model.activation)
+    labels = checked_labels(default_labels(num_classes, output) if labels is None else labels)
+    if not labels_fit(len(labels), num_classes, output):
+        what = f"a model with {num_classes} classes: give a list of one name for each"
+        if num_classes == 1:
             what = "one class: give its name" + (
                 ", or those of the labels 0 and 1" if output == PROBABILITY else ""
             )
         raise InputError(f"{len(labels)} labels for {what}.")
-    return both_names(labels) if classes == 1 and output == PROBABILITY else labels
+    return both_names(labels) if num_classes == 1 and output == PROBABILITY else labels
 
 
 def _check_text(what, text):

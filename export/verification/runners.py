@@ -1,7 +1,7 @@
 """`load_runner`: one way to ask any copy of a model, and to time it.
 
     runner = load_runner("dist/int8.tflite", threads=1)    # or a .keras file, or a SavedModel folder
-    runner.predict(images)                                 # uint8 [N, H, W, C] -> answers [N, classes]
+    runner.predict(images)                                 # uint8 [N, H, W, C] -> answers [N, num_classes]
     runner.predict({"image": images, "text": ids})         # of a multimodal model
     runner.time_one(images[0], seconds=1.0)                # milliseconds, one number a run
 
@@ -78,7 +78,7 @@ class Runner:
         kind: "keras", "saved_model" or "tflite".
         inputs: {name: (shape without the batch, dtype)}; of a model of images alone just "image".
         image_size, channels: (height, width) and number of channels of such a model, else None.
-        classes: number of classes.
+        num_classes: number of classes.
         output: "probability", or "logits" of a model with activation=None.
         labels: their names, or None when no `labels.txt` of as many lines is near; of one probability
             those of the labels 0 and 1.
@@ -91,7 +91,7 @@ class Runner:
     operators = {}  # noqa: RUF012, never written to
     delegated = None
 
-    def __init__(self, path, inputs, classes, output):
+    def __init__(self, path, inputs, num_classes, output):
         self.path = Path(path)
         self.inputs = {
             name: (tuple(int(size) for size in shape), np.dtype(dtype).name)
@@ -101,11 +101,11 @@ class Runner:
         self.image_size, self.channels = (
             (self.inputs[INPUT][0][:2], self.inputs[INPUT][0][2]) if alone else (None, None)
         )
-        self.classes, self.output = int(classes), output
-        self.labels = labels_near(self.path, self.classes, output)
+        self.num_classes, self.output = int(num_classes), output
+        self.labels = labels_near(self.path, self.num_classes, output)
 
     def predict(self, inputs, progress=None):
-        """Probabilities (or logits, see `output`), float32 [N, classes], of raw inputs.
+        """Probabilities (or logits, see `output`), float32 [N, num_classes], of raw inputs.
 
         Args:
             inputs: images [N, H, W, C] with values 0..255, uint8 or float; or {name: array [N, ...]} as
@@ -114,7 +114,7 @@ class Runner:
             progress: called with (examples done, examples in all) after every batch of 64.
         """
         inputs, count = self._checked(inputs)
-        answers = np.empty((count, self.classes), np.float32)
+        answers = np.empty((count, self.num_classes), np.float32)
         for start in range(0, count, self.batch):
             stop = min(start + self.batch, count)
             answers[start:stop] = self._answer(self._batch(inputs, start, stop))
@@ -188,13 +188,13 @@ class KerasRunner(Runner):
                 importlib.import_module(name)
         model = load_saved(path, "save it again with model.save()")
         ours = hasattr(model, "activation") and hasattr(model, "signature") and hasattr(model, "prepare")
-        if not ours or not model.classes:
+        if not ours or not model.num_classes:
             raise InputError(
                 f"{path} holds a {type(model).__name__}, not a classifier of keras_vit: "
                 "train one with keras-vit train, or give another file."
             )
         signature = {name: (s["shape"], s["dtype"]) for name, s in model.signature().items()}
-        super().__init__(path, signature, model.classes, output_name(model.activation))
+        super().__init__(path, signature, model.num_classes, output_name(model.activation))
         specs = {name: tf.TensorSpec([None, *shape], dtype) for name, (shape, dtype) in self.inputs.items()}
 
         @tf.function(input_signature=[specs])
@@ -241,7 +241,7 @@ class SavedModelRunner(Runner):
             given = ", ".join(f"`{name}` {spec.shape}" for name, spec in inputs.items())
             raise InputError(
                 f"{folder} maps {given} to `{output}` {answer.shape}, not [None, H, W, C] "
-                "to [None, classes]: export the model with keras-vit export."
+                "to [None, num_classes]: export the model with keras-vit export."
             ) from error
         self._serve = serve
 

@@ -3,7 +3,7 @@
     what the labels are                           decided              `top1` is the share of
     one number for each example                   the highest class    examples decided right
     0 or 1, of a model of one class               above 0.5            examples decided right
-    0 or 1 for each class [N, classes], sigmoid   each above 0.5       all N x classes decided right
+    0 or 1 for each class [N, num_classes], sigmoid   each above 0.5       all N x classes decided right
     numbers, of a model with activation=None      nothing              nothing: None
 
 The second and the third are what `keras.metrics.BinaryAccuracy` counts, the first SparseCategoricalAccuracy.
@@ -18,12 +18,12 @@ TOP1, BINARY, SEVERAL, NUMBERS = "top-1", "accuracy", "accuracy of each label", 
 FLOOR = 1e-9
 
 
-def checked_truth(labels, count, thing, classes, activation):
+def checked_truth(labels, count, thing, num_classes, activation):
     """(the labels as they are compared, which of the four measures above).
 
     Args:
-        labels: integers [N] or [N, 1]; one-hot [N, classes] (of one class [N, 2]); for a sigmoid 0 or 1 for
-            each class [N, classes]; for activation=None any numbers [N] or [N, classes].
+        labels: integers [N] or [N, 1]; one-hot [N, num_classes] (of one class [N, 2]); for a sigmoid 0 or 1
+            for each class [N, num_classes]; for activation=None any numbers [N] or [N, num_classes].
         count, thing: how many of what there are, for messages.
 
     Raises:
@@ -34,22 +34,22 @@ def checked_truth(labels, count, thing, classes, activation):
         labels = labels[:, 0]
     whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and (labels == np.round(labels)).all())
     wide = labels.ndim == 2
-    if activation is None and (classes == 1 or wide or not whole):
-        shape = (count,) if classes == 1 else (count, classes)
+    if activation is None and (num_classes == 1 or wide or not whole):
+        shape = (count,) if num_classes == 1 else (count, num_classes)
         if not count or labels.shape != shape or labels.dtype.kind not in "iubf":
             raise InputError(
                 f"{count} {thing}s and labels {labels.dtype} {list(labels.shape)}: a model with "
                 f"activation=None is compared with numbers {list(shape)}."
             )
-        return labels.reshape(count, classes).astype("float64"), NUMBERS
-    width = 2 if classes == 1 else classes
+        return labels.reshape(count, num_classes).astype("float64"), NUMBERS
+    width = 2 if num_classes == 1 else num_classes
     fits = labels.shape in ((count,), (count, width)) and (whole or (wide and labels.dtype.kind == "f"))
     if not count or not fits:
         raise InputError(
             f"{count} {thing}s and labels {labels.dtype} {list(labels.shape)}: give at least one {thing}, "
             "and one integer label for each."
         )
-    if wide and activation == "sigmoid" and classes > 1:
+    if wide and activation == "sigmoid" and num_classes > 1:
         if not np.isin(labels, (0, 1)).all():
             raise InputError("labels for each class must be 0 or 1, for a model with activation='sigmoid'.")
         return labels.astype(int), SEVERAL
@@ -65,11 +65,11 @@ def checked_truth(labels, count, thing, classes, activation):
             f"the labels run from {labels.min():g} to {labels.max():g}, but the exported model knows {width} "
             f"classes, 0 to {width - 1}: verify it with data of the same classes."
         )
-    return labels.astype(int), BINARY if classes == 1 else TOP1
+    return labels.astype(int), BINARY if num_classes == 1 else TOP1
 
 
 def decided(answers, measure):
-    """What answers [N, classes] come down to: [N], or [N, classes] for `SEVERAL`; None for `NUMBERS`."""
+    """What answers [N, C] come down to: [N], or [N, C] for `SEVERAL`; None for `NUMBERS`."""
     if measure == TOP1:
         return answers.argmax(-1)
     if measure == NUMBERS:
@@ -79,7 +79,7 @@ def decided(answers, measure):
 
 
 def divergence(p, q, activation):
-    """KL(p || q) of each example's answers [N, classes], in nats: [N]. None of logits.
+    """KL(p || q) of each example's answers [N, num_classes], in nats: [N]. None of logits.
 
     Of a sigmoid, whose classes are independent, the sum over them of KL between two coins. Probabilities
     count as at least 1e-9.

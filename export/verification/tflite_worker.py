@@ -25,7 +25,7 @@ def main(job):
     runner = TFLiteRunner(job["path"], job["threads"])
     say(
         inputs=runner.inputs,
-        classes=runner.classes,
+        num_classes=runner.num_classes,
         output=runner.output,
         operators=runner.operators,
         delegated=runner.delegated,

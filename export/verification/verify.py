@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_vit.answers import both_names
-from keras_vit.config import OWN, PRESENT, is_registered_name
+from keras_vit.config import CUSTOM, PRESENT, is_registered_name
 from keras_vit.errors import InputError
 from keras_vit.export.examples import labelled_images, multimodal_examples
 from keras_vit.export.verification.manifest import (
@@ -85,7 +85,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
-    classes, activation = heads(manifest)
+    num_classes, activation = heads(manifest)
     names = class_names(manifest)
     if "inputs" in manifest:
         examples = multimodal_examples(data, "test", names)
@@ -96,7 +96,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         images, labels = labelled_images(data, shape, names, channels_of(manifest))
         inputs, thing = {"image": _checked_images(images, manifest)}, "image"
     count = len(next(iter(inputs.values())))
-    truth, measure = checked_truth(labels, count, thing, classes, activation)
+    truth, measure = checked_truth(labels, count, thing, num_classes, activation)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit must be a positive number of images or None, not {limit!r}.")
     if not isinstance(threads, int) or threads < 1:
@@ -107,7 +107,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     truth = truth[chosen]
 
     # Another process does not know the classes of the user's own layers.
-    own = any(is_registered_name(manifest.get("model", {}).get(field)) for field in OWN)
+    own = any(is_registered_name(manifest.get("model", {}).get(field)) for field in CUSTOM)
     rows, answers = [], {}
     with tempfile.TemporaryDirectory(prefix="keras_vit-verify-") as scratch:
         for name, x in inputs.items():
@@ -121,7 +121,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
                 row["bytes"] = size(path)
                 options = threads, seconds, len(chosen), row["name"], progress
                 result = _run(path, scratch, inputs, *options, here=own and row["kind"] == "keras")
-                _check_answers(result["answers"], classes)
+                _check_answers(result["answers"], num_classes)
             except Failure as failure:
                 row["error"] = str(failure).replace(f"{directory}{os.sep}", "")
                 row["refused"] = isinstance(failure, Refused)
@@ -151,12 +151,12 @@ def heads(manifest):
 
 def class_names(manifest):
     """The names of the labels that data for the exported model has: of one class those of 0 and 1."""
-    (classes, activation), labels = heads(manifest), manifest["labels"]
-    return both_names(labels) if classes == 1 and activation is not None else list(labels)
+    (num_classes, activation), labels = heads(manifest), manifest["labels"]
+    return both_names(labels) if num_classes == 1 and activation is not None else list(labels)
 
 
 def compare(answers, truth, source=None, reference=None, measure=TOP1, activation="softmax"):
-    """How well `answers` [N, classes] are, alone and against two other models' answers.
+    """How well `answers` [N, num_classes] are, alone and against two other models' answers.
 
     Args:
         measure, activation: see `export.scores`, which says what top1, the agreements and kl are.
@@ -240,9 +240,9 @@ def _kind(name):
     return {".keras": "keras", ".tflite": "tflite"}.get(Path(name).suffix, "saved_model")
 
 
-def _check_answers(answers, classes):
-    if answers.shape[1] != classes:
-        raise Failure(f"it knows {answers.shape[1]} classes, the manifest lists {classes}")
+def _check_answers(answers, num_classes):
+    if answers.shape[1] != num_classes:
+        raise Failure(f"it knows {answers.shape[1]} classes, the manifest lists {num_classes}")
     bad = int(np.sum(~np.isfinite(answers).all(-1)))
     if bad:
         raise Failure(f"its answer is not a finite number on {bad} of {len(answers)} images")

@@ -14,10 +14,12 @@ def import_(
         Path, typer.Argument(help="An original .npz, a timm .safetensors or a Hugging Face folder.")
     ],
     out: Annotated[Path, typer.Option(help="The RUN folder; appears whole or not at all.")],
-    classes: Annotated[int | None, typer.Option(help="A fresh head for so many classes.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="A fresh head for so many classes.")] = None,
     labels: Annotated[Path | None, typer.Option(help="A text file, one class name in each line.")] = None,
     image_size: Annotated[str | None, typer.Option(help="Resize the positions, e.g. 384 or 64x96.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads, for a file that does not say.")] = None,
+    num_heads: Annotated[
+        int | None, typer.Option(help="Attention heads, for a file that does not say.")
+    ] = None,
 ):
     """Turn a published ViT or DeiT checkpoint into a RUN, to fine-tune, quantize and export."""
     size = parse_image_size(image_size)
@@ -28,11 +30,11 @@ def import_(
 
     with without_chatter():
         model, kind = import_run(
-            checkpoint, out, classes=classes, labels=labels, image_size=size, heads=heads
+            checkpoint, out, num_classes=num_classes, labels=labels, image_size=size, num_heads=num_heads
         )
     height, width = model.image_size
     say(
         f"{out}: {kind}, {model.count_params():,} parameters, width {model.config.width}, "
         f"{model.config.depth} blocks, patch {'x'.join(map(str, model.config.patch_size))}, "
-        f"images {height}x{width}, {model.classes} classes"
+        f"images {height}x{width}, {model.num_classes} classes"
     )

@@ -65,7 +65,7 @@ def predict(
             raise InputError(f"{model} takes pictures alone, not {', '.join(given)}.")
         names = [str(path) for path in images]
         answers = _answers(runner, images)
-    labels = runner.labels or default_labels(runner.classes, runner.output)
+    labels = runner.labels or default_labels(runner.num_classes, runner.output)
     value = "probability" if runner.output == PROBABILITY else "logit"
     results = [
         {

@@ -41,7 +41,8 @@ def speaks_of_options(command: Callable, options: Callable[[], dict[str, str]]) 
 def in_options(message: str, options: dict[str, str]) -> str:
     """`message` with every argument in `options` called by its option.
 
-    `heads=4` becomes `--heads 4`, `image_size=(8, 32)` `--image-size 8x32` and `skip_bad=True` `--skip-bad`.
+    `num_heads=4` becomes `--num-heads 4`, `image_size=(8, 32)` `--image-size 8x32` and `skip_bad=True`
+    `--skip-bad`.
     A name that could be a word of English is changed only there and before "must". What stands in quotes
     on its own, or has a "/" beside it, is a name of the user's and stays.
     """

@@ -224,7 +224,7 @@ def open_packed(source, skip_bad=False):
     )
 
 
-def _index(path, split, count, classes, records):
+def _index(path, split, count, num_classes, records):
     """Add a `Record` for each picture to `records`; (number, why) of the one where it is damaged."""
     record = 0
     try:
@@ -234,7 +234,7 @@ def _index(path, split, count, classes, records):
     try:
         with file:
             for record, (offset, data) in enumerate(read_records(file), start=1):
-                item, place, kind = _item(path, record, data, split, classes)
+                item, place, kind = _item(path, record, data, split, num_classes)
                 records.append(Record(item, place, kind, path, offset, len(data)))
     except DamagedRecord as damage:
         return record + 1, str(damage)
@@ -247,16 +247,16 @@ def _index(path, split, count, classes, records):
     return (record + 1, "the file ends here") if record < count else None
 
 
-def _item(path, record, data, split, classes):
+def _item(path, record, data, split, num_classes):
     values = from_example(data)
     where = f"record {record} of {str(path)!r}"
     missing = [name for name, kind in FEATURES.items() if not isinstance(values.get(name), kind)]
     if missing:
         raise InputError(f"{where} has no {' and no '.join(missing)}: it was not made by keras-vit pack.")
-    if not 0 <= values["label"] < classes:
+    if not 0 <= values["label"] < num_classes:
         raise InputError(
-            f"{where} has the label {values['label']}, and {CONTENTS} names {classes} classes, 0 to "
-            f"{classes - 1}: pack the set again."
+            f"{where} has the label {values['label']}, and {CONTENTS} names {num_classes} classes, 0 to "
+            f"{num_classes - 1}: pack the set again."
         )
     kinds = [kind for kind, start in STARTS.items() if values["image"].startswith(start)]
     return Item(os.fsdecode(values["name"]), split, values["label"]), values["place"], "".join(kinds)

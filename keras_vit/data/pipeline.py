@@ -29,7 +29,7 @@ def distributed(strategy, make):
 
 
 def training_batches(split, model, recipe, first_epoch, last_epoch, even=False, skipped=0, context=None):
-    """Batches (what `model` takes, labels float32 [B, classes]) of epochs [first, last), without
+    """Batches (what `model` takes, labels float32 [B, num_classes]) of epochs [first, last), without
     the `skipped` first batches of the first one.
 
     Labels are one-hot, or mixed where the augmentation mixes pictures (MixUp, CutMix): then the training
@@ -111,10 +111,10 @@ def evaluation_batches(split, model, batch_size=256, even=False):
 
 
 def targets(labels, model):
-    """Integer labels [B] as what the loss of `model` takes, float32 [B, classes]: of one class 0 or 1."""
-    if model.classes == 1:
+    """Integer labels [B] as what the loss of `model` takes, float32 [B, num_classes]: of one class 0 or 1."""
+    if model.num_classes == 1:
         return tf.cast(labels, tf.float32)[:, None]
-    return tf.one_hot(labels, model.classes or 1)
+    return tf.one_hot(labels, model.num_classes or 1)
 
 
 def _pieces(context):

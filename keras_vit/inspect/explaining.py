@@ -40,7 +40,7 @@ def explain(model_path, image_path, out, **others):
         raise InputError(f"there is no picture {str(image_path)!r}: give one file.")
     model = _load(path)
     inside = model_in(model)
-    labels = labels_near(path, inside.classes, output_name(inside.activation))
+    labels = labels_near(path, inside.num_classes, output_name(inside.activation))
     given = {name: value for name, value in {"image": image_path, **others}.items() if value is not None}
     if not isinstance(inside, MultimodalViT):
         if set(given) != {"image"}:

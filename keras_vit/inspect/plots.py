@@ -64,7 +64,7 @@ def draw_explanation(model, picture, path, labels=None, top=5):
         pixels = to_channels(pixels, shape[2])
     images = model.prepare(pixels[np.newaxis])
     rollout = attention_rollout(model, images)[0]
-    predictions = predictions_of(model, images, labels, top) if vit.classes else Predictions()
+    predictions = predictions_of(model, images, labels, top) if vit.num_classes else Predictions()
 
     figure = _explanation(as_rgb(pixels), rollout, predictions)
     save(figure, path)
@@ -107,10 +107,12 @@ class Predictions(list):
 
 def check_labels(model, labels):
     """Refuse labels that do not fit a model with a head."""
-    if not model.classes or labels is None:
+    if not model.num_classes or labels is None:
         return
-    if not labels_fit(len(labels), model.classes, output_name(model.activation)):
-        raise InputError(f"{len(labels)} labels for a model of {model.classes} classes: give one for each.")
+    if not labels_fit(len(labels), model.num_classes, output_name(model.activation)):
+        raise InputError(
+            f"{len(labels)} labels for a model of {model.num_classes} classes: give one for each."
+        )
 
 
 def predictions_of(model, images, labels, top):

@@ -16,7 +16,7 @@ def attention_maps(model, images):
         model, images: see `features`.
 
     Returns:
-        list over the blocks of float32 [B, heads, N, N]: how much each token (row) takes from each
+        list over the blocks of float32 [B, num_heads, N, N]: how much each token (row) takes from each
         (column). The tokens are [CLS], the distillation token, registers, patches, those that exist;
         after a merge there are fewer. Padded columns are 0; padded rows have no meaning.
     """
@@ -93,7 +93,7 @@ def rollout_from(vit, values, image_size, mask=None):
 def _map_names(vit):
     for block in vit.blocks:
         if not isinstance(getattr(block, "attention", None), Attention):
-            own = ", ".join(f"{field}={name}" for field, name in vit.config.own.items())
+            own = ", ".join(f"{field}={name}" for field, name in vit.config.custom.items())
             raise InputError(
                 f"a ViT with {own} has no attention weights to show: name its values with `features`, see "
                 "`feature_names`."
@@ -102,7 +102,7 @@ def _map_names(vit):
 
 
 def _weights(vit, attention):
-    """The attention [B, heads, N, N] of a block; what `fold` took out of relu attention is put back."""
+    """The attention [B, num_heads, N, N] of a block; what `fold` took out of relu attention is put back."""
     attention = ops.cast(attention, "float32")
     if vit.config.attention == "relu" and "attention_scale" in vit.config.folded:
         return attention / attention.shape[-1]
@@ -110,7 +110,7 @@ def _weights(vit, attention):
 
 
 def mixing(attention):
-    """[B, heads, M, N] -> [B, M, N] with rows of sum 1, of the first M tokens.
+    """[B, num_heads, M, N] -> [B, M, N] with rows of sum 1, of the first M tokens.
 
     ReLU attention need not have that sum by itself.
     """

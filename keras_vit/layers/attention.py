@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_vit.config import ATTENTIONS, boolean, folds, integer, positive, rate
+from keras_vit.config import ATTENTIONS, Renamed, boolean, folds, integer, positive, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import Linear, untouched
 from keras_vit.layers.masks import UNSEEN, ExplicitMask, combine
@@ -19,7 +19,7 @@ def softmax(scores):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Attention(ExplicitMask, keras.layers.Layer):
+class Attention(Renamed, ExplicitMask, keras.layers.Layer):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1).
 
         weights(Q K^T / sqrt(d)) V, with Q = queries W_q, K = tokens W_k, V = tokens W_v
@@ -37,7 +37,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
     "probabilities" (the weights) and "context" (their product with V).
 
     Args:
-        heads: number of heads; must divide D.
+        num_heads: number of heads; must divide D.
         kind: "soft", "hard" or "relu".
         top_k: number of keys for "hard".
         qk_norm: LayerNorm over each head's queries and keys (Dehghani et al. 2023, arXiv:2302.05442).
@@ -51,7 +51,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
 
     def __init__(
         self,
-        heads,
+        num_heads,
         kind="soft",
         top_k=None,
         qk_norm=False,
@@ -62,7 +62,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.heads = integer("heads", heads, at_least=1)
+        self.num_heads = integer("num_heads", num_heads, at_least=1)
         self.kind = one_of("attention", kind, ATTENTIONS)
         if kind == "hard":
             integer("top_k, which hard attention needs,", top_k, at_least=1)
@@ -81,9 +81,9 @@ class Attention(ExplicitMask, keras.layers.Layer):
 
     def build(self, queries_shape, tokens_shape):
         width = queries_shape[-1]
-        if width % self.heads:
-            raise InputError(f"tokens of width {width} cannot be split into {self.heads} equal heads.")
-        self.scale = 1.0 / math.sqrt(width // self.heads)
+        if width % self.num_heads:
+            raise InputError(f"tokens of width {width} cannot be split into {self.num_heads} equal heads.")
+        self.scale = 1.0 / math.sqrt(width // self.num_heads)
 
         def projection(name, inputs, use_bias=True):
             layer = Linear(width, use_bias=use_bias, dtype=self.dtype_policy, name=name)
@@ -98,7 +98,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
             self.query_norm = LayerNorm(self.epsilon, dtype=self.dtype_policy, name="query_norm")
             self.key_norm = LayerNorm(self.epsilon, dtype=self.dtype_policy, name="key_norm")
             for norm in (self.query_norm, self.key_norm):
-                norm.build((None, None, None, width // self.heads))
+                norm.build((None, None, None, width // self.num_heads))
 
     def call(self, queries, tokens, mask=None, bias=None, rotary=None, training=None, return_scores=False):
         """Attend.
@@ -107,9 +107,9 @@ class Attention(ExplicitMask, keras.layers.Layer):
             queries: [B, M, D].
             tokens: [B, N, D'].
             mask: boolean, True = may be seen: of tokens [B, N] or of pairs [B or 1, M, N].
-            bias: added to the scores, [heads, M, N] or [B, heads, M, N], where any axis may be 1.
+            bias: added to the scores, [num_heads, M, N] or [B, num_heads, M, N], where any axis may be 1.
             rotary: (cos, sin), each [N, d] or [B, N, d]; the queries are the first M of the N tokens.
-            return_scores: also return the weights, float32 [B, heads, M, N], before dropout.
+            return_scores: also return the weights, float32 [B, num_heads, M, N], before dropout.
         """
         m, width, n = ops.shape(queries)[1], queries.shape[-1], ops.shape(tokens)[1]
         visible = self._visible(mask, queries, tokens)
@@ -117,8 +117,8 @@ class Attention(ExplicitMask, keras.layers.Layer):
             # 0 times the NaN of an unseen token would be NaN.
             tokens = ops.where(ops.transpose(visible, (0, 2, 1)), tokens, 0)
 
-        def split(x, length):  # [B, length, D] -> [B, heads, length, D / heads]
-            x = ops.reshape(x, (-1, length, self.heads, width // self.heads))
+        def split(x, length):  # [B, length, D] -> [B, heads, length, D / num_heads]
+            x = ops.reshape(x, (-1, length, self.num_heads, width // self.num_heads))
             return ops.transpose(x, (0, 2, 1, 3))
 
         q, k, v = split(self.query(queries), m), split(self.key(tokens), n), split(self.value(tokens), n)
@@ -171,7 +171,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         return visible
 
     def _weights(self, scores, visible, bias, training):
-        """Scores [B, heads, M, N] in float32 to weights; rows without a visible key are cleared later."""
+        """Scores [B, num_heads, M, N] in float32 to weights; rows without a visible key are cleared later."""
         if bias is not None:
             scores = self.fake_quantize("biased", scores + ops.cast(bias, "float32"))
         if self.kind == "relu":
@@ -199,7 +199,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         return fused and plain and self.compute_dtype != "float16" and not (training and self.dropout)
 
     def _fused(self, q, k, v, visible, bias):
-        """[B, M, heads, d], through the backend's kernel, which is not told of rows that see nothing."""
+        """[B, M, num_heads, d], through the backend's kernel, which is not told of rows that see nothing."""
         if visible is not None:
             visible = ops.logical_or(visible, ops.logical_not(ops.any(visible, axis=-1, keepdims=True)))
             shape = (ops.shape(visible)[0], 1, ops.shape(q)[2], ops.shape(k)[2])
@@ -211,7 +211,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
         self, queries, tokens, mask=None, bias=None, rotary=None, training=None, return_scores=False
     ):
         output = keras.KerasTensor(queries.shape, dtype=self.compute_dtype)
-        shape = (queries.shape[0], self.heads, queries.shape[1], tokens.shape[1])
+        shape = (queries.shape[0], self.num_heads, queries.shape[1], tokens.shape[1])
         return (output, keras.KerasTensor(shape, dtype="float32")) if return_scores else output
 
     def compute_output_shape(self, queries_shape, tokens_shape):
@@ -220,7 +220,7 @@ class Attention(ExplicitMask, keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "heads": self.heads,
+            "num_heads": self.num_heads,
             "kind": self.kind,
             "top_k": self.top_k,
             "qk_norm": self.qk_norm,

@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_vit.config import boolean, folds, integer, positive
+from keras_vit.config import Renamed, boolean, folds, integer, positive
 from keras_vit.errors import InputError, one_of
-from keras_vit.layers import own
+from keras_vit.layers import custom
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import ExplicitMask
@@ -16,11 +16,11 @@ from keras_vit.layers.residual import LayerScale, StochasticDepth
 ATTENTION_OPTIONS = ("kind", "top_k", "qk_norm", "dropout", "fused")
 
 
-class _Block(ExplicitMask, keras.layers.Layer):
+class _Block(Renamed, ExplicitMask, keras.layers.Layer):
     """What both blocks share: their arguments, and residual branches x + drop(scale(f(norm(x)))).
 
     Args:
-        heads: attention heads.
+        num_heads: attention heads.
         mlp_width: hidden width of the MLP.
         attention: dictionary of further arguments of `Attention`: kind, top_k, qk_norm, dropout, fused.
         mlp: "gelu", "gelu_tanh" or "swiglu".
@@ -34,7 +34,7 @@ class _Block(ExplicitMask, keras.layers.Layer):
 
     def __init__(
         self,
-        heads,
+        num_heads,
         mlp_width,
         attention=None,
         mlp="gelu",
@@ -47,7 +47,10 @@ class _Block(ExplicitMask, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.heads, self.mlp_width = integer("heads", heads, 1), integer("mlp width", mlp_width, 1)
+        self.num_heads, self.mlp_width = (
+            integer("num_heads", num_heads, 1),
+            integer("mlp width", mlp_width, 1),
+        )
         if attention is not None and not isinstance(attention, dict):
             raise InputError(f"attention must be a dictionary of {ATTENTION_OPTIONS}, not {attention!r}.")
         self.attention_options = dict(attention or {})
@@ -60,7 +63,7 @@ class _Block(ExplicitMask, keras.layers.Layer):
 
     def _attention(self, name):
         return Attention(
-            self.heads,
+            self.num_heads,
             **self.attention_options,
             epsilon=self.epsilon,
             folded=self.folded,
@@ -92,7 +95,7 @@ class _Block(ExplicitMask, keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "heads": self.heads,
+            "num_heads": self.num_heads,
             "mlp_width": self.mlp_width,
             "attention": self.attention_options,
             "mlp": self.mlp_kind,
@@ -112,25 +115,25 @@ class EncoderBlock(_Block):
         x = x + Attention(LayerNorm(x));  x = x + Mlp(LayerNorm(x))
 
     Tokens [B, N, D] -> [B, N, D], or [B, rows, D] with `rows`. Arguments: see `_Block`; `attention` and `mlp`
-    may also be layers of your own, see `keras_vit.layers.own`.
+    may also be layers of your own, see `keras_vit.layers.custom`.
     """
 
     __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
 
-    def __init__(self, heads, mlp_width, attention=None, mlp="gelu", **kwargs):
+    def __init__(self, num_heads, mlp_width, attention=None, mlp="gelu", **kwargs):
         layers = {
             name: layer
             for name, layer in (("attention", attention), ("mlp", mlp))
             if isinstance(layer, keras.layers.Layer)
         }
         super().__init__(
-            heads,
+            num_heads,
             mlp_width,
             None if "attention" in layers else attention,
             "gelu" if "mlp" in layers else mlp,
             **kwargs,
         )
-        self.own = tuple(layers)  # which of the two are the user's
+        self.custom = tuple(layers)  # which of the two are the user's
         self.norm_1, self.attention = (
             self._norm("norm_1"),
             layers.get("attention") or self._attention("attention"),
@@ -142,12 +145,12 @@ class EncoderBlock(_Block):
     def build(self, input_shape):
         for layer in (self.norm_1, self.norm_2, *self.branch_1, *self.branch_2):
             layer.build(input_shape)
-        if "attention" in self.own:
-            own.build(self.attention, input_shape)
+        if "attention" in self.custom:
+            custom.build(self.attention, input_shape)
         else:
             self.attention.build(input_shape, input_shape)
-        if "mlp" in self.own:
-            own.build(self.mlp, input_shape)
+        if "mlp" in self.custom:
+            custom.build(self.mlp, input_shape)
         else:
             self.mlp.build(input_shape)
 
@@ -162,13 +165,13 @@ class EncoderBlock(_Block):
                 x, queries = tokens[:, :rows], y[:, :rows]
                 seen = mask[:, :rows] if mask is not None and len(mask.shape) == 3 else mask
                 offsets = bias[..., :rows, :] if bias is not None else None
-            if "attention" in self.own:
-                y = own.answer(self.attention, y, mask=mask, bias=bias, rotary=rotary, training=training)
+            if "attention" in self.custom:
+                y = custom.answer(self.attention, y, mask=mask, bias=bias, rotary=rotary, training=training)
                 y = y if rows is None else y[:, :rows]
             else:
                 y = self.attention(queries, y, mask=seen, bias=offsets, rotary=rotary, training=training)
             x = self.fake_quantize("sum_1", x + self._run(self.branch_1, y, training))
-            y = own.answer(self.mlp, self.norm_2(x), training=training)
+            y = custom.answer(self.mlp, self.norm_2(x), training=training)
             return self.fake_quantize("sum_2", x + self._run(self.branch_2, y, training))
 
         if self.remat and training:
@@ -176,7 +179,7 @@ class EncoderBlock(_Block):
         return forward(tokens, bias)
 
     def get_config(self):
-        layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self.own}
+        layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self.custom}
         return {**super().get_config(), **layers}
 
     @classmethod
@@ -207,8 +210,8 @@ class DecoderBlock(_Block):
 
     __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
 
-    def __init__(self, heads, mlp_width, attention=None, mlp="gelu", **kwargs):
-        super().__init__(heads, mlp_width, attention, mlp, **kwargs)
+    def __init__(self, num_heads, mlp_width, attention=None, mlp="gelu", **kwargs):
+        super().__init__(num_heads, mlp_width, attention, mlp, **kwargs)
         self.norm_1, self.attention = self._norm("norm_1"), self._attention("attention")
         self.branch_1 = self._branch(1)
         self.norm_2, self.cross_attention = self._norm("norm_2"), self._attention("cross_attention")

@@ -59,10 +59,10 @@ def take_geometry(geometry, keep):
     if "rotary" in geometry:
         taken["rotary"] = tuple(ops.take(table, keep, axis=0) for table in geometry["rotary"])
     if "bias" in geometry:
-        heads, length, _ = geometry["bias"].shape
+        num_heads, length, _ = geometry["bias"].shape
         pairs = ops.expand_dims(keep, 2) * length + ops.expand_dims(keep, 1)  # [B, K, K]
         taken["bias"] = ops.transpose(
-            ops.take(ops.reshape(geometry["bias"], (heads, -1)), pairs, axis=1), (1, 0, 2, 3)
+            ops.take(ops.reshape(geometry["bias"], (num_heads, -1)), pairs, axis=1), (1, 0, 2, 3)
         )
     return taken
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import folds, integer, positive
+from keras_vit.config import Renamed, folds, integer, positive
 from keras_vit.errors import one_of
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.masks import ExplicitMask, token_mask
@@ -55,13 +55,13 @@ class Pooling(ExplicitMask, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class AttentionPooling(ExplicitMask, keras.layers.Layer):
+class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
     """A learned query attends to the tokens: [B, N, D] -> [B, D] (Zhai et al. 2022, arXiv:2106.04560).
 
         y = Attention(probe, tokens);  y + Mlp(LayerNorm(y))
 
     Args:
-        heads: attention heads.
+        num_heads: attention heads.
         mlp_width: hidden width of the MLP.
         mlp: "gelu", "gelu_tanh" or "swiglu".
         prefix: leading tokens that are no patches; they are left out.
@@ -69,12 +69,12 @@ class AttentionPooling(ExplicitMask, keras.layers.Layer):
         folded: see `ViTConfig.folded`.
     """
 
-    def __init__(self, heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, folded=(), **kwargs):
+    def __init__(self, num_heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, folded=(), **kwargs):
         super().__init__(**kwargs)
-        self.heads, self.mlp_width, self.mlp_kind = heads, mlp_width, mlp
+        self.num_heads, self.mlp_width, self.mlp_kind = num_heads, mlp_width, mlp
         self.prefix, self.epsilon = integer("prefix", prefix, at_least=0), positive("epsilon", epsilon)
         self.folded = folds(folded)
-        self.attention = Attention(heads, folded=self.folded, dtype=self.dtype_policy, name="attention")
+        self.attention = Attention(num_heads, folded=self.folded, dtype=self.dtype_policy, name="attention")
         self.norm = LayerNorm(
             epsilon, affine="norms" not in self.folded, dtype=self.dtype_policy, name="norm"
         )
@@ -102,7 +102,7 @@ class AttentionPooling(ExplicitMask, keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "heads": self.heads,
+            "num_heads": self.num_heads,
             "mlp_width": self.mlp_width,
             "mlp": self.mlp_kind,
             "prefix": self.prefix,

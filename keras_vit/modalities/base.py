@@ -110,12 +110,12 @@ class Modality(ExplicitMask, keras.layers.Layer):
         """Raw input [B, ...], as exported files take it, as the layer takes it: pixels become normalised."""
         return ops.cast(raw, self.signature()["dtype"])
 
-    def with_width(self, width, heads=None, **changes):
+    def with_width(self, width, num_heads=None, **changes):
         """This modality for a model of that width: itself if it is one already, else a copy.
 
         Args:
             width: of the model's tokens.
-            heads: of the model's attention; for a modality that has attention and was not told.
+            num_heads: of the model's attention; for a modality that has attention and was not told.
             **changes: further arguments of the layer to replace: name, dtype.
         """
         if self._width not in (None, width):
@@ -125,8 +125,8 @@ class Modality(ExplicitMask, keras.layers.Layer):
             )
         config = self.get_config()
         wanted = {**config, "width": integer("width", width, 1)}
-        if "heads" in config and config["heads"] is None:
-            wanted["heads"] = heads
+        if "num_heads" in config and config["num_heads"] is None:
+            wanted["num_heads"] = num_heads
         for key, value in changes.items():
             is_policy = key == "dtype" and value is not None
             wanted[key] = (

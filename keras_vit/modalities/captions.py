@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer, rate
+from keras_vit.config import Renamed, integer, rate
 from keras_vit.errors import InputError
 from keras_vit.layers.blocks import DecoderBlock
 from keras_vit.layers.linear import Linear
@@ -17,7 +17,7 @@ from keras_vit.modalities.vocabulary import PADDING, UNKNOWN
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class CaptionDecoder(ExplicitMask, keras.layers.Layer):
+class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
     """Captions [B, T] int32 and a memory [B, N, D] -> logits [B, T, ids] of each next word.
 
     The decoder of Vaswani et al. 2017 (section 3.1), trained by teacher forcing: the words enter shifted one
@@ -29,16 +29,16 @@ class CaptionDecoder(ExplicitMask, keras.layers.Layer):
         vocabulary: a `Vocabulary`, a list of its words, or its size.
         length: T, the longest caption; room for the end is not needed.
         depth: decoder blocks.
-        heads: attention heads; None: one for each 64 channels.
+        num_heads: attention heads; None: one for each 64 channels.
         mlp_width: hidden width of the MLPs; None: 4 times the width.
         dropout: rate inside the MLPs.
     """
 
-    def __init__(self, vocabulary, length, depth=2, heads=None, mlp_width=None, dropout=0.0, **kwargs):
+    def __init__(self, vocabulary, length, depth=2, num_heads=None, mlp_width=None, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         self.vocabulary, self.size = vocabulary_of(vocabulary)
         self.length, self.depth = integer("length", length, 1), integer("depth", depth, 1)
-        self.heads = None if heads is None else integer("heads", heads, 1)
+        self.num_heads = None if num_heads is None else integer("num_heads", num_heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
         self.dropout, self.folded = rate("dropout", dropout), ()
         self.head = Linear(self.size, dtype=self.dtype_policy, name="head")
@@ -100,7 +100,7 @@ class CaptionDecoder(ExplicitMask, keras.layers.Layer):
             "vocabulary": self.size if self.vocabulary is None else list(self.vocabulary.words),
             "length": self.length,
             "depth": self.depth,
-            "heads": self.heads,
+            "num_heads": self.num_heads,
             "mlp_width": self.mlp_width,
             "dropout": self.dropout,
         }

@@ -10,7 +10,7 @@ def block_options(layer):
     Unless the layer says otherwise, a head for each 64 channels and MLPs of 4 times the width.
     """
     return {
-        "heads": layer.heads or max(1, layer.width // 64),
+        "num_heads": layer.num_heads or max(1, layer.width // 64),
         "mlp_width": layer.mlp_width or 4 * layer.width,
         "dropout": layer.dropout,
         "folded": layer.folded,

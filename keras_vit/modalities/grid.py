@@ -43,7 +43,7 @@ class GridModality(Modality):
         # Of a video the rows of the grid are times, and its columns places.
         grid = (self.grid[0], math.prod(self.grid[1:]))
         self.positions = positions_for(
-            self.position, grid, prefix=0, width=self.width, heads=1, name="positions", **shared
+            self.position, grid, prefix=0, width=self.width, num_heads=1, name="positions", **shared
         )
         self.pieces.build(self.pieces_shape(input_shape))
         self.positions.build((None, self.tokens, self.width))

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vit.config import STEMS, folds, integer, pair, rate
+from keras_vit.config import STEMS, Renamed, folds, integer, pair, rate
 from keras_vit.errors import one_of
 from keras_vit.layers.stems import stem_for
 from keras_vit.modalities.encoder import encoded, encoder_for
@@ -11,7 +11,7 @@ from keras_vit.modalities.pixels import Pixels
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Image(Pixels, GridModality):
+class Image(Renamed, Pixels, GridModality):
     """Pictures [B, height, width, channels], normalised, -> a token for each patch, row by row.
 
     Args:
@@ -22,7 +22,7 @@ class Image(Pixels, GridModality):
         position: see `GridModality`.
         depth: encoder blocks over the patches of this picture alone, before the trunk: a vision module whose
             features know what stands where. 0: the trunk does it all.
-        heads, mlp_width, dropout: of these blocks, as in `Text`.
+        num_heads, mlp_width, dropout: of these blocks, as in `Text`.
         preprocessing: {"mean": [channels], "std": [channels]} of pixels in [0, 1], which `prepare` applies;
             never applied in `call`.
         folded: see `ViTConfig.folded`.
@@ -37,7 +37,7 @@ class Image(Pixels, GridModality):
         stem="linear",
         position="learned",
         depth=0,
-        heads=None,
+        num_heads=None,
         mlp_width=None,
         dropout=0.0,
         preprocessing=None,
@@ -50,7 +50,7 @@ class Image(Pixels, GridModality):
         self.depth, self.dropout = integer("depth", depth, 0), rate("dropout", dropout)
         self.folded = folds(folded)
         self.take_preprocessing(preprocessing)
-        self.heads = None if heads is None else integer("heads", heads, 1)
+        self.num_heads = None if num_heads is None else integer("num_heads", num_heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
         self.lay_out(*self.image_size)
 
@@ -76,7 +76,7 @@ class Image(Pixels, GridModality):
             "channels": self.channels,
             "stem": self.stem,
             "depth": self.depth,
-            "heads": self.heads,
+            "num_heads": self.num_heads,
             "mlp_width": self.mlp_width,
             "dropout": self.dropout,
             "preprocessing": self.preprocessing,

@@ -14,28 +14,28 @@ SLACK = 3.0  # times the span of normalised pixels: so far beyond it no augmenta
 LOOKED_AT = 32  # examples
 
 
-class FirstLook:
+class RangeCheck:
     """Mixed into what takes pixels: says once if the first values that can be seen are on another scale.
 
     `include_preprocessing`: whether pixels 0..255 are taken, or (pixel / 255 - mean) / std.
     """
 
     include_preprocessing = False
-    looked = False
+    range_checked = False
 
-    def look(self, images, present=None):
+    def check_range(self, images, present=None):
         """Look at the first batch, where it has values: not while a graph is traced, and never again.
 
         Args:
             images: [B, ..., C].
             present: [B], 0 for examples that do not count.
         """
-        if self.looked:
+        if self.range_checked:
             return
         values, present = _values(images), None if present is None else _values(present)
         if values is None or values.dtype.kind not in "buif":
             return
-        self.looked = True
+        self.range_checked = True
         if present is not None:
             values = values[np.reshape(present, len(values)) > 0.5]
         values = values[np.isfinite(values)]  # what pads a canvas may be NaN
@@ -64,26 +64,26 @@ class FirstLook:
             )
 
 
-class LooksFirst:
+class ChecksArrays:
     """Mixed into a model with a method `look`: `fit`, `evaluate` and `predict` look at arrays, too."""
 
     def fit(self, x=None, *arguments, **options):
-        self._look_at_arrays(x)
+        self._check_arrays(x)
         return super().fit(x, *arguments, **options)
 
     def evaluate(self, x=None, *arguments, **options):
-        self._look_at_arrays(x)
+        self._check_arrays(x)
         return super().evaluate(x, *arguments, **options)
 
     def predict(self, x, *arguments, **options):
-        self._look_at_arrays(x)
+        self._check_arrays(x)
         return super().predict(x, *arguments, **options)
 
-    def _look_at_arrays(self, x):
+    def _check_arrays(self, x):
         parts = x if isinstance(x, dict) else {"image": x}
         if all(hasattr(part, "shape") and len(part.shape) for part in parts.values()):
             parts = {name: part[:LOOKED_AT] for name, part in parts.items()}
-            self.look_at(parts if isinstance(x, dict) else parts["image"])
+            self.check_range_of(parts if isinstance(x, dict) else parts["image"])
 
 
 def _values(x):
@@ -97,7 +97,7 @@ def _values(x):
         return None
 
 
-class Pixels(FirstLook):
+class Pixels(RangeCheck):
     """Mixed into a `Modality` with `channels`: raw pixels 0..255 become (pixel / 255 - mean) / std.
 
     The layer itself takes normalised pixels, as its weights expect them; `prepare` makes them so. Training,
@@ -110,8 +110,8 @@ class Pixels(FirstLook):
         self.preprocessing = checked_preprocessing(value, self.channels)
 
     def __call__(self, inputs, present=None, **options):
-        if not self.looked and hasattr(inputs, "shape"):
-            self.look(inputs, present)
+        if not self.range_checked and hasattr(inputs, "shape"):
+            self.check_range(inputs, present)
         return super().__call__(inputs, present=present, **options)
 
     def prepare(self, raw):

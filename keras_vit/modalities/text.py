@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import folds, integer, rate
+from keras_vit.config import Renamed, folds, integer, rate
 from keras_vit.errors import InputError
 from keras_vit.layers.blocks import DecoderBlock
 from keras_vit.layers.masks import as_bias
@@ -17,7 +17,7 @@ from keras_vit.modalities.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Text(Modality):
+class Text(Renamed, Modality):
     """Word ids [B, length] int32 (0 = padding, 1 = unknown) -> a token for each word, or a visual sentence.
 
         words = table[ids] + positions;  words = LayerNorm(encoder blocks(words))      with depth > 0
@@ -36,7 +36,7 @@ class Text(Modality):
         sentence: K, tokens of the visual sentence; None for a token for each word.
         depth: encoder blocks over the words; None: 2 with a sentence, else 0 (the model's trunk does it).
         decoder_depth: decoder blocks of the sentence.
-        heads: attention heads; None: the model's, or one for each 64 channels.
+        num_heads: attention heads; None: the model's, or one for each 64 channels.
         mlp_width: hidden width of the MLPs; None: 4 times the width.
         dropout: rate inside the MLPs.
         folded: see `ViTConfig.folded`.
@@ -50,7 +50,7 @@ class Text(Modality):
         sentence=None,
         depth=None,
         decoder_depth=1,
-        heads=None,
+        num_heads=None,
         mlp_width=None,
         dropout=0.0,
         folded=(),
@@ -62,7 +62,7 @@ class Text(Modality):
         self.sentence = None if sentence is None else integer("sentence", sentence, 1)
         self.depth = (2 if sentence else 0) if depth is None else integer("depth", depth, 0)
         self.decoder_depth = integer("decoder_depth", decoder_depth, 1)
-        self.heads = None if heads is None else integer("heads", heads, 1)
+        self.num_heads = None if num_heads is None else integer("num_heads", num_heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
         self.dropout, self.folded = rate("dropout", dropout), folds(folded)
         self.tokens = self.sentence or self.length
@@ -138,7 +138,7 @@ class Text(Modality):
             "sentence": self.sentence,
             "depth": self.depth,
             "decoder_depth": self.decoder_depth,
-            "heads": self.heads,
+            "num_heads": self.num_heads,
             "mlp_width": self.mlp_width,
             "dropout": self.dropout,
             "folded": list(self.folded),

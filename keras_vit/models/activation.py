@@ -14,30 +14,30 @@ AUTO = "auto"
 ACTIVATIONS = ("softmax", "sigmoid", None)
 
 
-def default_activation(classes: int | None) -> str:
+def default_activation(num_classes: int | None) -> str:
     """What "auto" means: "sigmoid" for one logit, since a softmax over one number is always 1."""
-    return "sigmoid" if classes == 1 else "softmax"
+    return "sigmoid" if num_classes == 1 else "softmax"
 
 
-def checked_activation(activation: str | None, classes: int | None) -> str | None:
+def checked_activation(activation: str | None, num_classes: int | None) -> str | None:
     """One of `ACTIVATIONS`, "auto" resolved. Raises InputError for another, or a softmax over one logit."""
     if activation == AUTO:
-        return default_activation(classes)
+        return default_activation(num_classes)
     if activation is not None and activation not in ACTIVATIONS:
         raise InputError(
             f"activation must be 'softmax', 'sigmoid', None or 'auto', not {activation!r}: it says what "
             "exported files make of the logits."
         )
-    if activation == "softmax" and classes == 1:
+    if activation == "softmax" and num_classes == 1:
         raise InputError(
-            "activation='softmax' with classes=1 is always 1.0: use activation='sigmoid' (for a "
-            "BinaryCrossentropy), None (for a number), or classes=2."
+            "activation='softmax' with num_classes=1 is always 1.0: use activation='sigmoid' (for a "
+            "BinaryCrossentropy), None (for a number), or num_classes=2."
         )
     return activation
 
 
 class WithActivation:
-    """Gives a model that has `classes` the attribute `activation`: one of `ACTIVATIONS`, checked when set."""
+    """Gives a model that has `num_classes` the attribute `activation`: one of `ACTIVATIONS`."""
 
     @property
     def activation(self) -> str | None:
@@ -45,16 +45,16 @@ class WithActivation:
 
     @activation.setter
     def activation(self, activation: str | None):
-        self._activation = checked_activation(activation, self.classes)
+        self._activation = checked_activation(activation, self.num_classes)
 
 
 def inherited_activation(model: Any) -> str | None:
     """The activation of a model made from `model`, perhaps of other classes: "auto" if nothing was chosen."""
-    return AUTO if model.activation == default_activation(model.classes) else model.activation
+    return AUTO if model.activation == default_activation(model.num_classes) else model.activation
 
 
 def activate(logits: Any, activation: str | None) -> Any:
-    """Logits [B, classes] as a file answers them, float32 [B, classes].
+    """Logits [B, num_classes] as a file answers them, float32 [B, num_classes].
 
     Args:
         logits: of any floating dtype; computed in float32, as losses do.

@@ -8,31 +8,31 @@ from keras_vit.weights.read import read_any_size
 HEADS = ("head/", "head_distillation/")
 
 
-def load_model(model_class, path, classes=None, image_size=None, heads=None, **changes):
+def load_model(model_class, path, num_classes=None, image_size=None, num_heads=None, **changes):
     """A model with published weights.
 
     Args:
         model_class: `ViT`, or a subclass of it.
         path: see `read_checkpoint`.
-        classes: None keeps the head of the file; another number than the file's gets a fresh one.
+        num_classes: None keeps the head of the file; another number than the file's gets a fresh one.
         image_size: None keeps the file's; positions are resized to another.
-        heads: attention heads, for a file that does not tell.
+        num_heads: attention heads, for a file that does not tell.
         **changes: anything else to change, as in `ViT.rebuilt`.
 
     Returns:
         (the model, the `Checkpoint` as it was in the file).
     """
-    checkpoint = read_any_size(path, classes=classes, image_size=image_size, heads=heads)
+    checkpoint = read_any_size(path, num_classes=num_classes, image_size=image_size, num_heads=num_heads)
     model = model_class(
         checkpoint.config,
         image_size=checkpoint.image_size,
-        classes=checkpoint.classes,
+        num_classes=checkpoint.num_classes,
         preprocessing=checkpoint.preprocessing,
         activation=checkpoint.activation,
     )
     load_into(model, checkpoint)
-    if classes not in (None, checkpoint.classes):
-        changes["classes"] = classes
+    if num_classes not in (None, checkpoint.num_classes):
+        changes["num_classes"] = num_classes
     if image_size is not None and pair(image_size, "image_size") != checkpoint.image_size:
         changes["image_size"] = image_size
     return (model.rebuilt(**changes) if changes else model), checkpoint
@@ -49,7 +49,7 @@ def load_into(model, checkpoint):
     """
     variables = variables_by_name(model)
     tensors = dict(checkpoint.tensors)
-    if model.classes != checkpoint.classes:
+    if model.num_classes != checkpoint.num_classes:
         for names in (variables, tensors):
             for name in [name for name in names if name.startswith(HEADS)]:
                 del names[name]

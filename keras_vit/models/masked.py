@@ -1,10 +1,10 @@
 """`MaskedViT`: a Vision Transformer that learns from pictures without labels, by guessing what was hidden.
 
-encoder = keras_vit.ViT("Ti/16", image_size=224, classes=None)
+encoder = keras_vit.ViT("Ti/16", image_size=224, num_classes=None)
 masked = keras_vit.MaskedViT(encoder, ratio=0.75, mode="mae")
 masked.compile(keras.optimizers.AdamW(1e-3))
 masked.fit(images, epochs=100)
-model = masked.classifier(classes=10)  # a ViT with the pretrained weights
+model = masked.classifier(num_classes=10)  # a ViT with the pretrained weights
 """
 
 import keras
@@ -18,7 +18,7 @@ from keras_vit.layers.dropping import take_geometry, take_tokens
 from keras_vit.layers.masks import ExplicitMask, as_mask
 from keras_vit.layers.patches import cut
 from keras_vit.losses import MaskedReconstruction, patch_statistics
-from keras_vit.modalities.pixels import LooksFirst
+from keras_vit.modalities.pixels import ChecksArrays
 from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.vit import ViT
 
@@ -27,7 +27,7 @@ HEAD_WIDTH = 32  # channels of an attention head in the decoder: those of MAE's
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MaskedViT(LooksFirst, Model):
+class MaskedViT(ChecksArrays, Model):
     """Masked image modelling around a `ViT`: a random part of the patches is hidden and predicted.
 
     - "simmim" (Xie et al. 2021, arXiv:2111.09886): a learned [MASK] takes the place of hidden tokens, the
@@ -104,11 +104,11 @@ class MaskedViT(LooksFirst, Model):
             raise InputError(f"decoder_width must be a multiple of 4, not {width}.")
         return width
 
-    classes = None  # it knows none; `training.pipeline` asks
+    num_classes = None  # it knows none; `training.pipeline` asks
 
-    def look_at(self, inputs):
-        """See `FirstLook.look`."""
-        self.encoder.look_at(inputs)
+    def check_range_of(self, inputs):
+        """See `RangeCheck.check_range`."""
+        self.encoder.check_range_of(inputs)
 
     def prepare(self, images):
         """Pixels [B, H, W, C] in 0..255 as the encoder takes them."""
@@ -146,7 +146,7 @@ class MaskedViT(LooksFirst, Model):
 
     def __call__(self, inputs, *arguments, **options):
         self.grid(inputs)  # here, since Keras wraps what `call` raises in many lines
-        self.look_at(inputs)
+        self.check_range_of(inputs)
         return super().__call__(inputs, *arguments, **options)
 
     def input_signature(self):
@@ -283,14 +283,14 @@ class MaskedViT(LooksFirst, Model):
 
     # After training.
 
-    def classifier(self, classes, **changes):
+    def classifier(self, num_classes, **changes):
         """A new `ViT` with the pretrained weights and a fresh head.
 
         Args:
-            classes: number of classes.
+            num_classes: number of classes.
             **changes: anything else to change, as in `ViT.rebuilt`.
         """
-        return self.encoder.rebuilt(classes=None).rebuilt(classes=classes, **changes)
+        return self.encoder.rebuilt(num_classes=None).rebuilt(num_classes=num_classes, **changes)
 
     def reconstruct(self, images):
         """What is hidden in pictures, and what the model makes of it.
@@ -347,8 +347,8 @@ class _Decoder(ExplicitMask, keras.layers.Layer):
         grid = encoder.config.grid(encoder.image_size)
         self.embed = Linear(width, name="embed", **shared)
         self.positions = SinCos2DPositions(grid, encoder.prefix, "mae", name="positions", **shared)
-        heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
-        self.blocks = [EncoderBlock(heads, 4 * width, name=f"block_{i}", **shared) for i in range(depth)]
+        num_heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
+        self.blocks = [EncoderBlock(num_heads, 4 * width, name=f"block_{i}", **shared) for i in range(depth)]
         self.norm = LayerNorm(name="norm", **shared)
         tokens = (None, encoder.prefix + grid[0] * grid[1], width)
         self.embed.build((None, None, encoder.config.width))

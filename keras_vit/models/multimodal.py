@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import PRESENT, folds, integer, number, rate
+from keras_vit.config import PRESENT, folds, integer, number, rate, with_new_names
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
 from keras_vit.layers.linear import untouched
@@ -21,7 +21,7 @@ from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
 from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
 from keras_vit.modalities.image import Image
-from keras_vit.modalities.pixels import LooksFirst, Pixels
+from keras_vit.modalities.pixels import ChecksArrays, Pixels
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
 from keras_vit.models.base import Model, shapes_of
 
@@ -29,11 +29,11 @@ FUSIONS = ("single_stream", "bottleneck")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MultimodalViT(WithActivation, LooksFirst, Model):
-    """A Vision Transformer over any set of modalities. Inputs by name give logits [B, classes].
+class MultimodalViT(WithActivation, ChecksArrays, Model):
+    """A Vision Transformer over any set of modalities. Inputs by name give logits [B, num_classes].
 
         model = MultimodalViT({"image": Image(32, 4), "text": Text(vocabulary, length=16)},
-                              width=128, depth=6, heads=4, classes=10)
+                              width=128, depth=6, num_heads=4, num_classes=10)
         logits = model({"image": pixels, "text": ids})                # both
         logits = model({"text": ids})                                 # no image at all
         logits = model({"image": pixels, "text": ids, "present": p})  # p float [B, 2]: 0 where one is absent
@@ -44,8 +44,8 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
     Args:
         modalities: {name: `Modality`}; `present` has one column for each, in this order. Each gets the
             model's width (see `Modality.with_width`).
-        width, depth, heads: of the trunk.
-        classes: number of classes; None for no head: the output is the feature [B, width].
+        width, depth, num_heads: of the trunk.
+        num_classes: number of classes; None for no head: the output is the feature [B, width].
         mlp_width: 4 times the width by default.
         fusion: "single_stream" (all tokens see each other) or "bottleneck" (tokens of different modalities
             see each other only through `bottleneck` learned tokens; Nagrani et al. 2021, arXiv:2107.00135,
@@ -70,8 +70,8 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
         modalities,
         width=192,
         depth=6,
-        heads=3,
-        classes=1000,
+        num_heads=3,
+        num_classes=1000,
         mlp_width=None,
         fusion="single_stream",
         bottleneck=4,
@@ -89,8 +89,8 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         shared = {"dtype": self.dtype_policy}
         self.width, self.depth = integer("width", width, 1), integer("depth", depth, 1)
-        self.heads, self.mlp_width = heads, 4 * width if mlp_width is None else mlp_width
-        self.classes = classes if classes is None else integer("classes", classes, 1)
+        self.num_heads, self.mlp_width = num_heads, 4 * width if mlp_width is None else mlp_width
+        self.num_classes = num_classes if num_classes is None else integer("num_classes", num_classes, 1)
         self.activation = activation
         self.fusion = one_of("fusion", fusion, FUSIONS)
         self.bottleneck = integer("bottleneck", bottleneck, 1)
@@ -99,14 +99,14 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
         self.dropout, self.stochastic_depth = dropout, stochastic_depth
         self.folded = folds(folded)
         self.modalities = {
-            key: modality.with_width(width, heads=heads, name=key, dtype=self.dtype_policy)
+            key: modality.with_width(width, num_heads=num_heads, name=key, dtype=self.dtype_policy)
             for key, modality in _checked_modalities(modalities).items()
         }
         self.seeds = keras.random.SeedGenerator(0)
         self.drop = keras.layers.Dropout(dropout, name="drop", **shared)
         self.blocks = [
             EncoderBlock(
-                heads,
+                num_heads,
                 self.mlp_width,
                 dropout=dropout,
                 stochastic_depth=skip_rate,
@@ -117,9 +117,11 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
             for i, skip_rate in enumerate(depth_rates(stochastic_depth, depth))
         ]
         # Folding moves its scale and shift into the head, so it needs one.
-        self.norm = LayerNorm(affine="norms" not in self.folded or not classes, name="norm", **shared)
+        self.norm = LayerNorm(affine="norms" not in self.folded or not num_classes, name="norm", **shared)
         self.mean = Pooling("mean", name="mean", **shared)
-        self.head = Linear(classes, kernel_initializer="zeros", name="head", **shared) if classes else None
+        self.head = (
+            Linear(num_classes, kernel_initializer="zeros", name="head", **shared) if num_classes else None
+        )
         self.fake_quantize = untouched  # the hook of `Linear`, here for "joined": what enters the trunk
         self.prediction = self._predicted = None
         if self.visual_weight:
@@ -286,12 +288,12 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
                 modality["config"]["folded"] = config["folded"]
         return type(self).from_config(config)
 
-    def look_at(self, inputs):
-        """See `FirstLook.look`."""
+    def check_range_of(self, inputs):
+        """See `RangeCheck.check_range`."""
         present = inputs.get(PRESENT)
         for i, (name, modality) in enumerate(self.modalities.items()):
             if isinstance(modality, Pixels) and name in inputs:
-                modality.look(inputs[name], None if present is None else present[:, i])
+                modality.check_range(inputs[name], None if present is None else present[:, i])
 
     def signature(self):
         """{name: {"shape", "dtype"}} of what an exported file takes: each raw input, and "present"."""
@@ -355,7 +357,7 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
 
     def compute_output_shape(self, input_shape):
         batch = next(iter(input_shape.values()))[0]
-        return (batch, self.classes or self.width)
+        return (batch, self.num_classes or self.width)
 
     def get_config(self):
         return {
@@ -364,8 +366,8 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
             ],
             "width": self.width,
             "depth": self.depth,
-            "heads": self.heads,
-            "classes": self.classes,
+            "num_heads": self.num_heads,
+            "num_classes": self.num_classes,
             "mlp_width": self.mlp_width,
             "fusion": self.fusion,
             "bottleneck": self.bottleneck,
@@ -383,7 +385,7 @@ class MultimodalViT(WithActivation, LooksFirst, Model):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
+        config = with_new_names(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
         config["modalities"] = deserialized(config["modalities"])

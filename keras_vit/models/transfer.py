@@ -26,21 +26,21 @@ def variables_by_name(model):
     """
     theirs = {
         id(variable): f"{name}/{i}"
-        for name, layer in own_layers(model)
+        for name, layer in custom_layers(model)
         for i, variable in enumerate(layer.weights)
     }
     return {theirs.get(id(v), name_within(model, v)): v for v in model.weights}
 
 
-def own_layers(model):
-    """[("block_0/attention", layer), ...] of the layers in a `ViT` that are the user's, see `layers.own`."""
+def custom_layers(model):
+    """[("block_0/attention", layer), ...] of the user's own layers in a `ViT`, see `layers.custom`."""
     config = getattr(model, "config", None)
-    if config is None or not config.own:
+    if config is None or not config.custom:
         return []
-    if "block" in config.own:
+    if "block" in config.custom:
         return [(block.name, block) for block in model.blocks]
     return [
-        (f"{block.name}/{field}", getattr(block, field)) for block in model.blocks for field in config.own
+        (f"{block.name}/{field}", getattr(block, field)) for block in model.blocks for field in config.custom
     ]
 
 

@@ -8,7 +8,7 @@ image -> patches -> [CLS] + patch tokens -> + positions -> blocks -> norm -> poo
 import keras
 from keras import ops
 
-from keras_vit.config import ViTConfig, boolean, pair
+from keras_vit.config import ViTConfig, boolean, pair, with_new_names
 from keras_vit.errors import InputError
 from keras_vit.layers import (
     AttentionPooling,
@@ -18,16 +18,16 @@ from keras_vit.layers import (
     PatchDropout,
     PatchMerger,
     Pooling,
+    custom,
     depth_rates,
     grid_sizes,
-    own,
     positions_for,
     stem_for,
 )
 from keras_vit.layers.dropping import take_geometry, take_tokens
 from keras_vit.layers.linear import untouched
 from keras_vit.layers.masks import as_mask
-from keras_vit.modalities.pixels import FirstLook, LooksFirst, checked_preprocessing, for_channels
+from keras_vit.modalities.pixels import ChecksArrays, RangeCheck, checked_preprocessing, for_channels
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
 from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.checkpoints import load_model
@@ -35,13 +35,13 @@ from keras_vit.models.transfer import transfer
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class ViT(WithActivation, FirstLook, LooksFirst, Model):
-    """A Vision Transformer. Images [B, H, W, C], normalised, give logits [B, classes].
+class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
+    """A Vision Transformer. Images [B, H, W, C], normalised, give logits [B, num_classes].
 
-        model = keras_vit.ViT("Ti/16", image_size=224, classes=1000)
-        model = keras_vit.ViT(ViTConfig(...), image_size=(64, 96), classes=10, pooling="mean")
+        model = keras_vit.ViT("Ti/16", image_size=224, num_classes=1000)
+        model = keras_vit.ViT(ViTConfig(...), image_size=(64, 96), num_classes=10, pooling="mean")
 
-    With `classes=None` there is no head: the output is the pooled feature [B, width], or all
+    With `num_classes=None` there is no head: the output is the pooled feature [B, width], or all
     patch tokens [B, N, width] with `pooling=None`.
 
     With `patch_mask=True` it takes {"image": [B, H, W, C], "patch_mask": [B, N]} (`layers.pad_images` makes
@@ -51,7 +51,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
     Args:
         config: a variant ("Ti/16", "S/16", "B/32", ... see `keras_vit.config`) or a `ViTConfig`.
         image_size: one integer or (height, width), multiples of the patch.
-        classes: number of classes, or None.
+        num_classes: number of classes, or None.
         preprocessing: {"mean": [C], "std": [C]} of pixels in [0, 1]; kept with the model, applied
             by training and prediction, baked into every export. Not applied in `call`, but for:
         include_preprocessing: True: the model takes pixels 0..255 and normalises them in `call`, as those of
@@ -59,9 +59,9 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         activation: what every export, runner and report makes of the logits; never applied in `call`, so
             compile with a loss `from_logits=True`. "softmax", one class of several (CategoricalCrossentropy);
             "sigmoid", each class on its own (BinaryCrossentropy); None, numbers that are answered as they
-            are (MeanSquaredError). "auto" is "sigmoid" for classes=1, else "softmax".
+            are (MeanSquaredError). "auto" is "sigmoid" for num_classes=1, else "softmax".
         **overrides: fields of `ViTConfig` to replace: `channels=1` for grey pictures; `attention`, `mlp` and
-            `block` also take a layer of your own (see `keras_vit.layers.own`).
+            `block` also take a layer of your own (see `keras_vit.layers.custom`).
 
     Raises:
         InputError (a ValueError): unknown variant, field or activation, a softmax over one class, or an
@@ -72,7 +72,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         self,
         config="Ti/16",
         image_size=224,
-        classes=1000,
+        num_classes=1000,
         preprocessing=None,
         include_preprocessing=False,
         name=None,
@@ -83,11 +83,11 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
     ):
         config = ViTConfig.of(config, **overrides).for_size(image_size)
         grid = config.grid(image_size)  # refuses a size that the patch does not divide
-        _check_classes(classes, config.pooling)
+        _check_classes(num_classes, config.pooling)
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.config = config
         self.image_size = pair(image_size, "image_size")
-        self.classes = classes
+        self.num_classes = num_classes
         self.activation = activation
         # How a picture becomes what the weights expect: (pixel / 255 - mean) / std, after the picture was
         # scaled to cover the image size and cropped in the centre.
@@ -95,7 +95,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         self.include_preprocessing = boolean("include_preprocessing", include_preprocessing)
         self.fake_quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
         self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
-        self.each_head = False  # True: in training, both heads' logits [B, 2, classes] if distilled
+        self.each_head = False  # True: in training, both heads' logits [B, 2, num_classes] if distilled
 
         # Tokens stand in this order: [CLS], the distillation token, registers, patches.
         self.class_tokens = (config.pooling == "cls") + config.distilled
@@ -110,7 +110,13 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
             **shared,
         )
         self.positions = positions_for(
-            config.position, grid, self.class_tokens, config.width, config.heads, name="positions", **shared
+            config.position,
+            grid,
+            self.class_tokens,
+            config.width,
+            config.num_heads,
+            name="positions",
+            **shared,
         )
         self.drop = keras.layers.Dropout(config.dropout, name="drop", **shared)
         self.patch_drop = PatchDropout(config.patch_dropout, prefix=self.prefix, name="patch_drop", **shared)
@@ -124,13 +130,13 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         )
         # Folding moves the last norm's scale and shift into the head, so it needs one.
         folded = {
-            "affine": "norms" not in config.folded or not classes,
+            "affine": "norms" not in config.folded or not num_classes,
             "centre": "means" not in config.folded,
         }
         self.norm = LayerNorm(config.epsilon, **folded, name="norm", **shared)
         if config.pooling == "attention":
             self.pool = AttentionPooling(
-                config.heads,
+                config.num_heads,
                 config.mlp_width,
                 config.mlp,
                 self.prefix,
@@ -141,14 +147,14 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
             )
         else:
             self.pool = Pooling(config.pooling, prefix=self.prefix, name="pool", **shared)
-        self.head = self._head("head") if classes else None
-        self.head_distillation = self._head("head_distillation") if classes and config.distilled else None
+        self.head = self._head("head") if num_classes else None
+        self.head_distillation = self._head("head_distillation") if num_classes and config.distilled else None
         self.build_now(shapes_of(self.input_signature()))
 
     def _block(self, index, skip_rate):
         config, shared = self.config, {"dtype": self.dtype_policy}
         theirs = {
-            field: own.made(
+            field: custom.made(
                 field,
                 registered,
                 config,
@@ -156,7 +162,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
                 f"block_{index}" if field == "block" else field,
                 self.dtype_policy,
             )
-            for field, registered in config.own.items()
+            for field, registered in config.custom.items()
         }
         if "block" in theirs:
             return theirs["block"]
@@ -167,7 +173,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
             "dropout": config.attention_dropout,
         }
         return EncoderBlock(
-            config.heads,
+            config.num_heads,
             config.mlp_width,
             attention=theirs.get("attention", attention),
             mlp=theirs.get("mlp", config.mlp),
@@ -182,7 +188,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         )
 
     def _head(self, name):
-        return Linear(self.classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)
+        return Linear(self.num_classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)
 
     def input_signature(self):
         image = keras.InputSpec(shape=(None, *self.signature()["image"]["shape"]), dtype="float32")
@@ -216,8 +222,8 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         for i, block in enumerate(self.blocks):
             merged = self.merger is not None and i >= config.merge[0]
             shape = (None, self.prefix + config.merge[1], config.width) if merged else tokens
-            if "block" in config.own:
-                own.build(block, shape)
+            if "block" in config.custom:
+                custom.build(block, shape)
             else:
                 block.build(shape)
         for layer in (self.patch_drop, self.norm, self.pool):
@@ -229,7 +235,7 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
     def __call__(self, inputs, *arguments, **options):
         # Here, since Keras wraps what `call` raises in many lines.
         images, _ = self._images_and_mask(inputs)
-        self.look(images)
+        self.check_range(images)
         return super().__call__(inputs, *arguments, **options)
 
     def call(self, inputs, training=None):
@@ -259,12 +265,14 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
     def through(self, block, tokens, **options):
         """Tokens through one of `blocks`; one of the user's gets those of the options that it takes."""
         return (
-            own.answer(block, tokens, **options) if "block" in self.config.own else block(tokens, **options)
+            custom.answer(block, tokens, **options)
+            if "block" in self.config.custom
+            else block(tokens, **options)
         )
 
-    def look_at(self, inputs):
-        """See `FirstLook.look`."""
-        self.look(inputs.get("image") if isinstance(inputs, dict) else inputs)
+    def check_range_of(self, inputs):
+        """See `RangeCheck.check_range`."""
+        self.check_range(inputs.get("image") if isinstance(inputs, dict) else inputs)
 
     def _images_and_mask(self, inputs):
         """(images, boolean mask [B, N] or None), after a look at their shapes."""
@@ -354,8 +362,8 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
 
     def compute_output_shape(self, input_shape):
         shape = input_shape["image"] if isinstance(input_shape, dict) else input_shape
-        if self.classes:
-            return (shape[0], self.classes)
+        if self.num_classes:
+            return (shape[0], self.num_classes)
         if self.config.pooling is None:
             rows, columns = self.config.grid(shape[1:3])
             tokens = self.config.merge[1] if self.config.merge else rows * columns
@@ -363,25 +371,25 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
         return (shape[0], self.config.width)
 
     @classmethod
-    def from_checkpoint(cls, path, classes=None, image_size=None, **changes):
+    def from_checkpoint(cls, path, num_classes=None, image_size=None, **changes):
         """A ViT with published weights: `keras_vit.weights` lists the formats.
 
         Args:
             path: an original .npz, a timm .safetensors or a Hugging Face folder.
-            classes: None keeps the head of the file; another number than the file's gets a fresh one.
+            num_classes: None keeps the head of the file; another number than the file's gets a fresh one.
             image_size: None keeps the file's; positions are resized to another.
-            **changes: anything else to change, as in `rebuilt`; `heads` also for a file that does not say.
+            **changes: anything else to change, as in `rebuilt`; `num_heads` for a file that lacks it.
 
         Raises:
             InputError: the file is no such checkpoint, or its tensors do not fit.
         """
-        return load_model(cls, path, classes=classes, image_size=image_size, **changes)[0]
+        return load_model(cls, path, num_classes=num_classes, image_size=image_size, **changes)[0]
 
     def rebuilt(self, **changes):
         """A new ViT with this one's weights and some arguments changed.
 
         Another `image_size` gets resized positions, another `patch_size` a resized patch kernel, another
-        number of `classes` a fresh head; every other variable that is new or has a new shape starts afresh.
+        number of classes a fresh head; every other variable that is new or has a new shape starts afresh.
         An `activation` that is not the usual one for its classes is kept.
         For other `channels` the kernel that meets pixels is summed (to 1) or repeated (see `for_channels` in
         `models/transfer.py`), and `preprocessing`, unless given, averaged or repeated.
@@ -396,15 +404,15 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
             arguments["preprocessing"] = for_channels(self.preprocessing, channels)
         return transfer(self, type(self)(**arguments))
 
-    def reset_classifier(self, classes):
-        """A new ViT with this one's weights and a fresh head for `classes` (None: no head)."""
-        return self.rebuilt(classes=None).rebuilt(classes=classes)
+    def reset_classifier(self, num_classes):
+        """A new ViT with this one's weights and a fresh head for `num_classes` (None: no head)."""
+        return self.rebuilt(num_classes=None).rebuilt(num_classes=num_classes)
 
     def _arguments(self):
         return {
             "config": self.config,
             "image_size": self.image_size,
-            "classes": self.classes,
+            "num_classes": self.num_classes,
             "preprocessing": self.preprocessing,
             "include_preprocessing": self.include_preprocessing,
             "activation": self.activation,
@@ -423,14 +431,17 @@ class ViT(WithActivation, FirstLook, LooksFirst, Model):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
+        config = with_new_names(config)
+        config["config"] = with_new_names(config["config"])
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
         return cls(**config)
 
 
-def _check_classes(classes, pooling):
-    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
-        raise InputError(f"classes must be a positive integer or None, not {classes!r}.")
-    if classes is not None and pooling is None:
-        raise InputError("pooling=None keeps all tokens, so there is no head: use classes=None with it.")
+def _check_classes(num_classes, pooling):
+    if num_classes is not None and (
+        isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1
+    ):
+        raise InputError(f"num_classes must be a positive integer or None, not {num_classes!r}.")
+    if num_classes is not None and pooling is None:
+        raise InputError("pooling=None keeps all tokens, so there is no head: use num_classes=None with it.")

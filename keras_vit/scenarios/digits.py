@@ -26,11 +26,11 @@ def handwritten(seed=0):
     return tuple((pictures[rows], labels[rows]) for rows in (order[~held_out], order[held_out]))
 
 
-def drawn(labels, classes, count, rng):
+def drawn(labels, num_classes, count, rng):
     """Rows of `labels` for `count` examples, each class equally often, in random order: int [count]."""
-    wanted = rng.permutation(np.arange(count) % classes)
+    wanted = rng.permutation(np.arange(count) % num_classes)
     rows = np.empty(count, int)
-    for k in range(classes):
+    for k in range(num_classes):
         places, known = np.flatnonzero(wanted == k), np.flatnonzero(labels == k)
         # All of them equally often, before one comes again.
         rows[places] = np.resize(rng.permutation(known), len(places))

@@ -29,7 +29,7 @@ GRAIN = 0.24  # of the picture: standard deviation of the noise, where ink is 1
 TRAIN, TEST = 12000, 2000
 
 ALONE = ("image", "audio")
-MODEL = {"width": 64, "depth": 4, "heads": 4, "mlp_width": 128, "modality_dropout": 0.2, "dropout": 0.1}
+MODEL = {"width": 64, "depth": 4, "num_heads": 4, "mlp_width": 128, "modality_dropout": 0.2, "dropout": 0.1}
 TRAINING = {
     "epochs": 12,
     "batch_size": 128,

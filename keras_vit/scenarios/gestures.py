@@ -24,7 +24,7 @@ TREMBLE = 0.04  # standard deviation of each point, where a gesture of scale 1 r
 SCALES = (0.3, 1.0)
 TRAIN, TEST = 8000, 2000
 
-MODEL = {"width": 64, "depth": 4, "heads": 4, "mlp_width": 128}
+MODEL = {"width": 64, "depth": 4, "num_heads": 4, "mlp_width": 128}
 TRAINING = {
     "epochs": 10,
     "batch_size": 64,

@@ -149,7 +149,7 @@ def _title(share):
 
 
 ALONE = ("image",)
-MODEL = {"width": 96, "depth": 3, "heads": 4, "mlp_width": 192, "modality_dropout": 0.4}
+MODEL = {"width": 96, "depth": 3, "num_heads": 4, "mlp_width": 192, "modality_dropout": 0.4}
 TRAINING = {
     "epochs": 10,
     "batch_size": 64,

@@ -28,7 +28,7 @@ STEPS = (3, 8)  # pixels from a place to the next: at least, at most
 GRAIN = 0.1  # standard deviation of the noise, where ink is 1
 TRAIN, TEST = 6000, 1500
 
-MODEL = {"width": 64, "depth": 4, "heads": 4, "mlp_width": 128, "dropout": 0.1}
+MODEL = {"width": 64, "depth": 4, "num_heads": 4, "mlp_width": 128, "dropout": 0.1}
 TRAINING = {
     "epochs": 10,
     "batch_size": 64,

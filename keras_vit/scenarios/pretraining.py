@@ -30,7 +30,7 @@ TRAIN, TEST, LABELLED = 6000, 2000, 0.1
 
 SEEDS = (0, 1, 2)
 PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-MODEL = {"patch_size": 4, "width": 64, "depth": 4, "heads": 4, "mlp_width": 128, "pooling": "mean"}
+MODEL = {"patch_size": 4, "width": 64, "depth": 4, "num_heads": 4, "mlp_width": 128, "pooling": "mean"}
 MASKED = {"ratio": 0.75, "mode": "mae", "decoder_width": 32, "decoder_depth": 2}
 RECONSTRUCTION = {"kind": "l2", "normalise": False}  # or empty paper, all noise, would count most
 PRETRAINING = {
@@ -141,7 +141,7 @@ def run(out, console=None):
     rows = []
     for seed in SEEDS:
         start, data = time.perf_counter(), make(seed)
-        scratch = classified(encoder(seed).rebuilt(classes=len(data.labels)), data)
+        scratch = classified(encoder(seed).rebuilt(num_classes=len(data.labels)), data)
         masked = pretrained(encoder(seed), data)
         if seed == SEEDS[0]:
             from keras_vit.inspect.reconstructions import draw_reconstructions
@@ -177,7 +177,7 @@ def encoder(seed):
     from keras_vit.models import ViT
 
     keras.utils.set_random_seed(seed)
-    return ViT(ViTConfig(**MODEL), image_size=SIZE, classes=None, preprocessing=PREPROCESSING)
+    return ViT(ViTConfig(**MODEL), image_size=SIZE, num_classes=None, preprocessing=PREPROCESSING)
 
 
 def pretrained(encoder, data):

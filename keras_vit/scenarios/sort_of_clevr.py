@@ -70,7 +70,7 @@ IMAGE = {
     "stem": "overlapping",
     "position": "sincos2d",  # as large as the patches: learned ones start at 0.02 and take far longer
     "depth": 4,
-    "heads": 4,
+    "num_heads": 4,
     "mlp_width": 256,
 }
 SCHOOL = {
@@ -81,7 +81,7 @@ SCHOOL = {
     "warmup_steps": 300,
     "weight_decay": 0.02,
 }
-MODEL = {"width": 128, "depth": 2, "heads": 4, "mlp_width": 256, "modality_dropout": 0.1}
+MODEL = {"width": 128, "depth": 2, "num_heads": 4, "mlp_width": 256, "modality_dropout": 0.1}
 TRAINING = {
     "freeze": ["image", "text", "block_0"],  # fresh parts behind them would spoil what they know
     "epochs": 1,

@@ -31,8 +31,8 @@ LENGTH = 21  # words; every caption has as many
 TRAIN_SCENES, TEST_SCENES = 20000, 2000
 CHOICE = 100  # pictures among which the words find theirs
 
-IMAGE = {"patch_size": 12, "depth": 2, "heads": 4, "mlp_width": 192}
-TEXT = {"length": LENGTH, "sentence": 4, "depth": 2, "heads": 4, "mlp_width": 192}
+IMAGE = {"patch_size": 12, "depth": 2, "num_heads": 4, "mlp_width": 192}
+TEXT = {"length": LENGTH, "sentence": 4, "depth": 2, "num_heads": 4, "mlp_width": 192}
 SCHOOL = {
     "steps": 4000,
     "batch_size": 64,
@@ -43,7 +43,7 @@ SCHOOL = {
 MODEL = {
     "width": 96,
     "depth": 2,
-    "heads": 4,
+    "num_heads": 4,
     "mlp_width": 192,
     "modality_dropout": 0.5,
     "visual_weight": 10.0,

@@ -15,43 +15,46 @@ from keras_vit.training.recipes import recipe
 from keras_vit.training.runs import read_run
 
 
-def import_run(path, out, classes=None, labels=None, image_size=None, heads=None):
+def import_run(path, out, num_classes=None, labels=None, image_size=None, num_heads=None):
     """Make the RUN folder `out` from a published checkpoint. It appears whole or not at all.
 
     Args:
         path: an original .npz, a timm .safetensors or a Hugging Face folder.
         out: a folder that does not exist or is empty.
-        classes: None keeps the checkpoint's head; a number gets a fresh one.
+        num_classes: None keeps the checkpoint's head; a number gets a fresh one.
         labels: a text file with one class name in each line; by default the checkpoint's names,
             or "0", "1", ...
         image_size: another (height, width): positions are resized.
-        heads: attention heads, for a file that does not say.
+        num_heads: attention heads, for a file that does not say.
 
     Returns:
         (the `ViT`, the name of the checkpoint's format).
 
     Raises:
-        InputError: no such checkpoint, `out` is not empty, no head and no `classes`, labels that do not fit.
+        InputError: no such checkpoint, `out` is not empty, no head and no `num_classes`, labels that do not
+            fit.
     """
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty: give another --out.")
     names = _read_labels(labels) if labels is not None else None
-    if names is not None and classes is None:
-        classes = len(names)
-    model, checkpoint = load_model(ViT, path, classes=classes, image_size=image_size, heads=heads)
-    if model.classes is None:
-        raise InputError(f"{path} has no head: say --classes N (or --labels FILE) for a fresh one.")
+    if names is not None and num_classes is None:
+        num_classes = len(names)
+    model, checkpoint = load_model(
+        ViT, path, num_classes=num_classes, image_size=image_size, num_heads=num_heads
+    )
+    if model.num_classes is None:
+        raise InputError(f"{path} has no head: say --num-classes N (or --labels FILE) for a fresh one.")
     if names is None:
-        kept = checkpoint.labels if model.classes == checkpoint.classes else None
-        names = kept or default_labels(model.classes, output_name(model.activation))
+        kept = checkpoint.labels if model.num_classes == checkpoint.num_classes else None
+        names = kept or default_labels(model.num_classes, output_name(model.activation))
     try:
         names = checked_labels(names)
     except InputError as error:
         raise InputError(f"{labels or path}: {error} --labels FILE gives others.") from None
-    if not labels_fit(len(names), model.classes, output_name(model.activation)):
+    if not labels_fit(len(names), model.num_classes, output_name(model.activation)):
         raise InputError(
-            f"{labels} names {len(names)} classes, and the model has {model.classes}: name each."
+            f"{labels} names {len(names)} classes, and the model has {model.num_classes}: name each."
         )
     chosen = recipe(image_size=model.image_size, variant=model.config.to_dict(), pooling=model.config.pooling)
     with atomic_directory(out) as folder:
@@ -89,7 +92,9 @@ def load_start(path, option="--start"):
         try:
             return ViT.from_checkpoint(path)
         except InputError as error:
-            if not any(f"{argument}=" in str(error) for argument in ("heads", "classes", "image_size")):
+            if not any(
+                f"{argument}=" in str(error) for argument in ("num_heads", "num_classes", "image_size")
+            ):
                 raise
             # which this command has no options for
             raise InputError(

@@ -6,7 +6,7 @@ import json
 from keras_vit.config import ViTConfig
 from keras_vit.errors import InputError, one_of
 
-SMALL_TRUNK = {"width": 128, "depth": 4, "heads": 4}  # of a MultimodalViT
+SMALL_TRUNK = {"width": 128, "depth": 4, "num_heads": 4}  # of a MultimodalViT
 DISTILLATIONS = ("none", "hard", "soft")
 AUGMENTATIONS = ("none", "affine", "light", "crop", "strong")
 
@@ -124,11 +124,11 @@ class Recipe:
             said["channels"] = self.channels
         return ViTConfig.of(self.variant, pooling=self.pooling, dropout=self.dropout, **said)
 
-    def build(self, classes):
+    def build(self, num_classes):
         """The model, with fresh weights, compiled for nothing yet."""
         from keras_vit.models import ViT
 
-        return ViT(self.model_config(), self.image_size, classes, dtype=self.precision)
+        return ViT(self.model_config(), self.image_size, num_classes, dtype=self.precision)
 
     def to_dict(self):
         return {**dataclasses.asdict(self), "image_size": list(self.image_size)}
@@ -167,7 +167,7 @@ class MultimodalRecipe(Recipe):
             "distillation_token": False,
         }
         self.check_fixed(fixed, "is for models of images alone")
-        for key in ("modalities", "classes"):
+        for key in ("modalities", "num_classes"):
             if key in self.variant:
                 raise InputError(
                     f"{key} of a multimodal model come from the data: leave them out of variant."
@@ -180,10 +180,15 @@ class MultimodalRecipe(Recipe):
         for name in self.freeze:
             one_of("part to freeze", name, [*(key for key, _ in self.modalities), *blocks])
 
-    def build(self, classes):
+    def build(self, num_classes):
         from keras_vit.models import MultimodalViT
 
-        options = {"dropout": self.dropout, **self.variant, "dtype": self.precision, "classes": classes}
+        options = {
+            "dropout": self.dropout,
+            **self.variant,
+            "dtype": self.precision,
+            "num_classes": num_classes,
+        }
         return MultimodalViT.from_config({**options, "modalities": self.modalities})
 
 
@@ -218,11 +223,11 @@ class PretrainingRecipe(Recipe):
             raise InputError(f"ratio must be between 0 and 1, e.g. 0.6, not {self.ratio!r}.")
         super().check_model()
 
-    def build(self, classes):
+    def build(self, num_classes):
         """The `MaskedViT`, with fresh weights; no classes."""
         from keras_vit.models import ViT
 
-        return self.around(ViT(self.model_config(), self.image_size, classes=None, dtype=self.precision))
+        return self.around(ViT(self.model_config(), self.image_size, num_classes=None, dtype=self.precision))
 
     def around(self, encoder):
         """The `MaskedViT` around a `ViT`."""
@@ -308,7 +313,7 @@ RECIPES = {
             "stem": "compact",
             "width": 128,
             "depth": 2,
-            "heads": 2,
+            "num_heads": 2,
             "mlp_width": 128,
         },
         image_size=(32, 32),
@@ -345,5 +350,5 @@ def trunk(variant):
     if variant is None:
         return dict(SMALL_TRUNK), None
     config = ViTConfig.of(variant)
-    shape = {key: getattr(config, key) for key in ("width", "depth", "heads", "mlp_width")}
+    shape = {key: getattr(config, key) for key in ("width", "depth", "num_heads", "mlp_width")}
     return shape, config.patch_size[0]

@@ -126,7 +126,7 @@ def top1(model, split):
 
 
 def _decided(values, threshold):
-    """The class of each row [B, classes]; of one class whether it is above the threshold."""
+    """The class of each row [B, num_classes]; of one class whether it is above the threshold."""
     values = np.asarray(values)
     return values[:, 0] > threshold if values.shape[-1] == 1 else values.argmax(-1)
 
@@ -157,7 +157,7 @@ def built(data, recipe, start):
         model = start.reset_classifier(None).rebuilt(
             config=recipe.model_config(),
             image_size=recipe.image_size,
-            classes=len(data.labels),
+            num_classes=len(data.labels),
             activation=AUTO,  # each picture here has one class, whatever `start` told apart
             dtype=recipe.precision,
         )

@@ -25,7 +25,7 @@ class Checkpoint:
         format: "original", "hugging_face" or "timm".
         config: the shape of the model.
         image_size: (height, width) that its positions are made for.
-        classes: number of classes, or None without a head.
+        num_classes: number of classes, or None without a head.
         labels: their names in order, or None.
         preprocessing: {"mean": [C], "std": [C]} of pixels in [0, 1].
         tensors: {variable name as in `ViT`, without the model's own: float32 array}.
@@ -35,7 +35,7 @@ class Checkpoint:
     format: str
     config: ViTConfig
     image_size: tuple
-    classes: int | None
+    num_classes: int | None
     labels: list | None
     preprocessing: dict
     tensors: dict
@@ -211,7 +211,7 @@ def find_grid(path, counts, patch_size, image_size=None, hint=None):
 def agree_on_heads(path, told, hint):
     """The number of heads: what the file tells, which a user's hint must not contradict, or else the hint."""
     if told is not None and hint is not None and told != hint:
-        raise InputError(f"{path} has {told} attention heads, not heads={hint}: leave that out.")
+        raise InputError(f"{path} has {told} attention heads, not num_heads={hint}: leave that out.")
     return hint if told is None else told
 
 

@@ -67,7 +67,7 @@ def wrote(stored):
     return any(f"{base}{PATCHES}.weight" in stored for base in BASES)
 
 
-def read(path, stored, settings, classes, image_size, heads):
+def read(path, stored, settings, num_classes, image_size, num_heads):
     """A `Checkpoint` from {name: Stored} and config.json, which has the image size: its hint is not used."""
     described = path.parent / "config.json"
     family = settings["model_type"]
@@ -97,13 +97,15 @@ def read(path, stored, settings, classes, image_size, heads):
     distilled = family == "deit" and "cls_classifier.weight" in stored
     prefix = ["cls", "distillation"] if family == "deit" else ["cls"]
     head = "cls_classifier" if distilled else "classifier"
-    classes = classes_of(path, stored, f"{head}.weight", 0, classes)
+    num_classes = classes_of(path, stored, f"{head}.weight", 0, num_classes)
     config = ViTConfig(
         patch_size=patch_size,
         channels=setting(described, settings, "num_channels", int, 3),
         width=setting(described, settings, "hidden_size", int, 768),
         depth=depth,
-        heads=agree_on_heads(path, setting(described, settings, "num_attention_heads", int, 12), heads),
+        num_heads=agree_on_heads(
+            path, setting(described, settings, "num_attention_heads", int, 12), num_heads
+        ),
         mlp_width=setting(described, settings, "intermediate_size", int, 3072),
         mlp=ACTIVATIONS[activation],
         epsilon=setting(described, settings, "layer_norm_eps", float, 1e-12),
@@ -111,14 +113,14 @@ def read(path, stored, settings, classes, image_size, heads):
         registers=len(prefix) - 1 - distilled,
     )
     table = _table(config, base, names, prefix, rows=len(prefix) + grid[0] * grid[1])
-    if classes is not None:
-        table |= torch_linear("head", head, config.width, classes)
+    if num_classes is not None:
+        table |= torch_linear("head", head, config.width, num_classes)
         if distilled:
-            table |= torch_linear("head_distillation", "distillation_classifier", config.width, classes)
+            table |= torch_linear("head_distillation", "distillation_classifier", config.width, num_classes)
     # A bare backbone has a pooler (a tanh layer that no image classifier uses), and one that was pretrained
     # by masking has a decoder and a mask token: parts for other tasks.
     ignored = [f"{base}pooler.", f"{base}embeddings.mask_token", "decoder."]
-    if classes is None:
+    if num_classes is None:
         ignored += ["classifier.", "cls_classifier.", "distillation_classifier."]
     tensors = gather(path, stored, table, ignored)
     settle_positions(tensors, prefix, prefix[: 1 + distilled], patches=grid[0] * grid[1])
@@ -126,8 +128,8 @@ def read(path, stored, settings, classes, image_size, heads):
         format="hugging_face",
         config=config,
         image_size=(grid[0] * patch_size[0], grid[1] * patch_size[1]),
-        classes=classes,
-        labels=_labels(settings, classes),
+        num_classes=num_classes,
+        labels=_labels(settings, num_classes),
         preprocessing=_preprocessing(path.parent, IMAGENET if family == "deit" else HALF, config.channels),
         tensors=tensors,
         activation=PROBLEMS[problem],
@@ -167,13 +169,13 @@ def _table(config, base, names, prefix, rows):
     return table
 
 
-def _labels(settings, classes):
+def _labels(settings, num_classes):
     """The names in id2label in the order of their numbers; None for the placeholders LABEL_0, LABEL_1, ..."""
     names = settings.get("id2label")
-    if not isinstance(names, dict) or set(names) != {str(i) for i in range(classes or 0)}:
+    if not isinstance(names, dict) or set(names) != {str(i) for i in range(num_classes or 0)}:
         return None
-    labels = [str(names[str(i)]) for i in range(classes)]
-    return None if labels == [f"LABEL_{i}" for i in range(classes)] else labels
+    labels = [str(names[str(i)]) for i in range(num_classes)]
+    return None if labels == [f"LABEL_{i}" for i in range(num_classes)] else labels
 
 
 def _preprocessing(folder, default, channels):

@@ -14,16 +14,16 @@ from keras_vit.weights.safetensors_file import open_safetensors
 PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.", "encoder.", "backbone.", "params/", "model/")
 
 
-def read_checkpoint(path, classes=None, image_size=None, heads=None):
+def read_checkpoint(path, num_classes=None, image_size=None, num_heads=None):
     """Read a published ViT or DeiT.
 
     Args:
         path: an original .npz, a .safetensors file of timm, or a folder of timm or Hugging Face with
             config.json and model.safetensors, in one piece or in shards.
-        classes: number of classes that is wanted: a head for another number is left out, and `classes` of
-            the result is then None. None takes the head of the file, if it has one.
+        num_classes: number of classes that is wanted: a head for another number is left out, and
+            `num_classes` of the result is then None. None takes the head of the file, if it has one.
         image_size: one integer or (height, width) that it was trained for, for a file that does not tell.
-        heads: number of attention heads, for a file that does not tell.
+        num_heads: number of attention heads, for a file that does not tell.
 
     Returns:
         A `Checkpoint`.
@@ -32,7 +32,7 @@ def read_checkpoint(path, classes=None, image_size=None, heads=None):
         InputError: no checkpoint of a known format, a pickle, a damaged file, or a model with parts that
             `ViT` does not have; positions of another size than `image_size`.
     """
-    checkpoint = read_any_size(path, classes, image_size, heads)
+    checkpoint = read_any_size(path, num_classes, image_size, num_heads)
     if image_size is not None and pair(image_size, "image_size") != checkpoint.image_size:
         raise InputError(
             f"{path} is for images of {'x'.join(map(str, checkpoint.image_size))} pixels, not "
@@ -41,14 +41,14 @@ def read_checkpoint(path, classes=None, image_size=None, heads=None):
     return checkpoint
 
 
-def read_any_size(path, classes=None, image_size=None, heads=None):
+def read_any_size(path, num_classes=None, image_size=None, num_heads=None):
     """As `read_checkpoint`, but positions may be of another size than `image_size`, to be resized."""
     path = Path(path).expanduser()
-    if heads is not None:
-        integer("heads", heads, at_least=1)
-    if classes is not None:
-        integer("classes", classes, at_least=1)
-    hints = {"classes": classes, "image_size": image_size, "heads": heads}
+    if num_heads is not None:
+        integer("num_heads", num_heads, at_least=1)
+    if num_classes is not None:
+        integer("num_classes", num_classes, at_least=1)
+    hints = {"num_classes": num_classes, "image_size": image_size, "num_heads": num_heads}
     if path.is_dir():
         path = _weights_in(path)
     elif not path.exists():

@@ -56,7 +56,7 @@ def wrote(stored):
     return "patch_embed.proj.weight" in stored
 
 
-def read(path, stored, settings, classes, image_size, heads):
+def read(path, stored, settings, num_classes, image_size, num_heads):
     """A `Checkpoint` from {name: Stored} and config.json, or {} without one."""
     for part, meaning in FOREIGN.items():
         found = [name for name in stored if part in name]
@@ -79,13 +79,13 @@ def read(path, stored, settings, classes, image_size, heads):
     hidden = shape_of(path, stored, "blocks.0.mlp.fc1.weight", rank=2)[0]
     contracted = shape_of(path, stored, "blocks.0.mlp.fc2.weight", rank=2)[1]
     gated = hidden == 2 * contracted
-    classes = classes_of(path, stored, "head.weight", 0, classes)
+    num_classes = classes_of(path, stored, "head.weight", 0, num_classes)
     config = ViTConfig(
         patch_size=tuple(patch_size),
         channels=channels,
         width=width,
         depth=count_blocks(path, stored, r"blocks\.(\d+)\."),
-        heads=_heads(path, described, stored, arguments, architecture, width, "cls" in prefix, heads),
+        num_heads=_heads(path, described, stored, arguments, architecture, width, "cls" in prefix, num_heads),
         mlp_width=contracted,
         mlp="swiglu" if gated else _mlp(described, arguments, architecture),
         pooling=pooling,
@@ -95,25 +95,25 @@ def read(path, stored, settings, classes, image_size, heads):
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in stored else None,
     )
     table = _table(config, lengths, rows)
-    if classes is not None:
-        table |= torch_linear("head", "head", width, classes)
+    if num_classes is not None:
+        table |= torch_linear("head", "head", width, num_classes)
         if distilled:
-            table |= torch_linear("head_distillation", "head_dist", width, classes)
+            table |= torch_linear("head_distillation", "head_dist", width, num_classes)
     # With no_embed_class only the patches have positions.
     size = setting(described, published, "input_size", list, [])[1:] or None
     size = size_setting(described, {"input_size": size}, "input_size")
     size = size_setting(described, arguments, "img_size", size)
     counts = [rows - sum(lengths.values()), rows] if prefix else [rows]
     grid = find_grid(path, counts, config.patch_size, size, hint=image_size)
-    tensors = gather(path, stored, table, ignored=() if classes else ("head.", "head_dist."))
+    tensors = gather(path, stored, table, ignored=() if num_classes else ("head.", "head_dist."))
     settle_positions(tensors, prefix, pooled, patches=grid[0] * grid[1])
     default = IMAGENET if "distillation" in prefix else HALF
     return Checkpoint(
         format="timm",
         config=config,
         image_size=(grid[0] * patch_size[0], grid[1] * patch_size[1]),
-        classes=classes,
-        labels=_labels(settings, published, classes),
+        num_classes=num_classes,
+        labels=_labels(settings, published, num_classes),
         preprocessing=normalisation(
             described, published.get("mean"), published.get("std"), default, channels
         ),
@@ -155,7 +155,7 @@ def _heads(path, described, stored, arguments, architecture, width, has_cls, hin
     ambiguous = width == 768 and not has_cls and not architecture
     if width not in HEADS_OF_WIDTH or ambiguous:
         raise InputError(
-            f"{path} does not tell how many attention heads its width of {width} is for: give heads=..."
+            f"{path} does not tell how many attention heads its width of {width} is for: give num_heads=..."
         )
     return HEADS_OF_WIDTH[width]
 
@@ -187,8 +187,12 @@ def _table(config, lengths, rows):
             **torch_linear(f"{ours}mlp/contract", f"{theirs}mlp.fc2", hidden, width),
         }
         if config.qk_norm:
-            table |= torch_norm(f"{ours}attention/query_norm", f"{theirs}attn.q_norm", width // config.heads)
-            table |= torch_norm(f"{ours}attention/key_norm", f"{theirs}attn.k_norm", width // config.heads)
+            table |= torch_norm(
+                f"{ours}attention/query_norm", f"{theirs}attn.q_norm", width // config.num_heads
+            )
+            table |= torch_norm(
+                f"{ours}attention/key_norm", f"{theirs}attn.k_norm", width // config.num_heads
+            )
         if config.layer_scale is not None:
             table[f"{ours}scale_1/gamma"] = From(f"{theirs}ls1.gamma", (width,))
             table[f"{ours}scale_2/gamma"] = From(f"{theirs}ls2.gamma", (width,))
@@ -210,8 +214,8 @@ def _slices(scope, parts, theirs, inputs, outputs):
     return table
 
 
-def _labels(settings, published, classes):
+def _labels(settings, published, num_classes):
     names = settings.get("label_names") or published.get("label_names") or published.get("labels")
-    if not isinstance(names, list) or len(names) != classes:
+    if not isinstance(names, list) or len(names) != num_classes:
         return None
     return [str(name) for name in names]

@@ -41,7 +41,7 @@ def policies(options):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     split = Split(images, random.integers(0, 10, count).astype("int32"), [""] * count)
-    model = ViT("Lite/4", image_size=size, classes=10)
+    model = ViT("Lite/4", image_size=size, num_classes=10)
 
     def batches(name):
         chosen = recipe("small", image_size=(size, size), batch_size=batch, augment=name)

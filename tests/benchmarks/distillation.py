@@ -26,7 +26,7 @@ from keras_vit.data.image_data import Split
 from keras_vit.training import load_data, recipe, train
 from keras_vit.training.methods.distillation import load_teacher
 
-SMALL = {"patch_size": [2, 2], "width": 16, "depth": 2, "heads": 2, "mlp_width": 32}
+SMALL = {"patch_size": [2, 2], "width": 16, "depth": 2, "num_heads": 2, "mlp_width": 32}
 STUDENT = {
     "variant": SMALL,
     "pooling": "cls",

@@ -35,7 +35,7 @@ def our_model(job):
 
     keras.utils.set_random_seed(0)
     return with_random_head(
-        keras_vit.ViT(job["variant"], image_size=job["image_size"], classes=job["classes"])
+        keras_vit.ViT(job["variant"], image_size=job["image_size"], num_classes=job["classes"])
     )
 
 
@@ -50,7 +50,9 @@ def phone_model(job):
     import keras_vit
 
     keras.utils.set_random_seed(0)
-    return with_random_head(keras_vit.ViT("phone/16", image_size=job["image_size"], classes=job["classes"]))
+    return with_random_head(
+        keras_vit.ViT("phone/16", image_size=job["image_size"], num_classes=job["classes"])
+    )
 
 
 def ours(job, target, pictures, build=our_model):
@@ -124,7 +126,7 @@ def keras_hub(job, target, pictures):
         image_shape=(job["image_size"], job["image_size"], 3),
         patch_size=tuple(job["patch_size"]),
         num_layers=job["depth"],
-        num_heads=job["heads"],
+        num_heads=job["num_heads"],
         hidden_dim=job["width"],
         mlp_dim=job["mlp_width"],
         layer_norm_epsilon=1e-6,
@@ -176,7 +178,7 @@ def float_onnx(job, target):
         patch_size=job["patch_size"][0],
         hidden_size=job["width"],
         num_hidden_layers=job["depth"],
-        num_attention_heads=job["heads"],
+        num_attention_heads=job["num_heads"],
         intermediate_size=job["mlp_width"],
         num_labels=job["classes"],
         layer_norm_eps=1e-6,

@@ -307,7 +307,7 @@ def compare(options, folder, console):
     from keras_vit.config import ViTConfig
 
     config = ViTConfig.of(options.variant)
-    job = {name: getattr(config, name) for name in ("patch_size", "width", "depth", "heads", "mlp_width")}
+    job = {name: getattr(config, name) for name in ("patch_size", "width", "depth", "num_heads", "mlp_width")}
     job |= {"variant": options.variant, "image_size": options.image_size, "classes": CLASSES}
     job["pictures"] = str(folder / "pictures.npy")
     np.save(job["pictures"], random_pictures(options.calibration, (options.image_size,) * 2, seed=1))

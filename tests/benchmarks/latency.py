@@ -31,7 +31,7 @@ def export(variant, image_size, profiles, folder):
     from keras_vit.export.tflite.convert import convert
 
     keras.utils.set_random_seed(0)
-    model = keras_vit.ViT(variant, image_size=image_size, classes=1000)
+    model = keras_vit.ViT(variant, image_size=image_size, num_classes=1000)
     model.head.kernel.assign(np.random.default_rng(0).normal(0, 0.02, model.head.kernel.shape))
     images = np.random.default_rng(1).integers(0, 256, (8, *model.image_size, 3), dtype=np.uint8)
     for profile in profiles:

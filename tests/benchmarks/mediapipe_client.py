@@ -62,7 +62,7 @@ def export_random(variant, image_size, folder):
     from keras_vit.export.profiles import PROFILES
 
     keras.utils.set_random_seed(0)
-    model = keras_vit.ViT(variant, image_size=image_size, classes=1000)
+    model = keras_vit.ViT(variant, image_size=image_size, num_classes=1000)
     random = np.random.default_rng(0)
     for weight in model.trainable_variables:
         weight.assign(weight + random.normal(0, 0.05, weight.shape))
@@ -126,7 +126,9 @@ def main():
 
         package = PEERS["mediapipe"][0]
         print(f"{package}, {len(pictures)} pictures of {size[0]} x {size[1]}, {len(labels)} classes")
-        print(f"{'file':<20}{'same class':>12}{'classes named':>15}{'max score difference':>22}   metadata")
+        print(
+            f"{'file':<20}{'same class':>12}{'num_classes named':>15}{'max score difference':>22}   metadata"
+        )
         for path in files:
             ours = runners[path].predict(pictures)
             theirs = np.load(scratch / f"{path.stem}.npz")

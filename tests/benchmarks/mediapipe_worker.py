@@ -2,7 +2,7 @@
 
     python mediapipe_worker.py IMAGES.npy OUT FILE.tflite ...     # uint8 [N, H, W, 3]
 
-For each file OUT/NAME.npz gets `scores` [N, classes], `top` [N] and `names` [classes], and OUT/NAME.json
+For each file OUT/NAME.npz gets `scores` [N, C], `top` [N] and `names` [C], and OUT/NAME.json
 what MediaPipe's own copy of the metadata schema reads.
 """
 

@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 LOST = 0.5  # points
-SHAPE = {"patch_size": 4, "width": 64, "depth": 6, "heads": 2, "mlp_width": 256}
+SHAPE = {"patch_size": 4, "width": 64, "depth": 6, "num_heads": 2, "mlp_width": 256}
 PARTS = {"registers": {"registers": None}, "relu": {"attention": "relu"}, "merge": {"merge": (2, 16)}}
 
 

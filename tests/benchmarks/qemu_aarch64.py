@@ -45,7 +45,7 @@ TAGS = [f"manylinux_2_{minor}_aarch64" for minor in (17, 27, 28)] + ["manylinux2
 
 
 def answers(path, pictures):
-    """float32 [N, classes] of uint8 [N, H, W, 3]. NumPy and LiteRT alone, for the Python inside qemu."""
+    """float32 [N, num_classes] of uint8 [N, H, W, 3]. NumPy and LiteRT alone, for the Python inside qemu."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=1)
@@ -111,7 +111,7 @@ def fetch_wheels(site, python):
 
 
 def inside_qemu(work, pictures, files, cpu):
-    """({name: float32 [N, classes]}, versions, seconds a picture) from the aarch64 LiteRT."""
+    """({name: float32 [N, num_classes]}, versions, seconds a picture) from the aarch64 LiteRT."""
     qemu, root, python = fetch_system(work, CPUS[cpu])
     site = work / "site"
     versions = fetch_wheels(site, python)
@@ -159,7 +159,7 @@ def main():
         work = (options.work or Path(scratch)).resolve()
         theirs, versions, seconds = inside_qemu(work, pictures, files, options.cpu)
     print(f"{', '.join(versions)}, -cpu {options.cpu}: {len(pictures)} pictures, {seconds:.1f} s each")
-    print(f"{'file':<22}{'same top-1':>12}{'classes named':>15}{'max difference in probability':>31}")
+    print(f"{'file':<22}{'same top-1':>12}{'num_classes named':>15}{'max difference in probability':>31}")
     failed = False
     for path in files:
         ours, arm = answers(path, pictures), theirs[path.name]

@@ -47,7 +47,7 @@ def train(run, data):
     from keras_vit.training import recipe
     from keras_vit.training import train as train_run
 
-    variant = {"patch_size": 4, "width": 96, "depth": 5, "heads": 3, "mlp_width": 192, "stem": "compact"}
+    variant = {"patch_size": 4, "width": 96, "depth": 5, "num_heads": 3, "mlp_width": 192, "stem": "compact"}
     chosen = recipe(
         "small",
         image_size=(32, 32),

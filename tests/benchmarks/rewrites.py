@@ -31,7 +31,7 @@ def files(variant, image_size, folder):
     from keras_vit.export.tflite.fold import REWRITES, fold
 
     keras.utils.set_random_seed(0)
-    model = keras_vit.ViT(variant, image_size=image_size, classes=1000, layer_scale=0.1)
+    model = keras_vit.ViT(variant, image_size=image_size, num_classes=1000, layer_scale=0.1)
     model.head.kernel.assign(np.random.default_rng(0).normal(0, 0.02, model.head.kernel.shape))
     for variable in model.trainable_variables:  # zeros would vanish by themselves
         if len(variable.shape) == 1:

@@ -33,7 +33,7 @@ JIT = {"auto": "auto", "on": True, "off": False}
 def build_ours(shape):
     import keras_vit
 
-    return keras_vit.ViT(shape["variant"], image_size=shape["image_size"], classes=shape["classes"])
+    return keras_vit.ViT(shape["variant"], image_size=shape["image_size"], num_classes=shape["classes"])
 
 
 def build_theirs(shape):
@@ -43,7 +43,7 @@ def build_theirs(shape):
         image_shape=(shape["image_size"], shape["image_size"], 3),
         patch_size=tuple(shape["patch_size"]),
         num_layers=shape["depth"],
-        num_heads=shape["heads"],
+        num_heads=shape["num_heads"],
         hidden_dim=shape["width"],
         mlp_dim=shape["mlp_width"],
         layer_norm_epsilon=1e-6,
@@ -134,7 +134,9 @@ def compare(options, dtype):
     from keras_vit.config import ViTConfig
 
     config = ViTConfig.of(options.variant)
-    shape = {name: getattr(config, name) for name in ("patch_size", "width", "depth", "heads", "mlp_width")}
+    shape = {
+        name: getattr(config, name) for name in ("patch_size", "width", "depth", "num_heads", "mlp_width")
+    }
     shape |= {
         name: getattr(options, name)
         for name in ("variant", "image_size", "batch", "jit", "verbose", "keras_adamw")

@@ -26,7 +26,7 @@ def run(capsys):
 def model(tmp_path_factory):
     """A ViT for the digits, with random features; its labels are beside it."""
     folder = tmp_path_factory.mktemp("model")
-    vit = ViT("Nano/4", image_size=8, classes=10, pooling="mean")
+    vit = ViT("Nano/4", image_size=8, num_classes=10, pooling="mean")
     random = np.random.default_rng(0)
     vit.set_weights([w + random.normal(size=w.shape, scale=0.1) for w in vit.get_weights()])
     vit.save(folder / "model.keras")

@@ -351,7 +351,7 @@ def test_equalize_is_that_of_pillow():
 def test_only_real_examples_are_mixed_into_a_batch_that_was_filled_up():
     images = np.repeat(np.arange(5, dtype=np.uint8) * 40, 8 * 8 * 3).reshape(5, 8, 8, 3)
     split = Split(images, np.arange(5, dtype=np.int32), [str(i) for i in range(5)])
-    model = ViT("Nano/2", image_size=8, classes=5)
+    model = ViT("Nano/2", image_size=8, num_classes=5)
     chosen = recipe("thumbnails", batch_size=4, augment="strong")
     batches = list(training_batches(split, model, chosen, 0, 4, even=True))
     for _, labels, weights in batches[::2]:

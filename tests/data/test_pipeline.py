@@ -12,7 +12,7 @@ from keras_vit.errors import InputError
 from keras_vit.training.recipes import recipe
 
 PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0]}
-MODEL = ViT("Nano/2", image_size=8, classes=3, preprocessing=PREPROCESSING)
+MODEL = ViT("Nano/2", image_size=8, num_classes=3, preprocessing=PREPROCESSING)
 
 
 def split(count=10):
@@ -82,7 +82,7 @@ def test_the_recipe_suits_the_image_size():
 
 
 def test_a_recipe_of_a_config_is_the_same_after_a_trip_through_json():
-    variant = {"patch_size": (4, 2), "width": 8, "heads": 2, "merge": (3, 16)}
+    variant = {"patch_size": (4, 2), "width": 8, "num_heads": 2, "merge": (3, 16)}
     chosen = recipe("thumbnails", image_size=(8, 8), variant=variant)
     again = recipe("thumbnails", **json.loads(json.dumps(chosen.to_dict())))
     assert again == chosen

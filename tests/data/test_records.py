@@ -165,7 +165,7 @@ from keras_vit.training.pipeline import training_batches
 
 pack(sys.argv[1], sys.argv[2], shards=2, seed=3)
 chosen = recipe("thumbnails", batch_size=8, augment="affine", seed=3)
-model, data = ViT("Nano/2", image_size=8, classes=3), load_data(sys.argv[2], image_size=8)
+model, data = ViT("Nano/2", image_size=8, num_classes=3), load_data(sys.argv[2], image_size=8)
 for images, labels in training_batches(data.train, model, chosen, 0, 2):
     print(hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest())
 """

@@ -63,7 +63,7 @@ def packed(tmp_path_factory):
 
 def batches(data, augment="none", epochs=(0, 2), even=False, skipped=0, steps=None):
     chosen = recipe("thumbnails", image_size=SIZE, batch_size=20, augment=augment, seed=3)
-    model = ViT("Nano/4", image_size=SIZE, classes=3)
+    model = ViT("Nano/4", image_size=SIZE, num_classes=3)
     made = training_batches(data.train, model, chosen, *epochs, even, skipped)
     steps = (epochs[1] - epochs[0]) * 3 - skipped if steps is None else steps
     return list(made.take(steps).as_numpy_iterator())

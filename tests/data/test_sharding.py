@@ -63,7 +63,7 @@ def pictures(picked):
 def made(case, split, context=None, epochs=(0, 2), skipped=0):
     augment, batch_size = case
     chosen = recipe("thumbnails", image_size=(16, 16), batch_size=batch_size, augment=augment)
-    model = ViT("Nano/4", image_size=16, classes=7, preprocessing={"mean": [0.0] * 3, "std": [1.0] * 3})
+    model = ViT("Nano/4", image_size=16, num_classes=7, preprocessing={"mean": [0.0] * 3, "std": [1.0] * 3})
     return pipeline.training_batches(split, model, chosen, *epochs, True, skipped, context)
 
 

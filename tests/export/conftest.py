@@ -24,7 +24,7 @@ PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.25, 0.5, 0.4]}
 def random_model(seed):
     """A Nano/2 whose answers depend on the image (a new head is all zeros)."""
     keras.utils.set_random_seed(seed)
-    model = keras_vit.ViT("Nano/2", image_size=8, classes=3, preprocessing=PREPROCESSING)
+    model = keras_vit.ViT("Nano/2", image_size=8, num_classes=3, preprocessing=PREPROCESSING)
     random = np.random.default_rng(seed)
     for weight in model.trainable_variables:
         weight.assign(weight + random.normal(0, 0.15, weight.shape))

@@ -42,7 +42,7 @@ PIXELS = RANDOM.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
 KINDS = np.arange(24) % 3  # dark, middling, bright
 PIXELS = (PIXELS * ((KINDS + 1) / 3)[:, None, None, None]).astype("uint8")
 COLOURS = PIXELS.mean(axis=(1, 2)) / 255
-CONFIG = ViTConfig(patch_size=4, width=16, depth=1, heads=2, mlp_width=16)
+CONFIG = ViTConfig(patch_size=4, width=16, depth=1, num_heads=2, mlp_width=16)
 BRIGHT = (COLOURS.mean(1, keepdims=True) > 0.3).astype("float32")
 EACH = np.greater(COLOURS, np.median(COLOURS, axis=0)).astype("float32")
 BCE, CCE, FOCAL = (
@@ -50,10 +50,14 @@ BCE, CCE, FOCAL = (
 )
 
 
-def trained(loss, labels, classes, activation="auto", inputs=None, make=None, **options):
+def trained(loss, labels, num_classes, activation="auto", inputs=None, make=None, **options):
     """A small model that a user compiled and fitted a little: its answers differ and are not certain."""
     keras.utils.set_random_seed(1)
-    model = make() if make else ViT(CONFIG, image_size=8, classes=classes, activation=activation, **options)
+    model = (
+        make()
+        if make
+        else ViT(CONFIG, image_size=8, num_classes=num_classes, activation=activation, **options)
+    )
     model.compile(keras.optimizers.Adam(0.02), loss=loss, run_eagerly=True)  # faster than tracing a graph
     model.fit(
         model.prepare({"image": PIXELS} if make else PIXELS), labels, epochs=6, batch_size=24, verbose=0
@@ -79,7 +83,7 @@ def multimodal():
         BCE(from_logits=True),
         BRIGHT,
         1,
-        make=lambda: MultimodalViT(parts, width=16, depth=1, heads=2, classes=1),
+        make=lambda: MultimodalViT(parts, width=16, depth=1, num_heads=2, num_classes=1),
     )
 
 
@@ -301,7 +305,7 @@ def test_scores_are_those_of_keras_and_scipy():
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "activation", "measure", "expected"),
+    ("labels", "num_classes", "activation", "measure", "expected"),
     [
         ([2, 0], 3, "softmax", TOP1, [2, 0]),
         ([[0, 0, 1], [1, 0, 0]], 3, "softmax", TOP1, [2, 0]),
@@ -316,13 +320,13 @@ def test_scores_are_those_of_keras_and_scipy():
         ([1, 0], 2, None, TOP1, [1, 0]),
     ],
 )
-def test_labels_in_each_form_that_keras_has(labels, classes, activation, measure, expected):
-    found, how = checked_truth(labels, 2, "image", classes, activation)
+def test_labels_in_each_form_that_keras_has(labels, num_classes, activation, measure, expected):
+    found, how = checked_truth(labels, 2, "image", num_classes, activation)
     assert how == measure and found.tolist() == expected
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "activation", "message"),
+    ("labels", "num_classes", "activation", "message"),
     [
         (
             [[0, 1, 1], [0, 0, 1]],
@@ -337,15 +341,15 @@ def test_labels_in_each_form_that_keras_has(labels, classes, activation, measure
         (["a", "b"], 3, "softmax", "one integer label for each"),
     ],
 )
-def test_labels_that_do_not_fit_the_activation(labels, classes, activation, message):
+def test_labels_that_do_not_fit_the_activation(labels, num_classes, activation, message):
     with pytest.raises(InputError, match=message):
-        checked_truth(labels, 2, "image", classes, activation)
+        checked_truth(labels, 2, "image", num_classes, activation)
 
 
 def test_names_of_the_labels():
     one, regression = (
-        ViT(CONFIG, image_size=8, classes=1),
-        ViT(CONFIG, image_size=8, classes=1, activation=None),
+        ViT(CONFIG, image_size=8, num_classes=1),
+        ViT(CONFIG, image_size=8, num_classes=1, activation=None),
     )
     assert labels_for(one, ["defect"]) == ["not defect", "defect"]
     assert labels_for(one, ["fine", "defect"]) == ["fine", "defect"]
@@ -367,7 +371,7 @@ def notices(model):
 
 
 def test_a_loss_that_means_something_else_gets_a_notice_with_a_way_out():
-    model = ViT(CONFIG, image_size=8, classes=3)
+    model = ViT(CONFIG, image_size=8, num_classes=3)
     assert notices(model) == [], "not compiled: nothing is known"
     fine = [
         CCE(from_logits=True),
@@ -390,15 +394,15 @@ def test_a_loss_that_means_something_else_gets_a_notice_with_a_way_out():
     model.activation = "softmax"
     model.compile(loss="categorical_crossentropy")
     assert "of probabilities, but it gives logits" in notices(model)[0]
-    one = ViT(CONFIG, image_size=8, classes=1)
+    one = ViT(CONFIG, image_size=8, num_classes=1)
     one.compile(loss=CCE(from_logits=True))
-    assert "train with a BinaryCrossentropy, or with classes=2" in notices(one)[0]
-    with pytest.raises(InputError, match=r"softmax' with classes=1 is always 1\.0"):
+    assert "train with a BinaryCrossentropy, or with num_classes=2" in notices(one)[0]
+    with pytest.raises(InputError, match=r"softmax' with num_classes=1 is always 1\.0"):
         one.activation = "softmax"
 
 
 def test_a_layer_around_a_vit_is_refused_with_a_way_out_that_works():
-    inner = ViT(CONFIG, image_size=8, classes=3, name="mine")
+    inner = ViT(CONFIG, image_size=8, num_classes=3, name="mine")
     inner.head.kernel.assign(RANDOM.normal(size=inner.head.kernel.shape))
     pictures = keras.Input((8, 8, 3))
     model = keras.Model(pictures, keras.layers.Activation("sigmoid")(inner(pictures)))
@@ -435,7 +439,7 @@ def test_quantization_aware_training_learns_from_the_users_loss_and_a_sigmoid_te
 
 
 def test_a_trained_model_of_another_activation_is_refused(tmp_path):
-    model = ViT(CONFIG, image_size=8, classes=3)
+    model = ViT(CONFIG, image_size=8, num_classes=3)
     aware = quantize_aware(model, "int8")
     model.activation = "sigmoid"
     with pytest.raises(
@@ -447,7 +451,7 @@ def test_a_trained_model_of_another_activation_is_refused(tmp_path):
 
 def test_a_server_of_several_labels_or_of_numbers_says_what_it_answers(tmp_path):
     for activation, said in (("sigmoid", "they do not sum to"), (None, "`logits`, the numbers")):
-        model = ViT(CONFIG, image_size=8, classes=3, activation=activation)
+        model = ViT(CONFIG, image_size=8, num_classes=3, activation=activation)
         folder = tmp_path / str(activation)
         (folder / "saved_model" / "1").mkdir(parents=True)
         (folder / "saved_model" / "1" / "saved_model.pb").touch()

@@ -20,7 +20,7 @@ PROTECT = ["block_0.mlp", "head"]
 
 def small():
     keras.utils.set_random_seed(0)
-    model = ViT("Nano/4", image_size=8, classes=2, depth=2)
+    model = ViT("Nano/4", image_size=8, num_classes=2, depth=2)
     random = np.random.default_rng(0)
     for weight in model.trainable_variables:
         weight.assign(weight + random.normal(0, 0.1, weight.shape))

@@ -22,7 +22,7 @@ from keras_vit.training import load_data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (300, 4, 6, 3), dtype=np.uint8)
 LABELS = np.arange(300) % 3
-MODEL = ViT("Nano/2", image_size=(4, 6), classes=3)
+MODEL = ViT("Nano/2", image_size=(4, 6), num_classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_what_keras_reads_from_folders(numbered, interpolation, label_mode):
         labels.argmax(-1) if label_mode == "categorical" else labels.ravel(), expected
     )
     assert images.dtype == np.uint8
-    model = ViT("Nano/4", image_size=(16, 12), classes=2)
+    model = ViT("Nano/4", image_size=(16, 12), num_classes=2)
     found, _ = checked_calibration({"image": calibration_images(dataset, (16, 12))}, model, "mean")
     np.testing.assert_allclose(found["image"], np.clip(given, 0, 255))
 

@@ -37,7 +37,7 @@ def model(fusion="single_stream", **changes):
         "audio": Audio(320, 8000, patch_size=(2, 8), mels=16),
         "action": Action(3, features=2, padding=0.0),
     }
-    options = {"width": 16, "depth": 2, "heads": 2, "classes": 3, "fusion": fusion, **changes}
+    options = {"width": 16, "depth": 2, "num_heads": 2, "num_classes": 3, "fusion": fusion, **changes}
     return randomize(MultimodalViT(modalities, **options))
 
 
@@ -288,8 +288,8 @@ def test_calibration_that_does_not_fit(whole, change, message):
 
 
 def test_what_a_multimodal_model_cannot_take(whole):
-    with pytest.raises(InputError, match=r"not a MultimodalViT without a head \(classes=None\)"):
-        fold(model(classes=None))
+    with pytest.raises(InputError, match=r"not a MultimodalViT without a head \(num_classes=None\)"):
+        fold(model(num_classes=None))
     with pytest.raises(InputError, match="a multimodal model takes examples as"):
         quantize_aware(whole, "int8_static", np.zeros((4, 8, 8, 3)))
 

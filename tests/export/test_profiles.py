@@ -25,8 +25,8 @@ SIZE = 16
 
 def random_vit(**changes):
     """Weights of a size that keeps every part busy."""
-    shape = {"patch_size": (4, 2), "width": 32, "depth": 2, "heads": 2, "mlp_width": 64}
-    model = ViT(ViTConfig(**{**shape, **changes}), SIZE, classes=5, preprocessing=PREPROCESSING)
+    shape = {"patch_size": (4, 2), "width": 32, "depth": 2, "num_heads": 2, "mlp_width": 64}
+    model = ViT(ViTConfig(**{**shape, **changes}), SIZE, num_classes=5, preprocessing=PREPROCESSING)
     random = np.random.default_rng(0)
     for variable in model.weights:
         inputs = np.prod(variable.shape[:-1])

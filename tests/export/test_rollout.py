@@ -14,7 +14,7 @@ from keras_vit.export.tflite.fold import fold
 from keras_vit.export.tflite.metadata import read_metadata
 from keras_vit.inspect import attention_rollout
 
-SMALL = {"patch_size": (4, 2), "width": 12, "depth": 3, "heads": 3, "mlp_width": 20}
+SMALL = {"patch_size": (4, 2), "width": 12, "depth": 3, "num_heads": 3, "mlp_width": 20}
 SIZE = (8, 6)  # 2 x 3 patches
 
 
@@ -27,7 +27,7 @@ def pixels(count):
 
 
 def answers(path, images):
-    """(probability [N, classes], rollout [N, rows, columns])."""
+    """(probability [N, num_classes], rollout [N, rows, columns])."""
     run = Interpreter(str(path)).get_signature_runner("serving_default")
     outputs = [run(image=image[None]) for image in images]
     return tuple(np.concatenate([output[name] for output in outputs]) for name in ("probability", "rollout"))
@@ -86,7 +86,7 @@ def test_quantized_files_carry_it_but_for_int8_full(tmp_path):
 
 def test_it_is_for_a_vit_alone(tmp_path):
     parts = {"image": modalities.Image(8, 4), "text": modalities.Text(9, length=4)}
-    model = MultimodalViT(parts, width=12, depth=1, heads=2, classes=2)
+    model = MultimodalViT(parts, width=12, depth=1, num_heads=2, num_classes=2)
     with pytest.raises(InputError, match="rollout output is for a ViT alone"):
         export(model, tmp_path / "out", rollout=True)
     assert not (tmp_path / "out").exists()

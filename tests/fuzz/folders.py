@@ -99,7 +99,7 @@ class Folders:
         loaded = image_data.ImageData(split, split, self._config["labels"], "data", known, [])
         model = types.SimpleNamespace(
             save=lambda path: path.write_bytes(b"d"),
-            classes=len(self._config["labels"]),
+            num_classes=len(self._config["labels"]),
             activation="softmax",
         )
         answers = {"probabilities": np.full((20, 10), 0.1, "float32"), "times": np.ones(20), "delegated": 1.0}

@@ -10,9 +10,9 @@ from keras_vit import ViT
 def looker():
     """A function of (some) arguments of `ViT`: the scores are the brightness of a patch, all else is 0."""
 
-    def make(image_size, patch_size, classes=3, **options):
-        shape = {"width": 8, "depth": 2, "heads": 2, "mlp_width": 8, "patch_size": patch_size}
-        model = ViT("Nano/2", image_size, classes, **shape, **options)
+    def make(image_size, patch_size, num_classes=3, **options):
+        shape = {"width": 8, "depth": 2, "num_heads": 2, "mlp_width": 8, "patch_size": patch_size}
+        model = ViT("Nano/2", image_size, num_classes, **shape, **options)
         for variable in model.weights:
             if not variable.path.endswith("scale"):
                 variable.assign(np.zeros(variable.shape))
@@ -24,8 +24,8 @@ def looker():
             keys = np.zeros((8, 8))
             keys[0] = 2.0
             block.attention.key.kernel.assign(keys)
-        if classes:
-            model.head.bias.assign(np.log(np.arange(1, classes + 1)))
+        if num_classes:
+            model.head.bias.assign(np.log(np.arange(1, num_classes + 1)))
         return model
 
     return make

@@ -11,11 +11,11 @@ from keras_vit.errors import InputError
 from keras_vit.inspect import feature_names, features
 from keras_vit.layers import pad_images
 
-SMALL = {"patch_size": (4, 2), "width": 12, "depth": 3, "heads": 3, "mlp_width": 20}
+SMALL = {"patch_size": (4, 2), "width": 12, "depth": 3, "num_heads": 3, "mlp_width": 20}
 
 
-def small(image_size=(8, 6), classes=5, **options):
-    return randomize(ViT("Nano/2", image_size, classes, **{**SMALL, **options}))
+def small(image_size=(8, 6), num_classes=5, **options):
+    return randomize(ViT("Nano/2", image_size, num_classes, **{**SMALL, **options}))
 
 
 def pictures(*shape, seed=1):
@@ -25,7 +25,7 @@ def pictures(*shape, seed=1):
 def numpy_values(model, images):
     """Every step of Dosovitskiy et al. 2020, equations 1 to 4, in float64, under the names of `features`."""
     w = {v.path.split("/", 1)[1].replace("/", "."): np.asarray(v).astype(np.float64) for v in model.weights}
-    (height, width), (h, v), heads = model.image_size, model.config.patch_size, model.config.heads
+    (height, width), (h, v), num_heads = model.image_size, model.config.patch_size, model.config.num_heads
     values = {}
 
     def norm(x, name):
@@ -39,7 +39,7 @@ def numpy_values(model, images):
         return values[name]
 
     def split(x):
-        return x.reshape(len(x), x.shape[1], heads, -1).transpose(0, 2, 1, 3)
+        return x.reshape(len(x), x.shape[1], num_heads, -1).transpose(0, 2, 1, 3)
 
     cut = [images[:, y : y + h, x : x + v] for y in range(0, height, h) for x in range(0, width, v)]
     x = linear(np.stack([patch.reshape(len(images), -1) for patch in cut], 1), "patches.projection")

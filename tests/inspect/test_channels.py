@@ -42,7 +42,7 @@ def test_reconstructions_show_the_pictures_that_were_given(channels):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, channels), dtype=np.uint8)
     strips = []
     for include in (False, True):
-        encoder = build(channels, include_preprocessing=include).rebuilt(classes=None)
+        encoder = build(channels, include_preprocessing=include).rebuilt(num_classes=None)
         figure = draw_reconstructions(MaskedViT(encoder, seed=0), images)
         strips.append(figure.axes[0].images[0].get_array())
     np.testing.assert_array_equal(*strips)

@@ -15,7 +15,7 @@ WORDS = Vocabulary(["red", "blue", "猫"])
 
 def model(sentence=None, fusion="single_stream"):
     modalities = {"image": Image(8, 4), "text": Text(WORDS, length=3, sentence=sentence)}
-    return randomize(MultimodalViT(modalities, width=16, depth=2, heads=2, classes=3, fusion=fusion))
+    return randomize(MultimodalViT(modalities, width=16, depth=2, num_heads=2, num_classes=3, fusion=fusion))
 
 
 def raw():

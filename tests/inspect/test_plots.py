@@ -80,7 +80,7 @@ def test_the_bars_are_as_long_as_the_classes_are_probable(looker, tmp_path):
 
 
 def test_without_classes_there_are_two_pictures_and_no_bars(looker, tmp_path):
-    model = looker((12, 24), (4, 8), classes=None)
+    model = looker((12, 24), (4, 8), num_classes=None)
     assert draw_explanation(model, picture((1, 1)), tmp_path / "out.jpg") == []
     assert len(boxes(read(tmp_path / "out.jpg"))) == 2
 

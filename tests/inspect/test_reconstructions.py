@@ -14,7 +14,7 @@ PREPROCESSING = {"mean": [0.2, 0.5, 0.6], "std": [0.5, 0.25, 0.4]}
 
 
 def model(normalise=False, **changes):
-    shape = {"width": 8, "depth": 1, "heads": 2, "mlp_width": 8, "patch_size": (4, 2)}
+    shape = {"width": 8, "depth": 1, "num_heads": 2, "mlp_width": 8, "patch_size": (4, 2)}
     encoder = ViT("Nano/2", (8, 6), None, preprocessing=PREPROCESSING, **shape, **changes)
     return randomize(MaskedViT(encoder, 0.5, reconstruction=MaskedReconstruction(normalise)))
 

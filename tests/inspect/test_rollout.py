@@ -9,11 +9,11 @@ from keras_vit import ViT
 from keras_vit.inspect import attention_maps, attention_rollout, features
 from keras_vit.layers import pad_images
 
-SMALL = {"patch_size": (4, 2), "width": 12, "depth": 3, "heads": 3, "mlp_width": 20}
+SMALL = {"patch_size": (4, 2), "width": 12, "depth": 3, "num_heads": 3, "mlp_width": 20}
 
 
-def small(image_size=(8, 6), classes=5, **options):
-    return randomize(ViT("Nano/2", image_size, classes, **{**SMALL, **options}))
+def small(image_size=(8, 6), num_classes=5, **options):
+    return randomize(ViT("Nano/2", image_size, num_classes, **{**SMALL, **options}))
 
 
 def pictures(*shape, seed=1):
@@ -61,7 +61,7 @@ def test_maps_are_the_softmax_of_the_captured_queries_and_keys():
         ({"registers": 3}, 4, [0]),
         ({"distilled": True}, 2, [0, 1]),
         ({"pooling": "mean", "registers": 2}, 2, range(2, 8)),
-        ({"pooling": None, "classes": None}, 0, range(6)),
+        ({"pooling": None, "num_classes": None}, 0, range(6)),
         ({"attention": "relu"}, 1, [0]),
         ({"attention": "hard", "top_k": 2}, 1, [0]),
     ],

@@ -9,7 +9,7 @@ from keras_vit.inspect import position_similarity
 
 
 def model(position, image_size=(6, 8), **options):
-    return ViT("Nano/2", image_size, 3, width=16, heads=4, depth=1, position=position, **options)
+    return ViT("Nano/2", image_size, 3, width=16, num_heads=4, depth=1, position=position, **options)
 
 
 def test_a_learned_table():

@@ -257,8 +257,8 @@ def test_inference_does_not_rematerialise():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"heads": 0}, "heads must be a positive integer, not 0"),
-        ({"heads": 2.5}, "heads must be a positive integer, not 2.5"),
+        ({"num_heads": 0}, "heads must be a positive integer, not 0"),
+        ({"num_heads": 2.5}, "heads must be a positive integer, not 2.5"),
         ({"mlp_width": 0}, "mlp width must be a positive integer, not 0"),
         ({"mlp": "gelo"}, "unknown mlp 'gelo'.*Did you mean 'gelu'"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), not 1.0"),
@@ -269,14 +269,14 @@ def test_inference_does_not_rematerialise():
         ({"folded": 1}, "folded must be True, False or some of .* not 1"),
         ({"attention": {"kind": "softer"}}, "unknown attention 'softer'"),
         ({"attention": {"kinds": "soft"}}, "unknown option of attention 'kinds'.*Did you mean 'kind'"),
-        ({"attention": {"heads": 3}}, "unknown option of attention 'heads'"),
+        ({"attention": {"num_heads": 3}}, "unknown option of attention 'num_heads'"),
         ({"attention": {"kind": "hard"}}, "top_k"),
         ({"attention": "hard"}, "attention must be .* not 'hard'"),
     ],
 )
 def test_impossible_arguments_are_refused(block, arguments, message):
     with pytest.raises(InputError, match=message):
-        block(**{"heads": 2, "mlp_width": 9, **arguments})
+        block(**{"num_heads": 2, "mlp_width": 9, **arguments})
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (2, 5)])

@@ -104,8 +104,8 @@ def directory(tmp_path_factory):
     import keras_vit
     from keras_vit.export import export
 
-    config = keras_vit.ViTConfig(patch_size=8, width=32, depth=1, heads=2)
-    model = shaken(lambda: keras_vit.ViT(config, image_size=IMAGE_SIZE, classes=len(LABELS)), 1)
+    config = keras_vit.ViTConfig(patch_size=8, width=32, depth=1, num_heads=2)
+    model = shaken(lambda: keras_vit.ViT(config, image_size=IMAGE_SIZE, num_classes=len(LABELS)), 1)
     pictures = np.random.default_rng(0).integers(0, 256, (16, *IMAGE_SIZE, 3), dtype=np.uint8)
     folder = tmp_path_factory.mktemp("web") / "export"
     export(model, folder, ["float32", "int8_static"], calibration=pictures, labels=LABELS)
@@ -125,7 +125,7 @@ def multimodal_directory(tmp_path_factory):
             "text": Text(Vocabulary(WORDS), length=4),
             "action": Action(steps=3, features=2),
         }
-        return keras_vit.MultimodalViT(parts, width=32, depth=1, heads=2, classes=len(LABELS))
+        return keras_vit.MultimodalViT(parts, width=32, depth=1, num_heads=2, num_classes=len(LABELS))
 
     folder = tmp_path_factory.mktemp("web") / "multimodal"
     export(shaken(build, 2), folder, ["float32"], labels=LABELS)

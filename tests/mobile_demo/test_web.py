@@ -69,7 +69,7 @@ def odd_pictures(tmp_path_factory):
 
 
 def expected(file, pictures, size=IMAGE_SIZE):
-    """LiteRT's probabilities of picture files, [N, classes]."""
+    """LiteRT's probabilities of picture files, [N, num_classes]."""
     return load_runner(file).predict(np.stack([decode(path, size) for path in pictures]))
 
 
@@ -179,9 +179,9 @@ def test_one_class_shows_both_its_labels_and_logits_are_no_percentages(
 
     kernel = np.random.default_rng(5).normal(0, 0.05, (np.prod(IMAGE_SIZE) * 3, 2))
 
-    def head(classes):
+    def head(num_classes):
         return lambda image: (
-            tf.reshape(image / 127.5 - 1, [1, -1]) @ tf.constant(kernel[:, :classes], tf.float32)
+            tf.reshape(image / 127.5 - 1, [1, -1]) @ tf.constant(kernel[:, :num_classes], tf.float32)
         )
 
     convert(lambda image: tf.sigmoid(head(1)(image)), tmp_path / "one.tflite")

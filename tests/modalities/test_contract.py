@@ -55,7 +55,11 @@ TRACK = np.concatenate([noise(3, 3, 2), np.zeros((3, 1, 2), "float32")], axis=1)
 EVERY = {
     "image": (functools.partial(Image, (8, 6), (4, 2)), noise(3, 8, 6, 3), None),
     "image compact": (functools.partial(Image, 8, 4, 1, "compact", "sincos2d"), noise(3, 8, 8, 1), None),
-    "image encoded": (functools.partial(Image, 8, 4, depth=1, heads=2, mlp_width=9), noise(3, 8, 8, 3), None),
+    "image encoded": (
+        functools.partial(Image, 8, 4, depth=1, num_heads=2, mlp_width=9),
+        noise(3, 8, 8, 3),
+        None,
+    ),
     "video": (functools.partial(Video, 4, (8, 4), 4), noise(3, 4, 8, 4, 3), None),
     "video of one frame": (functools.partial(Video, 1, 8, 4, channels=1), noise(3, 1, 8, 8, 1), None),
     "audio": (
@@ -64,9 +68,9 @@ EVERY = {
         None,
     ),
     "text": (functools.partial(Text, WORDS, 4), TEXT, TEXT != 0),
-    "text encoded": (functools.partial(Text, 8, 4, depth=1, heads=2), TEXT, TEXT != 0),
+    "text encoded": (functools.partial(Text, 8, 4, depth=1, num_heads=2), TEXT, TEXT != 0),
     "sentence": (
-        functools.partial(Text, WORDS, 4, 3, heads=2, mlp_width=9, dropout=0.5),
+        functools.partial(Text, WORDS, 4, 3, num_heads=2, mlp_width=9, dropout=0.5),
         TEXT,
         np.repeat([[True], [True], [False]], 3, axis=1),
     ),
@@ -220,14 +224,17 @@ class Wrapped(keras.layers.Layer):
 def test_with_width_makes_the_model_s_own(name):
     make, inputs, _ = EVERY[name]
     plain = make()
-    layer = plain.with_width(12, heads=3, name="tokens_of_it", dtype="mixed_bfloat16")
+    layer = plain.with_width(12, num_heads=3, name="tokens_of_it", dtype="mixed_bfloat16")
     assert plain.get_config()["width"] is None and layer is not plain
     assert layer.width == 12 and layer.name == "tokens_of_it" and layer.dtype_policy.name == "mixed_bfloat16"
     assert layer(inputs)[0].shape == (3, plain.tokens, 12)
-    assert layer.with_width(12, heads=3) is layer
+    assert layer.with_width(12, num_heads=3) is layer
     assert layer.with_width(12, 3, name="tokens_of_it", dtype=layer.dtype_policy) is layer
-    if "heads" in layer.get_config():
-        assert layer.get_config()["heads"] == make().get_config()["heads"] or layer.get_config()["heads"] == 3
+    if "num_heads" in layer.get_config():
+        assert (
+            layer.get_config()["num_heads"] == make().get_config()["num_heads"]
+            or layer.get_config()["num_heads"] == 3
+        )
     # A built one keeps its weights.
     twin = modality(name).with_width(8, name="another")
     np.testing.assert_allclose(array(twin(inputs)[0]), array(modality(name)(inputs)[0]), atol=1e-6)

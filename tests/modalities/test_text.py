@@ -56,7 +56,9 @@ def test_ids_that_the_vocabulary_does_not_have_are_unknown_words():
 
 
 def test_the_sentence_is_the_formula():
-    layer = built(Text(WORDS, 4, sentence=3, depth=2, decoder_depth=2, heads=2, mlp_width=9, width=8), IDS)
+    layer = built(
+        Text(WORDS, 4, sentence=3, depth=2, decoder_depth=2, num_heads=2, mlp_width=9, width=8), IDS
+    )
     tokens, mask = values(layer, IDS)
     assert tokens.shape == (4, 3, 8)
     np.testing.assert_array_equal(mask, np.repeat(IDS.any(axis=1)[:, None], 3, axis=1))
@@ -73,7 +75,7 @@ def test_the_sentence_is_the_formula():
 
 
 def test_encoded_words_are_the_formula():
-    layer = built(Text(WORDS, 4, depth=1, heads=2, mlp_width=9, width=8), IDS)
+    layer = built(Text(WORDS, 4, depth=1, num_heads=2, mlp_width=9, width=8), IDS)
     tokens, mask = values(layer, IDS)
     expected = norm(layer.encoder[1], encoder_block(layer.encoder[0], embedded(layer, IDS), IDS != 0))
     np.testing.assert_allclose(tokens[mask], expected[mask], atol=5e-6)
@@ -245,7 +247,7 @@ def test_impossible_predictions_are_refused():
 
 
 def caption_case(seed=0):
-    layer = CaptionDecoder(WORDS, 4, depth=2, heads=2, mlp_width=9)
+    layer = CaptionDecoder(WORDS, 4, depth=2, num_heads=2, mlp_width=9)
     return built(layer, IDS, noise(4, 5, 8), seed=seed), noise(4, 5, 8)
 
 
@@ -319,7 +321,7 @@ def test_captions_are_learned():
     """Four pictures, four captions: after some steps greedy decoding says them, ends included."""
     keras.utils.set_random_seed(0)
     captions, memory = np.array([[2, 3, 0], [4, 5, 0], [6, 0, 0], [2, 6, 5]], "int32"), noise(4, 2, 8)
-    layer = CaptionDecoder(WORDS, 3, depth=1, heads=2, mlp_width=16)
+    layer = CaptionDecoder(WORDS, 3, depth=1, num_heads=2, mlp_width=16)
     layer.build((None, 3), (None, 2, 8))
     targets = array(caption_targets(captions))
     optimizer = keras.optimizers.Adam(0.02)

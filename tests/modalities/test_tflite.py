@@ -15,7 +15,7 @@ CASES = {
     "video": (lambda: Video(4, 8, 4, width=8), noise(1, 4, 8, 8, 3)),
     "audio": (lambda: Audio(1600, 8000, width=8), np.clip(0.3 * noise(1, 1600), -1, 1)),
     "text": (lambda: Text(8, 4, width=8), TEXT),
-    "sentence": (lambda: Text(8, 4, 3, heads=2, width=8), TEXT),
+    "sentence": (lambda: Text(8, 4, 3, num_heads=2, width=8), TEXT),
     "action": (lambda: Action(4, 2, padding=0.0, width=8), np.float32([[[1, 2], [0, 3], [0, 0], [0, 0]]])),
     "action ids": (lambda: Action(4, values=3, width=8), np.array([[0, 2, -1, 5]], "int32")),
 }
@@ -66,7 +66,7 @@ def test_a_phone_gives_the_same_tokens(name, tmp_path):
 
 def test_captions_on_a_phone(tmp_path):
     memory = noise(1, 5, 8)
-    layer = built(CaptionDecoder(8, 4, depth=1, heads=2), TEXT, memory)
+    layer = built(CaptionDecoder(8, 4, depth=1, num_heads=2), TEXT, memory)
     run, _ = converted(
         tmp_path,
         lambda ids, memory: {"logits": layer(ids, memory)},

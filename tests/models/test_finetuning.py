@@ -11,11 +11,11 @@ from keras_vit.layers import resize_patch_kernel, resize_positions
 from keras_vit.models import freeze, is_decayed, layer_groups, learning_rate_scales
 from keras_vit.training.optimization.optimizer import LayerwiseAdamW
 
-CONFIG = ViTConfig(patch_size=4, width=12, depth=3, heads=3, mlp_width=20, registers=2, merge=(1, 4))
+CONFIG = ViTConfig(patch_size=4, width=12, depth=3, num_heads=3, mlp_width=20, registers=2, merge=(1, 4))
 
 
 def build(**changes):
-    return randomize(ViT(CONFIG, image_size=(16, 8), classes=5, **changes))
+    return randomize(ViT(CONFIG, image_size=(16, 8), num_classes=5, **changes))
 
 
 def images(size=(16, 8)):
@@ -63,7 +63,7 @@ def test_decay_spares_biases_norms_positions_and_tokens():
         "block_0/scale_1/gamma",
     } <= spared
     assert not any(name.endswith("kernel") for name in spared)
-    coordinates = ViT(CONFIG, image_size=(16, 8), classes=5, position="coordinates")
+    coordinates = ViT(CONFIG, image_size=(16, 8), num_classes=5, position="coordinates")
     assert not is_decayed(coordinates.positions.kernel)
 
 

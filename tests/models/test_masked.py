@@ -14,13 +14,13 @@ from keras_vit.losses import MaskedReconstruction
 from keras_vit.models.transfer import variables_by_name
 
 trains = pytest.mark.skipif(keras.backend.backend() == "numpy", reason="NumPy has no gradients")
-SMALL = ViTConfig(patch_size=4, width=12, depth=2, heads=3, mlp_width=20)
+SMALL = ViTConfig(patch_size=4, width=12, depth=2, num_heads=3, mlp_width=20)
 MODES = ("simmim", "mae")
 MANY = [  # every option that the way of the tokens depends on
     {},
     {"registers": 2, "pooling": "mean"},
     {"distilled": True, "position": "sinusoidal"},
-    {"position": "rotary2d", "heads": 1},
+    {"position": "rotary2d", "num_heads": 1},
     {"position": "relative", "pooling": "attention"},
     {"position": "relative", "attention": "hard", "top_k": 2, "registers": 1},
     {"attention": "relu", "qk_norm": True, "mlp": "swiglu", "position": "factorised"},
@@ -34,7 +34,7 @@ def array(x):
 
 
 def encoder(**changes):
-    return ViT(SMALL, image_size=(8, 12), **{"classes": 5, **changes})
+    return ViT(SMALL, image_size=(8, 12), **{"num_classes": 5, **changes})
 
 
 def masked(mode="simmim", ratio=0.5, encoder_changes=None, **options):
@@ -80,11 +80,11 @@ def linear(w, x, name):
     return x @ w[f"{name}/kernel"] + w[f"{name}/bias"]
 
 
-def block(w, x, name, heads):
-    y, size = norm(w, x, f"{name}/norm_1"), x.shape[-1] // heads
+def block(w, x, name, num_heads):
+    y, size = norm(w, x, f"{name}/norm_1"), x.shape[-1] // num_heads
     q, k, v = (linear(w, y, f"{name}/attention/{part}") for part in ("query", "key", "value"))
     seen = []
-    for head in range(heads):
+    for head in range(num_heads):
         s = slice(head * size, (head + 1) * size)
         seen.append(softmax(q[..., s] @ k[..., s].T / np.sqrt(size), -1) @ v[..., s])
     x = x + linear(w, np.concatenate(seen, -1), f"{name}/attention/output")
@@ -177,7 +177,7 @@ def test_tokens_that_are_left_out_may_as_well_be_there_and_not_be_seen(changes):
 
 def test_the_encoder_is_the_vit_itself():
     """With nothing hidden but one patch of which it sees nothing anyway, the tokens are those of the ViT."""
-    features = randomize(encoder(classes=None, pooling=None, registers=2))
+    features = randomize(encoder(num_classes=None, pooling=None, registers=2))
     model = MaskedViT(features, 0.5)
     tokens = model.tokens(images(), np.ones((4, 6), bool))
     given = array(model._encoded(tokens, (2, 3), None, None, None, False))[:, model.encoder.prefix :]
@@ -349,7 +349,7 @@ def test_it_learns_in_bfloat16_and_predicts_close_to_float32():
 def test_the_pretrained_encoder_becomes_a_classifier_in_one_line(mode):
     model = masked(mode, encoder_changes={"registers": 1})
     assert isinstance(model.classifier(7), ViT)
-    for new in (model.classifier(classes=7), model.encoder.rebuilt(classes=7)):
+    for new in (model.classifier(num_classes=7), model.encoder.rebuilt(num_classes=7)):
         assert array(new(images())).shape == (4, 7)
         old = variables_by_name(model.encoder)
         for name, variable in variables_by_name(new).items():
@@ -359,7 +359,7 @@ def test_the_pretrained_encoder_becomes_a_classifier_in_one_line(mode):
     assert (array(fresh.head.kernel) == 0).all() and (array(model.encoder.head.kernel) != 0).any()
     wider = model.classifier(3, merge=(1, 4), dropout=0.1)
     assert wider.merger is not None and wider.config.dropout == 0.1
-    tokens = masked(encoder_changes={"classes": None, "pooling": None}).classifier(3, pooling="mean")
+    tokens = masked(encoder_changes={"num_classes": None, "pooling": None}).classifier(3, pooling="mean")
     assert array(tokens(images())).shape == (4, 3)
 
 
@@ -402,7 +402,7 @@ class MaskedSteps(MaskedViT):
 
     def __init__(self, features, **options):
         self.features = features
-        trunk = ViT(SMALL, image_size=(4, 28), classes=None, pooling="mean", position="sinusoidal")
+        trunk = ViT(SMALL, image_size=(4, 28), num_classes=None, pooling="mean", position="sinusoidal")
         super().__init__(trunk, **options)
         self.embed = Linear(12, name="embed")
         self.embed.build((None, 7, features))

@@ -26,7 +26,9 @@ def modalities(names=NAMES):
 def model(names=NAMES, **options):
     """With random weights, also where they start as zeros."""
     keras.utils.set_random_seed(0)
-    built = MultimodalViT(modalities(names), **{"width": 16, "depth": 2, "heads": 2, "classes": 3, **options})
+    built = MultimodalViT(
+        modalities(names), **{"width": 16, "depth": 2, "num_heads": 2, "num_classes": 3, **options}
+    )
     random = np.random.default_rng(0)
     for weight in built.trainable_variables:
         weight.assign(array(weight) + random.normal(0, 0.2, weight.shape))
@@ -196,7 +198,7 @@ def test_a_saved_model_answers_the_same(tmp_path):
 
 
 def test_the_feature_without_a_head():
-    assert array(model(classes=None)(inputs())).shape == (B, 16)
+    assert array(model(num_classes=None)(inputs())).shape == (B, 16)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_padding_counts_for_nothing_also_where_it_is_normalised(stem):
 
 @pytest.mark.parametrize("mode", ["simmim", "mae"])
 def test_masked_training_compares_normalised_pixels(mode):
-    encoder = build().rebuilt(classes=None)
+    encoder = build().rebuilt(num_classes=None)
     plain = MaskedViT(encoder, mode=mode, seed=1)
     whole = MaskedViT(encoder.rebuilt(include_preprocessing=True), mode=mode, seed=1)
     whole.set_weights(plain.get_weights())
@@ -134,21 +134,21 @@ def test_arrays_given_to_fit_predict_and_evaluate_are_looked_at():
         model.compile("sgd", loss, run_eagerly=True)
         given = (images,) if call == "predict" else (images, labels)
         assert len(notices(getattr(model, call), *given, verbose=0)) == 1
-    masked = MaskedViT(build().rebuilt(classes=None))
+    masked = MaskedViT(build().rebuilt(num_classes=None))
     assert len(notices(masked, images)) == 1
 
 
 def test_nothing_is_looked_at_in_a_graph():
     """Neither while it is traced, where it would add operators, nor when it runs."""
     model, ready = build(), build()
-    ready.looked = True  # as if it had looked already
+    ready.range_checked = True  # as if it had looked already
     names = []
     for each in (model, ready):
         graph = tf.function(each).get_concrete_function(tf.TensorSpec((None, SIZE, SIZE, 3)))
         assert not notices(graph, tf.constant(pixels(), "float32"))
         names.append([operation.type for operation in graph.graph.get_operations()])
     assert names[0] == names[1]
-    assert not model.looked
+    assert not model.range_checked
     assert not notices(keras.Model.__call__, model, keras.Input((SIZE, SIZE, 3)))
 
 
@@ -162,12 +162,12 @@ def test_padding_and_absent_pictures_are_passed_over():
     masked = {"image": far, "patch_mask": np.array([[1, 0, 1, 0]] * 2)}
     assert len(notices(build(patch_mask=True), masked)) == 1
     several = MultimodalViT(
-        {"image": Image(SIZE, 4), "text": Text(9, length=4)}, width=16, depth=1, heads=2, classes=3
+        {"image": Image(SIZE, 4), "text": Text(9, length=4)}, width=16, depth=1, num_heads=2, num_classes=3
     )
     ids, far = np.ones((2, 4), "int32"), pixels().astype("float32")
     far[0] = 0
     assert not notices(several, {"image": far, "text": ids, "present": np.array([[1, 1], [0, 1]], "float32")})
-    several.modalities["image"].looked = False
+    several.modalities["image"].range_checked = False
     (said,) = notices(several, {"image": far, "text": ids})
     assert "model.prepare" in said and "include_preprocessing" not in said
 
@@ -226,7 +226,7 @@ def test_other_channels_are_refused_with_a_way_out_that_works():
 
 @pytest.mark.parametrize("channels, mode", [(1, "simmim"), (5, "mae")])
 def test_masked_training_of_other_channels(channels, mode):
-    masked = MaskedViT(build(channels).rebuilt(classes=None), mode=mode)
+    masked = MaskedViT(build(channels).rebuilt(num_classes=None), mode=mode)
     images = normalised(pixels(channels), masked.encoder)
     masked.compile("sgd", run_eagerly=True)
     assert np.isfinite(masked.fit(images, verbose=0).history["loss"]).all()

@@ -18,8 +18,8 @@ from keras_vit.models.saved import load_saved
 def content(tmp_path_factory):
     """The bytes of a file that can be loaded."""
     path = tmp_path_factory.mktemp("saved") / "model.keras"
-    keras_vit.ViT("Nano/4", image_size=8, classes=2).save(path)
-    assert load_saved(path, "train again").classes == 2
+    keras_vit.ViT("Nano/4", image_size=8, num_classes=2).save(path)
+    assert load_saved(path, "train again").num_classes == 2
     return path.read_bytes()
 
 
@@ -73,7 +73,7 @@ def test_code_in_a_file_does_not_run(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_weights_that_are_no_numbers_are_named(tmp_path, bad):
-    model = keras_vit.ViT("Nano/4", image_size=8, classes=2)
+    model = keras_vit.ViT("Nano/4", image_size=8, num_classes=2)
     value = np.array(model.norm.scale)
     value[3] = bad
     model.norm.scale.assign(value)

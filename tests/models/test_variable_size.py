@@ -10,7 +10,7 @@ from keras_vit.errors import InputError
 from keras_vit.layers import pad_images
 
 SIZES = ((16, 12), (8, 12), (12, 4))  # of three pictures; the canvas is the first
-SHAPE = {"patch_size": 4, "width": 16, "depth": 2, "heads": 2, "mlp_width": 24, "patch_mask": True}
+SHAPE = {"patch_size": 4, "width": 16, "depth": 2, "num_heads": 2, "mlp_width": 24, "patch_mask": True}
 CASES = [
     *[{"position": name, "registers": 1} for name in POSITIONS],
     *[{"stem": name} for name in STEMS],
@@ -25,8 +25,8 @@ CASES = [
 
 
 def build(case):
-    classes = None if case.get("pooling", "cls") is None else 5
-    return randomize(ViT(ViTConfig(**SHAPE, **case), image_size=(16, 12), classes=classes))
+    num_classes = None if case.get("pooling", "cls") is None else 5
+    return randomize(ViT(ViTConfig(**SHAPE, **case), image_size=(16, 12), num_classes=num_classes))
 
 
 def pictures():
@@ -75,7 +75,7 @@ def test_without_a_mask_every_patch_is_real():
     model, (image, *_) = build({}), pictures()
     everything = pad_images([image], 4)
     np.testing.assert_allclose(np.asarray(model(everything)), np.asarray(model(image[np.newaxis])), atol=1e-6)
-    plain = ViT(ViTConfig(**{**SHAPE, "patch_mask": False}), image_size=(16, 12), classes=5)
+    plain = ViT(ViTConfig(**{**SHAPE, "patch_mask": False}), image_size=(16, 12), num_classes=5)
     plain.set_weights(model.get_weights())
     np.testing.assert_allclose(np.asarray(plain(image[np.newaxis])), np.asarray(model(everything)), atol=1e-6)
 
@@ -124,6 +124,6 @@ def test_mistakes_say_what_to_do(inputs, message):
 
 
 def test_a_model_without_masks_says_so():
-    model = ViT(ViTConfig(**{**SHAPE, "patch_mask": False}), image_size=(16, 12), classes=5)
+    model = ViT(ViTConfig(**{**SHAPE, "patch_mask": False}), image_size=(16, 12), num_classes=5)
     with pytest.raises(InputError, match="patch_mask=True for a mask"):
         model(pad_images(pictures(), 4))

@@ -67,9 +67,9 @@ def numpy_vit(model, images):
     for i in range(config.depth):
         y = norm(x, f"block_{i}/norm_1")
         heads = []
-        size = config.width // config.heads
+        size = config.width // config.num_heads
         q, k, value = (linear(y, f"block_{i}/attention/{n}") for n in ("query", "key", "value"))
-        for head in range(config.heads):
+        for head in range(config.num_heads):
             s = slice(head * size, (head + 1) * size)
             scores = q[..., s] @ k[..., s].swapaxes(1, 2) / np.sqrt(size)
             heads.append(softmax(scores, -1) @ value[..., s])
@@ -82,15 +82,15 @@ def numpy_vit(model, images):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_logits_equal_a_numpy_forward_pass(pooling):
-    config = ViTConfig(patch_size=(4, 2), width=12, depth=3, heads=3, mlp_width=20, pooling=pooling)
-    model = randomize(ViT(config, image_size=(8, 6), classes=5))
+    config = ViTConfig(patch_size=(4, 2), width=12, depth=3, num_heads=3, mlp_width=20, pooling=pooling)
+    model = randomize(ViT(config, image_size=(8, 6), num_classes=5))
     images = np.random.default_rng(1).normal(size=(3, 8, 6, 3)).astype("float32")
     np.testing.assert_allclose(np.asarray(model(images)), numpy_vit(model, images), atol=2e-5)
 
 
 def test_a_saved_model_answers_the_same(tmp_path):
     model = randomize(
-        ViT("Nano/2", image_size=(8, 4), classes=3, preprocessing={"mean": [0.1] * 3, "std": [2.0] * 3})
+        ViT("Nano/2", image_size=(8, 4), num_classes=3, preprocessing={"mean": [0.1] * 3, "std": [2.0] * 3})
     )
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -106,13 +106,13 @@ def test_a_saved_model_answers_the_same(tmp_path):
 
 def test_without_a_head_it_gives_features():
     images = np.zeros((2, 8, 8, 3), "float32")
-    assert ViT("Nano/4", image_size=8, classes=None)(images).shape == (2, 64)
-    assert ViT("Nano/4", image_size=8, classes=None, pooling=None)(images).shape == (2, 4, 64)
+    assert ViT("Nano/4", image_size=8, num_classes=None)(images).shape == (2, 64)
+    assert ViT("Nano/4", image_size=8, num_classes=None, pooling=None)(images).shape == (2, 4, 64)
 
 
 def test_bfloat16_stays_close_to_float32():
-    model = randomize(ViT("Nano/2", image_size=8, classes=4))
-    half = ViT("Nano/2", image_size=8, classes=4, dtype="mixed_bfloat16")
+    model = randomize(ViT("Nano/2", image_size=8, num_classes=4))
+    half = ViT("Nano/2", image_size=8, num_classes=4, dtype="mixed_bfloat16")
     half.set_weights(model.get_weights())
     images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype("float32")
     given, expected = np.asarray(keras.ops.cast(half(images), "float32")), np.asarray(model(images))
@@ -123,12 +123,12 @@ def test_bfloat16_stays_close_to_float32():
     ("make", "message"),
     [
         (lambda: ViT("Ti/16", image_size=100), r"100x100 is not a multiple of the patch 16x16"),
-        (lambda: ViT("Ti/16", classes=0), r"classes must be a positive integer or None"),
-        (lambda: ViT("Ti/16", pooling=None), r"use classes=None"),
+        (lambda: ViT("Ti/16", num_classes=0), r"classes must be a positive integer or None"),
+        (lambda: ViT("Ti/16", pooling=None), r"use num_classes=None"),
         (lambda: ViT("Ti/16", colour="red"), r"unknown ViTConfig field 'colour'"),
         (lambda: ViT("Ti/16", preprocessing={"mean": [0.5]}), r"preprocessing must be .*'mean': \[0.5\]"),
         (lambda: ViT("Ti/16", preprocessing={"mean": [0] * 3, "std": [0] * 3}), r"numbers above 0"),
-        (lambda: ViT("Nano/4", image_size=8, position="rotary2d", heads=32), r"multiple of 4, not 2"),
+        (lambda: ViT("Nano/4", image_size=8, position="rotary2d", num_heads=32), r"multiple of 4, not 2"),
         (lambda: ViT("Nano/6", image_size=12, stem="compact"), r"power of two"),
     ],
 )
@@ -139,14 +139,14 @@ def test_mistakes_say_what_to_do(make, message):
 
 def test_images_of_another_size_are_named():
     with pytest.raises(InputError, match=r"\[batch, 8, 8, 3\], not \[1, 16, 16, 3\]"):
-        ViT("Nano/2", image_size=8, classes=2)(np.zeros((1, 16, 16, 3), "float32"))
+        ViT("Nano/2", image_size=8, num_classes=2)(np.zeros((1, 16, 16, 3), "float32"))
 
 
-SMALL = ViTConfig(patch_size=4, width=12, depth=3, heads=3, mlp_width=20)
+SMALL = ViTConfig(patch_size=4, width=12, depth=3, num_heads=3, mlp_width=20)
 
 
 def small(**changes):
-    return randomize(ViT(SMALL, image_size=(8, 12), **{"classes": 5, **changes}))
+    return randomize(ViT(SMALL, image_size=(8, 12), **{"num_classes": 5, **changes}))
 
 
 def noise(count=3):
@@ -161,7 +161,7 @@ def noise(count=3):
         {"distilled": True},
         {"merge": (1, 4)},
         {"stem": "compact", "position": "sinusoidal"},
-        {"stem": "overlapping", "position": "rotary2d", "heads": 1},
+        {"stem": "overlapping", "position": "rotary2d", "num_heads": 1},
         {"attention": "hard", "top_k": 2, "position": "relative"},
         {"attention": "relu", "qk_norm": True, "mlp": "swiglu", "layer_scale": 0.1},
         {"pooling": "attention", "position": "factorised", "mlp": "gelu_tanh"},
@@ -189,7 +189,7 @@ def test_only_the_class_token_leaves_the_last_block_and_nothing_is_lost():
 
 def test_mean_pooling_leaves_registers_out():
     model = small(registers=2, pooling="mean")
-    features = small(registers=2, pooling=None, classes=None)
+    features = small(registers=2, pooling=None, num_classes=None)
     features.set_weights(model.get_weights()[:-2])
     tokens = np.asarray(features(noise()))
     assert tokens.shape == (3, 6, 12), "registers are no patches"
@@ -212,7 +212,7 @@ def test_a_distilled_model_averages_two_heads():
 def test_positions_tell_patches_apart_and_without_them_order_is_lost():
     shuffled = noise()[:, :, [4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11]]  # two columns of patches swapped
     for position in set(POSITIONS) - {"none"}:
-        model = small(position=position, pooling="mean", heads=1 if position == "rotary2d" else 3)
+        model = small(position=position, pooling="mean", num_heads=1 if position == "rotary2d" else 3)
         assert np.abs(np.asarray(model(shuffled)) - np.asarray(model(noise()))).max() > 1e-3, position
     blind = small(position="none", pooling="mean")
     np.testing.assert_allclose(np.asarray(blind(shuffled)), np.asarray(blind(noise())), atol=1e-5)
@@ -226,7 +226,7 @@ def test_rematerialisation_changes_no_gradient():
         model = ViT(
             SMALL,
             image_size=(8, 12),
-            classes=5,
+            num_classes=5,
             remat=remat,
             dropout=0.3,
             stochastic_depth=0.5,
@@ -243,7 +243,7 @@ def test_rematerialisation_changes_no_gradient():
 
 @pytest.mark.parametrize("position", ["learned", "rotary2d", "relative"])
 def test_patch_dropout_leaves_tokens_out_in_training_only(position):
-    changes = {"position": position, "heads": 1 if position == "rotary2d" else 3}
+    changes = {"position": position, "num_heads": 1 if position == "rotary2d" else 3}
     model, plain = small(patch_dropout=0.5, **changes), small(**changes)
     np.testing.assert_array_equal(np.asarray(model(noise())), np.asarray(plain(noise())))
     lengths = []
@@ -263,7 +263,7 @@ def test_fit_learns_with_everything_on():
     model = ViT(
         "Nano/4",
         image_size=8,
-        classes=2,
+        num_classes=2,
         depth=2,
         registers=2,
         dropout=0.1,
@@ -290,13 +290,13 @@ def run_python(code, **environment):
 
 
 def test_the_numpy_backend_needs_no_tensorflow_and_answers_the_same(tmp_path):
-    model = randomize(ViT("Nano/2", image_size=8, classes=3))
+    model = randomize(ViT("Nano/2", image_size=8, num_classes=3))
     images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype("float32")
     np.savez(tmp_path / "given.npz", images=images, *model.get_weights())  # noqa: B026
     output = run_python(
         f"""
 import sys, numpy as np, keras_vit
-model = keras_vit.ViT("Nano/2", image_size=8, classes=3)
+model = keras_vit.ViT("Nano/2", image_size=8, num_classes=3)
 file = np.load({str(tmp_path / "given.npz")!r})
 model.set_weights([file[f"arr_{{i}}"] for i in range(len(model.weights))])
 np.save({str(tmp_path / "answer.npy")!r}, np.asarray(model(file["images"])))

@@ -63,7 +63,7 @@ def small_world(**changes):
         image = model.modalities["image"]
         image.set_weights([np.full(weight.shape, 0.01) for weight in image.get_weights()])
 
-    MODEL = {"width": 16, "depth": 1, "heads": 2, "visual_weight": 1.0, "modality_dropout": 0.5}
+    MODEL = {"width": 16, "depth": 1, "num_heads": 2, "visual_weight": 1.0, "modality_dropout": 0.5}
     TRAINING = {"epochs": 1, "batch_size": 32, "freeze": ["image"]}
     world = {"make": make, "teach": teach, "SCHOOL": {"steps": 1}, "MODEL": MODEL, "TRAINING": TRAINING}
     return SimpleNamespace(**{**world, "ALONE": ("text",), **changes})

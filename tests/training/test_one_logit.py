@@ -10,13 +10,13 @@ from keras_vit.errors import InputError
 from keras_vit.training.metrics import CountedAccuracy
 from keras_vit.training.trainer import loss_for
 
-CONFIG = ViTConfig(patch_size=4, width=8, depth=1, heads=2, mlp_width=8)
+CONFIG = ViTConfig(patch_size=4, width=8, depth=1, num_heads=2, mlp_width=8)
 LABELS = np.array([1, 0, 0, 1])
 LOGITS = np.float32([[2.0], [-1.0], [0.5], [-0.5]])
 
 
-def vit(classes, activation="auto"):
-    return ViT(CONFIG, image_size=8, classes=classes, activation=activation)
+def vit(num_classes, activation="auto"):
+    return ViT(CONFIG, image_size=8, num_classes=num_classes, activation=activation)
 
 
 def test_labels_stay_what_they_are():

@@ -297,7 +297,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path, monk
 
 
 def test_a_start_that_came_frozen_is_thawed(tmp_path):
-    start = ViT("Nano/2", image_size=8, classes=2, pooling="mean", dropout=0.1)
+    start = ViT("Nano/2", image_size=8, num_classes=2, pooling="mean", dropout=0.1)
     start.trainable = False
     before = keras.ops.convert_to_numpy(start.blocks[0].mlp.expand.kernel)
     train(data(), tmp_path / "run", quick(epochs=1), silent(), start=start)

@@ -9,7 +9,7 @@ transformers changed the names of its tensors between major versions:
     old/bin/python make_fixtures.py hugging_face_old
     new/bin/python make_fixtures.py hugging_face_new original timm
 
-Each folder of fixtures/ holds a checkpoint and `logits.npy`, float32 [2, classes]: what the source
+Each folder of fixtures/ holds a checkpoint and `logits.npy`, float32 [2, num_classes]: what the source
 answers to the top left corner of images.npy, [2, 24, 24, 3], that has the size that the model takes.
 All values are random, norms and biases too, so that a tensor in the wrong place shows.
 """
@@ -54,15 +54,22 @@ def folder(name):
 
 def original():
     make_original(
-        "original", patch=(4, 4), size=(24, 24), width=16, heads=2, mlp=24, token=True, pre_linen=True
+        "original", patch=(4, 4), size=(24, 24), width=16, num_heads=2, mlp=24, token=True, pre_linen=True
     )
     # What no published file has, but what the code can write: no [CLS], a rectangular patch and grid.
     make_original(
-        "original_mean", patch=(4, 8), size=(16, 24), width=12, heads=3, mlp=12, token=False, pre_linen=False
+        "original_mean",
+        patch=(4, 8),
+        size=(16, 24),
+        width=12,
+        num_heads=3,
+        mlp=12,
+        token=False,
+        pre_linen=False,
     )
 
 
-def make_original(name, patch, size, width, heads, mlp, token, pre_linen):
+def make_original(name, patch, size, width, num_heads, mlp, token, pre_linen):
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
@@ -83,7 +90,7 @@ def make_original(name, patch, size, width, heads, mlp, token, pre_linen):
         @nn.compact
         def __call__(self, x):
             y = nn.LayerNorm()(x)
-            x = x + nn.MultiHeadDotProductAttention(num_heads=heads, deterministic=True)(y, y)
+            x = x + nn.MultiHeadDotProductAttention(num_heads=num_heads, deterministic=True)(y, y)
             return x + MlpBlock()(nn.LayerNorm()(x))
 
     class Encoder(nn.Module):

@@ -183,7 +183,7 @@ def test_a_header_length_that_looks_like_a_pickle(tmp_path, fixture):
     padded = next(n for n in range(length, length + 2**16) if n % 2**16 in (0x280, 0x380, 0x480, 0x580))
     header = content[8 : 8 + length].ljust(padded)
     (tmp_path / "a.safetensors").write_bytes(padded.to_bytes(8, "little") + header + content[8 + length :])
-    assert read_checkpoint(tmp_path / "a.safetensors", heads=2).classes == 5
+    assert read_checkpoint(tmp_path / "a.safetensors", num_heads=2).num_classes == 5
 
 
 # --- npz ------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_random_damage_is_read_or_refused_but_never_a_crash(tmp_path, kind):
             damaged[place if generator.random() < 0.5 else -place - 1] = generator.integers(256)
         (tmp_path / f"a.{kind}").write_bytes(damaged)
         try:
-            read_checkpoint(tmp_path / f"a.{kind}", heads=2)
+            read_checkpoint(tmp_path / f"a.{kind}", num_heads=2)
         except InputError:
             refusals += 1
     assert refusals > 20
@@ -283,7 +283,7 @@ def test_a_hugging_face_folder_without_its_config(fixture):
         ({"model_type": "dinov2"}, "model_type is 'dinov2'; vit and deit can be read"),
         ({"model_type": ["vit"]}, "model_type"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ({"num_attention_heads": 3}, "width 16 is not a multiple of heads 3"),
+        ({"num_attention_heads": 3}, "width 16 is not a multiple of num_heads 3"),
         ({"num_attention_heads": 0}, "heads must be"),
         ({"num_hidden_layers": 10**9}, "has 2 blocks, but .*config.json says 1000000000"),
         ({"hidden_size": 10**9}, "of another shape"),
@@ -386,7 +386,9 @@ def test_a_safetensors_file_of_another_model(tmp_path, fixture, edit_tensors):
     refused(folder, "no ViT of Hugging Face or timm: its 32 tensors are visual.")
 
 
-@pytest.mark.parametrize("values", [{"heads": 0}, {"heads": "two"}, {"classes": 0}, {"image_size": -1}])
+@pytest.mark.parametrize(
+    "values", [{"num_heads": 0}, {"num_heads": "two"}, {"num_classes": 0}, {"image_size": -1}]
+)
 def test_hints_out_of_range(values):
     name = "original_mean" if "image_size" in values else "timm_vit"
     with pytest.raises(InputError, match=next(iter(values))):

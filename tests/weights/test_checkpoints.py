@@ -20,7 +20,7 @@ def checkpoint():
 
 
 def build(checkpoint, **changes):
-    arguments = {"image_size": checkpoint.image_size, "classes": checkpoint.classes, **changes}
+    arguments = {"image_size": checkpoint.image_size, "num_classes": checkpoint.num_classes, **changes}
     return keras_vit.ViT(checkpoint.config, **arguments)
 
 
@@ -34,7 +34,7 @@ def test_every_variable_is_assigned_under_any_name_of_the_model(checkpoint):
 
 
 def test_another_number_of_classes_keeps_the_fresh_head(checkpoint):
-    model = build(checkpoint, classes=3)
+    model = build(checkpoint, num_classes=3)
     load_into(model, checkpoint)
     assert not np.any(np.asarray(model.head.kernel))
     np.testing.assert_array_equal(np.asarray(model.cls), checkpoint.tensors["cls"])

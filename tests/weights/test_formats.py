@@ -14,14 +14,14 @@ from .conftest import FIXTURES
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
-SMALL = {"patch_size": (4, 4), "width": 16, "depth": 2, "heads": 2, "mlp_width": 24}
+SMALL = {"patch_size": (4, 4), "width": 16, "depth": 2, "num_heads": 2, "mlp_width": 24}
 DISTILLED = {"position": "learned", "distilled": True}
 EXPECTED = {  # name: (format, image size, config, preprocessing, hints)
     "original": ("original", (24, 24), {**SMALL, "mlp": "gelu_tanh"}, HALF, {}),
     "original_mean": (
         "original",
         (16, 24),
-        {"patch_size": (4, 8), "width": 12, "depth": 2, "heads": 3, "mlp_width": 12}
+        {"patch_size": (4, 8), "width": 12, "depth": 2, "num_heads": 3, "mlp_width": 12}
         | {"pooling": "mean", "mlp": "gelu_tanh"},
         HALF,
         {"image_size": (16, 24)},
@@ -71,7 +71,7 @@ EXPECTED = {  # name: (format, image size, config, preprocessing, hints)
 def test_logits_are_the_sources_and_the_config_is_worked_out(name, logits_error):
     kind, size, config, preprocessing, hints = EXPECTED[name]
     checkpoint = read_checkpoint(FIXTURES / name, **hints)
-    assert (checkpoint.format, checkpoint.image_size, checkpoint.classes) == (kind, size, 5)
+    assert (checkpoint.format, checkpoint.image_size, checkpoint.num_classes) == (kind, size, 5)
     assert checkpoint.config == keras_vit.ViTConfig(**config)
     assert checkpoint.preprocessing == preprocessing
     assert all(tensor.dtype == np.float32 for tensor in checkpoint.tensors.values())
@@ -92,12 +92,12 @@ def test_the_fixtures_tell_the_two_gelus_apart(name, logits_error):
 def test_new_classes_get_a_fresh_head_on_the_same_features(name):
     images = np.load(FIXTURES / "images.npy")
     old = keras_vit.ViT.from_checkpoint(FIXTURES / name)
-    new = keras_vit.ViT.from_checkpoint(FIXTURES / name, classes=3)
-    assert new.classes == 3
+    new = keras_vit.ViT.from_checkpoint(FIXTURES / name, num_classes=3)
+    assert new.num_classes == 3
     np.testing.assert_array_equal(new(images), np.zeros((2, 3)))
-    features = [np.asarray(model.rebuilt(classes=None)(images)) for model in (old, new)]
+    features = [np.asarray(model.rebuilt(num_classes=None)(images)) for model in (old, new)]
     np.testing.assert_allclose(*features, atol=1e-6)
-    same = keras_vit.ViT.from_checkpoint(FIXTURES / name, classes=5)
+    same = keras_vit.ViT.from_checkpoint(FIXTURES / name, num_classes=5)
     np.testing.assert_array_equal(same(images), old(images))
 
 
@@ -118,13 +118,13 @@ def test_another_image_size_resizes_the_positions_of_the_patches_alone(name):
 
 def test_a_bare_timm_file_needs_heads_unless_its_width_is_a_published_one(tmp_path, logits_error):
     bare = shutil.copy(FIXTURES / "timm_vit" / "model.safetensors", tmp_path / "vit.safetensors")
-    with pytest.raises(keras_vit.errors.InputError, match=r"width of 16 .* give heads=\.\.\."):
+    with pytest.raises(keras_vit.errors.InputError, match=r"width of 16 .* give num_heads=\.\.\."):
         read_checkpoint(bare)
-    assert logits_error(keras_vit.ViT.from_checkpoint(bare, heads=2), "timm_vit") < 1e-5
+    assert logits_error(keras_vit.ViT.from_checkpoint(bare, num_heads=2), "timm_vit") < 1e-5
 
 
-@pytest.mark.parametrize("width, heads", [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16)])
-def test_published_widths_tell_the_heads(tmp_path, width, heads):
+@pytest.mark.parametrize("width, num_heads", [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16)])
+def test_published_widths_tell_the_heads(tmp_path, width, num_heads):
     zeros = {
         "cls_token": (1, 1, width),
         "pos_embed": (1, 2, width),
@@ -140,13 +140,17 @@ def test_published_widths_tell_the_heads(tmp_path, width, heads):
     zeros |= dict.fromkeys(vectors, (width,))
     save_file({name: np.zeros(shape, "float16") for name, shape in zeros.items()}, tmp_path / "x.safetensors")
     checkpoint = read_checkpoint(tmp_path / "x.safetensors")
-    assert (checkpoint.config.heads, checkpoint.image_size, checkpoint.classes) == (heads, (1, 1), None)
+    assert (checkpoint.config.num_heads, checkpoint.image_size, checkpoint.num_classes) == (
+        num_heads,
+        (1, 1),
+        None,
+    )
 
 
 def test_heads_that_contradict_the_file_are_refused():
     for name in ("original", "hugging_face_vit_old", "timm_registers"):
-        with pytest.raises(keras_vit.errors.InputError, match="has 2 attention heads, not heads=4"):
-            read_checkpoint(FIXTURES / name, heads=4)
+        with pytest.raises(keras_vit.errors.InputError, match="has 2 attention heads, not num_heads=4"):
+            read_checkpoint(FIXTURES / name, num_heads=4)
 
 
 def test_a_grid_that_is_no_square_needs_the_image_size(tmp_path, logits_error):
@@ -168,18 +172,18 @@ def test_a_bare_file_has_the_grid_that_is_given(tmp_path, grid):
     table = np.random.default_rng(0).normal(size=(1, 17, width)).astype("float32")
     save_file({**tensors, "pos_embed": table}, tmp_path / "bare.safetensors")
     size = (grid[0] * patch[0], grid[1] * patch[1])
-    model = keras_vit.ViT.from_checkpoint(tmp_path / "bare.safetensors", image_size=size, heads=2)
+    model = keras_vit.ViT.from_checkpoint(tmp_path / "bare.safetensors", image_size=size, num_heads=2)
     assert model.image_size == size
     np.testing.assert_array_equal(model.positions.table, table)  # nothing was resized
     wrong = (2 * patch[0], 7 * patch[1])
     square = f"{4 * patch[0]}x{4 * patch[1]}"
     message = rf"is for images of {square} pixels, not image_size=\({wrong[0]}, {wrong[1]}\)"
     with pytest.raises(keras_vit.errors.InputError, match=message), pytest.warns(keras_vit.errors.Notice):
-        read_checkpoint(tmp_path / "bare.safetensors", image_size=wrong, heads=2)
+        read_checkpoint(tmp_path / "bare.safetensors", image_size=wrong, num_heads=2)
     save_file({**tensors, "pos_embed": table[:, :-4]}, tmp_path / "twelve.safetensors")
     message = rf"for 12 or 13 patches .* and image_size=\({wrong[0]}, {wrong[1]}\) has 2x7 = 14"
     with pytest.raises(keras_vit.errors.InputError, match=message):
-        keras_vit.ViT.from_checkpoint(tmp_path / "twelve.safetensors", image_size=wrong, heads=2)
+        keras_vit.ViT.from_checkpoint(tmp_path / "twelve.safetensors", image_size=wrong, num_heads=2)
 
 
 @pytest.mark.parametrize("name", ["timm_vit", "timm_registers", "hugging_face_vit_new", "hugging_face_deit"])
@@ -265,7 +269,7 @@ def test_a_normalisation_that_cannot_be_is_refused(fixture, mean, std):
 
 def test_labels_come_from_id2label_in_order_and_placeholders_are_none():
     assert read_checkpoint(FIXTURES / "hugging_face_vit_old").labels == ["ant", "bee", "cat", "dog", "elk"]
-    assert read_checkpoint(FIXTURES / "hugging_face_vit_old", classes=3).labels is None
+    assert read_checkpoint(FIXTURES / "hugging_face_vit_old", num_classes=3).labels is None
     assert read_checkpoint(FIXTURES / "hugging_face_vit_new").labels is None
 
 
@@ -286,7 +290,7 @@ def test_a_bare_backbone_has_no_head(name, fixture, edit_tensors):
 
     edit_tensors(folder, strip)
     checkpoint = read_checkpoint(folder)
-    assert checkpoint.classes is None
+    assert checkpoint.num_classes is None
     assert set(expected) - set(checkpoint.tensors) == {"head/kernel", "head/bias"}
     for key, tensor in checkpoint.tensors.items():
         np.testing.assert_array_equal(tensor, expected[key])
@@ -345,12 +349,12 @@ def test_the_tanh_layer_of_2020_is_refused_or_dropped_with_its_head(tmp_path):
     arrays |= {"pre_logits/kernel": np.ones((16, 8), "float32"), "pre_logits/bias": np.ones(8, "float32")}
     arrays["head/kernel"] = np.ones((8, 5), "float32")
     np.savez(tmp_path / "vit.npz", **arrays)
-    with pytest.raises(keras_vit.errors.InputError, match=r"pre_logits.*give classes=N"):
+    with pytest.raises(keras_vit.errors.InputError, match=r"pre_logits.*give num_classes=N"):
         read_checkpoint(tmp_path / "vit.npz")
-    for classes in (3, 5):
-        checkpoint = read_checkpoint(tmp_path / "vit.npz", classes=classes)
-        assert checkpoint.classes is None and "head/kernel" not in checkpoint.tensors
-    model = keras_vit.ViT.from_checkpoint(tmp_path / "vit.npz", classes=5)
+    for num_classes in (3, 5):
+        checkpoint = read_checkpoint(tmp_path / "vit.npz", num_classes=num_classes)
+        assert checkpoint.num_classes is None and "head/kernel" not in checkpoint.tensors
+    model = keras_vit.ViT.from_checkpoint(tmp_path / "vit.npz", num_classes=5)
     np.testing.assert_array_equal(model(np.ones((1, 24, 24, 3), "float32")), np.zeros((1, 5)))
 
 
@@ -370,7 +374,7 @@ def test_labels_of_timm_old_and_new(fixture, edit_json):
     published = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
     flat = {"architecture": "vit_tiny_patch16_224", **published, "labels": names, "mean": [0.1, 0.2, 0.3]}
     (folder / "config.json").write_text(json.dumps(flat))
-    checkpoint = read_checkpoint(folder, heads=2)
+    checkpoint = read_checkpoint(folder, num_heads=2)
     assert checkpoint.labels == names and checkpoint.preprocessing["mean"] == [0.1, 0.2, 0.3]
 
 
@@ -398,7 +402,7 @@ def test_parts_that_vit_does_not_have_are_named(fixture, edit_tensors, tensor, m
         ({"global_pool": 3}, "global_pool must be of type str, not 3"),
         ({"model_args": {"act_layer": "relu", "num_heads": 2}}, "act_layer is 'relu'"),
         ({"model_args": {"num_heads": "two"}}, "num_heads must be of type int, not 'two'"),
-        ({"model_args": {"num_heads": 3}}, "16 is not a multiple of heads 3"),
+        ({"model_args": {"num_heads": 3}}, "16 is not a multiple of num_heads 3"),
         ({"model_args": []}, "model_args must be of type dict"),
     ],
 )

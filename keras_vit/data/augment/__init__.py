@@ -1,9 +1,10 @@
 """Augmentation: named policies, each a few steps one after another.
 
-A policy, and each of its steps, maps (images float32 [B, H, W, C] from 0 to 255, labels float32 [B, classes]
-that sum to 1, seed int32 [2]) to images and labels of the same shapes. Every draw is a pure function of the
-seed, so that a run that was interrupted sees the very same pictures when it goes on. The layers of Keras and
-keras-cv draw from a state of their own instead: we draw, and hand them the transformation (`layers.py`).
+A policy, and each of its steps, maps (images float32 [B, H, W, C] from 0 to 255, labels float32
+[B, num_classes] that sum to 1, seed int32 [2]) to images and labels of the same shapes. Every draw is a pure
+function of the seed, so that a run that was interrupted sees the very same pictures when it goes on. The
+layers of Keras and keras-cv draw from a state of their own instead: we draw, and hand them the transformation
+(`layers.py`).
 """
 
 import tensorflow as tf

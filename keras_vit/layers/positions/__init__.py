@@ -29,27 +29,31 @@ __all__ = [
 ]
 
 POSITION_LAYERS = {
-    "learned": lambda grid, prefix, width, heads, **kw: LearnedPositions(grid, prefix, **kw),
-    "sinusoidal": lambda grid, prefix, width, heads, **kw: SinusoidalPositions(grid, prefix, **kw),
-    "sincos2d": lambda grid, prefix, width, heads, **kw: SinCos2DPositions(grid, prefix, **kw),
-    "sincos2d_timm": lambda grid, prefix, width, heads, **kw: SinCos2DPositions(grid, prefix, "timm", **kw),
-    "factorised": lambda grid, prefix, width, heads, **kw: FactorisedPositions(grid, prefix, **kw),
-    "coordinates": lambda grid, prefix, width, heads, **kw: CoordinatePositions(grid, prefix, **kw),
-    "one_hot": lambda grid, prefix, width, heads, **kw: OneHotPositions(grid, prefix, **kw),
-    "rotary2d": lambda grid, prefix, width, heads, **kw: RotaryPositions(width // heads, **kw),
-    "relative": lambda grid, prefix, width, heads, **kw: RelativePositions(grid, heads, **kw),
-    "none": lambda grid, prefix, width, heads, **kw: NoPositions(**kw),
+    "learned": lambda grid, prefix, width, num_heads, **kw: LearnedPositions(grid, prefix, **kw),
+    "sinusoidal": lambda grid, prefix, width, num_heads, **kw: SinusoidalPositions(grid, prefix, **kw),
+    "sincos2d": lambda grid, prefix, width, num_heads, **kw: SinCos2DPositions(grid, prefix, **kw),
+    "sincos2d_timm": lambda grid, prefix, width, num_heads, **kw: SinCos2DPositions(
+        grid, prefix, "timm", **kw
+    ),
+    "factorised": lambda grid, prefix, width, num_heads, **kw: FactorisedPositions(grid, prefix, **kw),
+    "coordinates": lambda grid, prefix, width, num_heads, **kw: CoordinatePositions(grid, prefix, **kw),
+    "one_hot": lambda grid, prefix, width, num_heads, **kw: OneHotPositions(grid, prefix, **kw),
+    "rotary2d": lambda grid, prefix, width, num_heads, **kw: RotaryPositions(width // num_heads, **kw),
+    "relative": lambda grid, prefix, width, num_heads, **kw: RelativePositions(grid, num_heads, **kw),
+    "none": lambda grid, prefix, width, num_heads, **kw: NoPositions(**kw),
 }
 
 
-def positions_for(kind, /, grid, prefix, width, heads, **kwargs):
+def positions_for(kind, /, grid, prefix, width, num_heads, **kwargs):
     """The position layer that `ViTConfig.position` names.
 
     Args:
         kind: a key of `POSITION_LAYERS`.
         grid: (rows, columns) of patches, or one integer for a sequence.
         prefix: number of leading tokens that are no patches.
-        width, heads: of the encoder.
+        width, num_heads: of the encoder.
         **kwargs: what the layer takes besides (dtype, name, convention ...).
     """
-    return POSITION_LAYERS[one_of("position", kind, POSITION_LAYERS)](grid, prefix, width, heads, **kwargs)
+    return POSITION_LAYERS[one_of("position", kind, POSITION_LAYERS)](
+        grid, prefix, width, num_heads, **kwargs
+    )

@@ -4,48 +4,48 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer
+from keras_vit.config import Renamed, integer
 from keras_vit.layers.positions.base import PositionLayer, grid_of
 from keras_vit.layers.positions.resize import resize_grid
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class RelativePositions(PositionLayer):
+class RelativePositions(Renamed, PositionLayer):
     """A learned bias on the attention scores for each offset between two patches.
 
     softmax(Q K^T / sqrt(d) + B), B[h, i, j] = table[row_i - row_j, column_i - column_j, h]: Liu et al.
     2021 (Swin, arXiv:2103.14030, equation 4), here over the whole image and shared by all blocks as in
-    T5. One weight, `table` [2 rows - 1, 2 columns - 1, heads], zeros at first, offset 0 in its middle.
+    T5. One weight, `table` [2 rows - 1, 2 columns - 1, num_heads], zeros at first, offset 0 in its middle.
     Offsets beyond the table take its edge: padding changes nothing. Tokens stay as they are.
 
     Args:
         grid: (rows, columns), or one integer for a sequence.
-        heads: number of attention heads.
+        num_heads: number of attention heads.
     """
 
-    def __init__(self, grid, heads, **kwargs):
+    def __init__(self, grid, num_heads, **kwargs):
         super().__init__(**kwargs)
         self.grid = grid_of(grid)
-        self.heads = integer("heads", heads, at_least=1)
+        self.num_heads = integer("num_heads", num_heads, at_least=1)
 
     def build(self, tokens_shape, sizes_shape=None):
         rows, columns = self.grid
         self.table = self.add_weight(
-            shape=(2 * rows - 1, 2 * columns - 1, self.heads),
+            shape=(2 * rows - 1, 2 * columns - 1, self.num_heads),
             initializer="zeros",
             name="table",
             autocast=False,  # the scores are float32
         )
 
     def for_attention(self, grid, prefix=0):
-        """{"bias": float32 [heads, prefix + N, prefix + N]}; 0 where one of the two is no patch."""
+        """{"bias": float32 [num_heads, prefix + N, prefix + N]}; 0 where one of the two is no patch."""
         rows, columns = grid_of(grid)
         indices = []
         for own, position in zip(self.grid, np.mgrid[:rows, :columns].reshape(2, -1), strict=True):
             offset = position[:, np.newaxis] - position  # of the query from the key
             indices.append(np.clip(offset, 1 - own, own - 1) + own - 1)
         index = (indices[0] * (2 * self.grid[1] - 1) + indices[1]).astype("int32")
-        table = ops.reshape(ops.cast(self.table, "float32"), (-1, self.heads))
+        table = ops.reshape(ops.cast(self.table, "float32"), (-1, self.num_heads))
         bias = ops.take(ops.transpose(table), index, axis=1)
         if prefix:
             bias = ops.pad(bias, ((0, 0), (prefix, 0), (prefix, 0)))
@@ -56,4 +56,4 @@ class RelativePositions(PositionLayer):
         return [resize_grid(self.table, (2 * rows - 1, 2 * columns - 1)).astype("float32")]
 
     def get_config(self):
-        return {**super().get_config(), "grid": list(self.grid), "heads": self.heads}
+        return {**super().get_config(), "grid": list(self.grid), "num_heads": self.num_heads}

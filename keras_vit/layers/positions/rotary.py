@@ -51,7 +51,7 @@ class RotaryPositions(PositionLayer):
 
 
 def rotate(x, cos, sin):
-    """Turns queries or keys x [B, heads, N, d] by cos, sin [N, d] or [B, N, d]; float32 inside.
+    """Turns queries or keys x [B, num_heads, N, d] by cos, sin [N, d] or [B, N, d]; float32 inside.
 
     In the rotate-half form, inside each half of d: channel j and channel j + d / 4 are one pair,
 

@@ -68,12 +68,12 @@ def load_teacher(path, labels):
         InputError: no such model, or it knows other classes, or several of them at once.
     """
     model = load_start(path, option="--teacher")
-    if model.classes != len(labels):
+    if model.num_classes != len(labels):
         raise InputError(
-            f"the teacher {path} has {model.classes or 'no'} classes, and the data {len(labels)}: a teacher "
-            f"must be trained on the same ones, e.g. `keras-vit train DATA --start {path} --out TEACHER`."
+            f"the teacher {path} has {model.num_classes or 'no'} classes, and the data {len(labels)}: a "
+            f"teacher must be trained on the same, e.g. `keras-vit train DATA --start {path} --out TEACHER`."
         )
-    names = labels_near(path, model.classes)
+    names = labels_near(path, model.num_classes)
     if names is not None and list(names) != list(labels):
         other = next(i for i, (a, b) in enumerate(zip(names, labels, strict=True)) if a != b)
         raise InputError(
@@ -109,7 +109,7 @@ def teach(student, teacher, kind, weight=0.5, temperature=3.0):
     one_of("kind of distillation", kind, KINDS)
     _check_activation(teacher.name, teacher.activation, student.activation)
     loss = Distillation(kind, temperature, student.activation)
-    look = as_seen_by(teacher, student)
+    convert = as_seen_by(teacher, student)
     label_loss, metrics = student.compute_loss, student.compute_metrics
     apart = student.config.distilled
     student.each_head = apart
@@ -118,7 +118,7 @@ def teach(student, teacher, kind, weight=0.5, temperature=3.0):
         if not training:
             return label_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         ours, theirs = (y_pred[:, 0], y_pred[:, 1]) if apart else (y_pred, y_pred)
-        wanted = ops.stop_gradient(teacher(look(x), training=False))
+        wanted = ops.stop_gradient(teacher(convert(x), training=False))
         usual = label_loss(x=x, y=y, y_pred=ours, sample_weight=sample_weight, training=training)
         return (1 - weight) * usual + weight * loss(wanted, theirs, sample_weight=sample_weight)
 
@@ -131,7 +131,7 @@ def teach(student, teacher, kind, weight=0.5, temperature=3.0):
 
 
 class Distillation(keras.losses.Loss):
-    """What the student's logits [B, classes] lack of the teacher's.
+    """What the student's logits [B, num_classes] lack of the teacher's.
 
     Args:
         kind: "hard" or "soft", see above.
@@ -187,7 +187,7 @@ def as_seen_by(teacher, student):
     size = max(height, round(h * scale)), max(width, round(w * scale))
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
 
-    def look(images):
+    def converted(images):
         images = ops.cast(images, "float32")
         if student.include_preprocessing:
             pixels = images / 255.0
@@ -200,7 +200,7 @@ def as_seen_by(teacher, student):
             return pixels * 255.0
         return (pixels - _constant(teacher, "mean")) / _constant(teacher, "std")
 
-    return look
+    return converted
 
 
 def _constant(model, name):

@@ -38,7 +38,7 @@ def probe(model, data, kinds=KINDS, k=20, progress=None):
         one_of("kind of probe", kind, KINDS)
     if "knn" in kinds and integer("k", k, at_least=1) > len(data.train):
         raise InputError(f"k={k} neighbours of {len(data.train)} training pictures: use a smaller k.")
-    encoder = model.rebuilt(classes=None, **({} if model.config.pooling else {"pooling": "mean"}))
+    encoder = model.rebuilt(num_classes=None, **({} if model.config.pooling else {"pooling": "mean"}))
     train, test = (
         features(encoder, split.images, functools.partial(progress, name) if progress else None)
         for name, split in (("training", data.train), ("held out", data.test))

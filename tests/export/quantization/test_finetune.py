@@ -71,7 +71,7 @@ def test_its_gradient_pulls_the_student_to_the_teacher_and_the_teacher_stays(bat
 
 
 def test_a_taught_model_is_saved_as_a_plain_one(tmp_path):
-    model = ViT("Nano/4", image_size=8, classes=2, depth=1)
+    model = ViT("Nano/4", image_size=8, num_classes=2, depth=1)
     plain, taught = (post_training(model, "int8") for _ in range(2))
     teach(taught, model, 1.0)
     assert len(taught.variables) == len(plain.variables)

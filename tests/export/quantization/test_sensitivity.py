@@ -38,7 +38,7 @@ def model():
     """
     keras.utils.set_random_seed(0)
     preprocessing = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
-    model = ViT("Nano/4", image_size=8, classes=3, depth=2, preprocessing=preprocessing)
+    model = ViT("Nano/4", image_size=8, num_classes=3, depth=2, preprocessing=preprocessing)
     random = np.random.default_rng(0)
     for weight in model.trainable_variables:
         weight.assign(weight + random.normal(0, 0.15, weight.shape))

@@ -26,7 +26,7 @@ pixels = random.integers(0, 256, (8, 8, 8, 3))
 def fit(scope, profile):
     keras.utils.set_random_seed(0)
     with scope:
-        aware = quantize_aware(keras_vit.ViT("Nano/4", image_size=8, classes=2), profile, pixels)
+        aware = quantize_aware(keras_vit.ViT("Nano/4", image_size=8, num_classes=2), profile, pixels)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         aware.compile(keras.optimizers.SGD(0.1), loss)
     losses = aware.fit(images, labels, batch_size=32, epochs=2, shuffle=False, verbose=0).history["loss"]

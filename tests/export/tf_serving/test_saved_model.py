@@ -20,7 +20,7 @@ from keras_vit.export.tf_serving.saved_model import write_saved_model
 )
 def test_labels_that_do_not_fit(tmp_path, labels, message):
     with pytest.raises(InputError, match=message):
-        write_saved_model(ViT("Nano/4", image_size=8, classes=3), tmp_path / "1", labels)
+        write_saved_model(ViT("Nano/4", image_size=8, num_classes=3), tmp_path / "1", labels)
     assert not (tmp_path / "1").exists()
 
 
@@ -28,14 +28,14 @@ def test_a_model_that_cannot_be_served(tmp_path):
     with pytest.raises(InputError, match=r"only a keras_vit.ViT or MultimodalViT with classes .*, not str"):
         write_saved_model("model.keras", tmp_path / "1")
     with pytest.raises(InputError, match=r"not a ViT without a head"):
-        write_saved_model(ViT("Nano/4", image_size=8, classes=None), tmp_path / "1")
+        write_saved_model(ViT("Nano/4", image_size=8, num_classes=None), tmp_path / "1")
 
 
 def test_a_model_need_not_be_folded(tmp_path):
     """Its own normalisation is inside, whether or not the caller folded it."""
     keras.utils.set_random_seed(1)
     preprocessing = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
-    model = ViT("Nano/4", image_size=8, classes=3, preprocessing=preprocessing)
+    model = ViT("Nano/4", image_size=8, num_classes=3, preprocessing=preprocessing)
     model.head.kernel.assign(np.random.default_rng(0).normal(size=model.head.kernel.shape))
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype("float32")
     expected = tf.nn.softmax(model((images / 255 - preprocessing["mean"]) / preprocessing["std"]))
@@ -50,7 +50,7 @@ def test_a_model_need_not_be_folded(tmp_path):
 def small(tmp_path_factory):
     """A SavedModel whose answers depend on the picture. Keep it: its signatures do not own the weights."""
     keras.utils.set_random_seed(2)
-    model = ViT("Nano/4", image_size=8, classes=3)
+    model = ViT("Nano/4", image_size=8, num_classes=3)
     model.head.kernel.assign(np.random.default_rng(0).normal(0, 0.1, size=model.head.kernel.shape))
     folder = tmp_path_factory.mktemp("small") / "1"
     write_saved_model(model, folder, ["a", "b", "c"])
@@ -105,7 +105,7 @@ def test_numbers_that_are_none_are_refused(small, number):
 
 
 def test_an_answer_that_is_none_is_refused(tmp_path):
-    model = ViT("Nano/4", image_size=8, classes=3)
+    model = ViT("Nano/4", image_size=8, num_classes=3)
     model.head.kernel.assign(np.random.default_rng(0).normal(0, 1e38, model.head.kernel.shape))
     write_saved_model(model, tmp_path / "1")
     loaded = tf.saved_model.load(str(tmp_path / "1"))

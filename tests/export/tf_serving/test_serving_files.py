@@ -35,7 +35,7 @@ LABELS = ["low", "middle", "größte"]  # not all of them ASCII
 
 def stand_in(image_size):
     """What `write_serving` asks of a `ViT`."""
-    return SimpleNamespace(image_size=image_size, activation="softmax", classes=3)
+    return SimpleNamespace(image_size=image_size, activation="softmax", num_classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def images():
 def served(tmp_path_factory):
     """Version 1 is float32 with its .tflite, version 7 int8_static with its own; and their Keras files."""
     keras.utils.set_random_seed(0)
-    model = ViT("Nano/4", image_size=SIZE, classes=3, preprocessing=PREPROCESSING)
+    model = ViT("Nano/4", image_size=SIZE, num_classes=3, preprocessing=PREPROCESSING)
     images, labels = problem(600, seed=0)
     normalised = ((images / 255 - PREPROCESSING["mean"]) / PREPROCESSING["std"]).astype("float32")
     model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -107,7 +107,7 @@ def test_every_output_has_a_row_for_each_image(served):
 
 
 def test_the_short_answer_has_five_classes(tmp_path):
-    model = ViT("Nano/4", image_size=8, classes=12)
+    model = ViT("Nano/4", image_size=8, num_classes=12)
     model.head.bias.assign([0.0, 1, 5, 2, 9, 3, 0, 0, 7, 0, 0, 8])
     write_saved_model(model, tmp_path / "1")
     model = tf.saved_model.load(str(tmp_path / "1"))

@@ -48,7 +48,7 @@ def test_the_files_of_the_demo_take_several_pictures(profile):
 @pytest.mark.parametrize("half", [False, True])
 def test_a_class_token_joins_the_patches_of_every_picture(half):
     keras.utils.set_random_seed(0)
-    model = fold(randomize(ViT("Nano/4", image_size=8, classes=3, depth=2)))
+    model = fold(randomize(ViT("Nano/4", image_size=8, num_classes=3, depth=2)))
     content = float_file(model, half=half)
     changed, done = resizable(content)
     assert done and abs(len(changed) - len(content)) < 1000
@@ -63,7 +63,7 @@ def test_a_class_token_joins_the_patches_of_every_picture(half):
 
 
 def test_a_file_that_cannot_be_resized_stays_as_it_is(tmp_path):
-    model = fold(randomize(ViT("Nano/4", image_size=8, classes=3, depth=1, registers=2)))
+    model = fold(randomize(ViT("Nano/4", image_size=8, num_classes=3, depth=1, registers=2)))
     content = float_file(model)
     assert resizable(content) == (content, False)
     (tmp_path / "model.tflite").write_bytes(content)

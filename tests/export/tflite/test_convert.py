@@ -33,8 +33,8 @@ def fit(model, epochs, rate):
 def directory(request, tmp_path_factory):
     """A model trained for a moment, fine-tuned for both profiles, exported."""
     keras.utils.set_random_seed(0)
-    config = ViTConfig(patch_size=(4, 2), width=32, depth=2, heads=2, mlp_width=64, pooling=request.param)
-    model = ViT(config, image_size=(12, 8), classes=3, preprocessing=PREPROCESSING)
+    config = ViTConfig(patch_size=(4, 2), width=32, depth=2, num_heads=2, mlp_width=64, pooling=request.param)
+    model = ViT(config, image_size=(12, 8), num_classes=3, preprocessing=PREPROCESSING)
     assert fit(model, epochs=6, rate=3e-3) > 0.9
     aware = {}
     for profile in ("int8", "int8_static"):
@@ -220,7 +220,7 @@ def test_a_quantization_aware_model_survives_saving(directory, tmp_path):
 
 
 def small():
-    return ViT("Nano/4", image_size=8, classes=2)
+    return ViT("Nano/4", image_size=8, num_classes=2)
 
 
 def test_an_export_is_replaced_but_a_strangers_folder_is_not(tmp_path):

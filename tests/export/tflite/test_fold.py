@@ -16,8 +16,8 @@ PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 
 
 def random_vit(pooling="cls", dtype=None, **changes):
-    config = ViTConfig(patch_size=(4, 2), width=12, depth=2, heads=3, mlp_width=20, pooling=pooling)
-    model = ViT(config, image_size=(8, 6), classes=5, preprocessing=PREPROCESSING, dtype=dtype, **changes)
+    config = ViTConfig(patch_size=(4, 2), width=12, depth=2, num_heads=3, mlp_width=20, pooling=pooling)
+    model = ViT(config, image_size=(8, 6), num_classes=5, preprocessing=PREPROCESSING, dtype=dtype, **changes)
     return randomize(model)
 
 
@@ -47,15 +47,15 @@ def test_a_folded_model_gives_the_same_logits_from_raw_pixels(pooling):
 
 PARTS = [
     *[{"position": position} for position in POSITIONS if position not in ("rotary2d", "relative")],
-    {"position": "relative", "heads": 2},
-    {"position": "rotary2d", "heads": 1},
+    {"position": "relative", "num_heads": 2},
+    {"position": "rotary2d", "num_heads": 1},
     {"stem": "conv", "registers": 2, "mlp": "gelu_tanh"},
     {"stem": "overlapping"},
     {"stem": "compact", "patch_size": 2},
     {"distilled": True, "layer_scale": 0.1, "epsilon": 1e-3},
     {"mlp": "swiglu", "registers": 1, "pooling": "mean", "position": "none"},
     {"pooling": "attention"},
-    {"pooling": "attention", "attention": "relu", "qk_norm": True, "position": "rotary2d", "heads": 1},
+    {"pooling": "attention", "attention": "relu", "qk_norm": True, "position": "rotary2d", "num_heads": 1},
     {"attention": "relu", "merge": (1, 3), "registers": 2},
     {"attention": "hard", "top_k": 2},
     {"qk_norm": True},
@@ -156,7 +156,7 @@ def test_a_folded_model_can_be_saved(tmp_path):
 
 def test_what_cannot_be_exported_is_named():
     with pytest.raises(InputError, match="not a ViT without a head"):
-        fold(ViT("Nano/2", image_size=8, classes=None))
+        fold(ViT("Nano/2", image_size=8, num_classes=None))
     with pytest.raises(InputError, match=r"not Sequential: build or load one with keras_vit.ViT"):
         fold(keras.Sequential())
     mixed = keras.Sequential([random_vit(), keras.layers.Dense(3)])

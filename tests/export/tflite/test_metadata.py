@@ -203,7 +203,7 @@ def test_width_and_height_are_not_swapped():
     from keras_vit.export.tflite.convert import float_file
     from keras_vit.export.tflite.fold import fold
 
-    content = float_file(fold(ViT("Nano/4", image_size=(8, 12), classes=2)))
+    content = float_file(fold(ViT("Nano/4", image_size=(8, 12), num_classes=2)))
     (graph,) = read_metadata(add_metadata(content, ["a", "b"], "wide"))["subgraph_metadata"]
     properties = graph["input_tensor_metadata"][0]["content"]["content_properties"]["ImageProperties"]
     assert properties["default_size"] == {"width": 12, "height": 8}
@@ -300,5 +300,5 @@ def test_models_without_a_picture_or_a_class():
 
     with pytest.raises(InputError, match=r"needs an image input \[1, H, W, C\], not .* \[1, 3\]"):
         add_metadata(converted(lambda x: x * 2, [1, 3]), LABELS, "x")
-    with pytest.raises(InputError, match=r"needs one output \[1, classes\], not .* \[1, 4, 4, 3\]"):
+    with pytest.raises(InputError, match=r"needs one output \[1, num_classes\], not .* \[1, 4, 4, 3\]"):
         add_metadata(converted(lambda x: x * 2, [1, 4, 4, 3]), LABELS, "x")

@@ -25,13 +25,13 @@ def filled(model, *parts, value=0.0):
 
 def vit(**changes):
     keras.utils.set_random_seed(0)
-    return ViT("Nano/4", image_size=8, classes=3, depth=2, **changes)
+    return ViT("Nano/4", image_size=8, num_classes=3, depth=2, **changes)
 
 
 def several():
     keras.utils.set_random_seed(0)
     modalities = {"image": Image(8, 4, depth=1), "text": Text(Vocabulary(["a", "b"]), length=3, sentence=2)}
-    return MultimodalViT(modalities, width=16, depth=1, heads=2, classes=3)
+    return MultimodalViT(modalities, width=16, depth=1, num_heads=2, num_classes=3)
 
 
 MODELS = {
@@ -41,7 +41,7 @@ MODELS = {
     "zeros": lambda: filled(vit(layer_scale=0.1), "kernel", "table", "cls", "gamma"),
     # No pixel gets through the first ReLU, and nothing through that of the attention; a single class.
     "dead": lambda: filled(
-        vit(stem="compact", attention="relu", pooling="mean").rebuilt(classes=1), "n_1/bias", value=-99.0
+        vit(stem="compact", attention="relu", pooling="mean").rebuilt(num_classes=1), "n_1/bias", value=-99.0
     ),
     "distilled": lambda: filled(vit(distilled=True), "mlp", "attention"),
     "several": several,
@@ -73,7 +73,7 @@ def test_a_model_with_constant_tensors_becomes_a_file(name, profile, tmp_path):
     (tmp_path / "model.tflite").write_bytes(quantized_file(plain, ranges, aware.kinds, full))
     found = open_runner(tmp_path / "model.tflite").predict(made_inputs(model, 4, seed=2))
     # Zero logits, as a fresh head gives: every class is as likely, and a single one as likely as not.
-    np.testing.assert_allclose(found, 1 / max(model.classes, 2), atol=1 / 200 if full else 1e-6)
+    np.testing.assert_allclose(found, 1 / max(model.num_classes, 2), atol=1 / 200 if full else 1e-6)
     ops, *_ = read((tmp_path / "model.tflite").read_bytes())
     products = sum(op.kind in ("FULLY_CONNECTED", "CONV_2D") for op in ops)
     assert products >= 6 * 2, "equal layers were not made one"

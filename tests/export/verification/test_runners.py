@@ -27,7 +27,7 @@ def test_every_copy_gives_the_model_s_probabilities(directory, images, float_pro
     np.testing.assert_allclose(answer, float_probabilities, atol=1e-5)
     np.testing.assert_allclose(runner.predict(images.astype(np.float64)), float_probabilities, atol=1e-5)
     assert runner.kind == {"k": "keras", "s": "saved_model", "f": "tflite"}[name[0]]
-    assert (runner.image_size, runner.classes) == ((8, 8), 3)
+    assert (runner.image_size, runner.num_classes) == ((8, 8), 3)
     assert runner.labels == ["apple", "pear", "plum"]
 
 

@@ -21,6 +21,7 @@ from keras_vit.layers.positions import (
     SinusoidalPositions,
     positions_for,
 )
+from keras_vit.layers.positions.rotary import rotate
 
 GRID, WIDTH, HEADS = (3, 4), 16, 2
 MAKERS = {

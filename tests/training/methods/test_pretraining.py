@@ -82,7 +82,7 @@ def test_it_leaves_what_others_go_on_with(run, tmp_path):
     fine = keras.models.load_model(tmp_path / "fine" / "model.keras")
     kernel = encoder.blocks[0].mlp.expand.kernel
     np.testing.assert_array_equal(np.asarray(fine.blocks[0].mlp.expand.kernel), np.asarray(kernel))
-    assert fine.classes == 3
+    assert fine.num_classes == 3
 
 
 def test_what_it_is_no_use_for_is_refused(run):

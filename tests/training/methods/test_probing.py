@@ -16,14 +16,14 @@ def model():
 
 def test_features_are_what_the_head_sees(model):
     images = thirds().test.images
-    found = features(model.rebuilt(classes=None), images, batch_size=7)
+    found = features(model.rebuilt(num_classes=None), images, batch_size=7)
     logits = found @ np.asarray(model.head.kernel) + np.asarray(model.head.bias)
     np.testing.assert_allclose(logits, np.asarray(model(model.prepare(images))), atol=1e-4)
 
 
 def test_neighbours_vote_by_their_similarity(model):
     data = thirds()
-    train, test = (features(model.rebuilt(classes=None), s.images) for s in (data.train, data.test))
+    train, test = (features(model.rebuilt(num_classes=None), s.images) for s in (data.train, data.test))
     train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
     right = 0
     for x, label in zip(test, data.test.labels, strict=True):

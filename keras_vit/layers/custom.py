@@ -11,7 +11,7 @@
         def call(self, tokens):
             return self.project(tokens - keras.ops.mean(tokens, axis=1, keepdims=True))
 
-    model = keras_vit.ViT("Ti/16", image_size=224, classes=10, attention=FromTheMean)
+    model = keras_vit.ViT("Ti/16", image_size=224, num_classes=10, attention=FromTheMean)
 
 The class, or a function that returns a layer, is registered with Keras, so that a saved model finds it again
 once its module is imported. It is called for each block with `name` and `dtype`, and with `config` (the

@@ -14,7 +14,7 @@ import keras_vit
 from keras_vit import MaskedViT, ViT, ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.layers import EncoderBlock
-from keras_vit.models.transfer import own_layers
+from keras_vit.models.transfer import custom_layers
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -54,7 +54,7 @@ def test_the_example_trains_and_is_loaded_by_another_process(mine):
     model.compile("adam", loss)
     model.fit(images, np.arange(6), batch_size=2, epochs=1, verbose=0)  # the head starts at 0
     trained = [np.abs(w - b).max() > 0 for w, b in zip(model.weights, before, strict=True)]
-    theirs = [any(w is v for _, layer in own_layers(model) for v in layer.weights) for w in model.weights]
+    theirs = [any(w is v for _, layer in custom_layers(model) for v in layer.weights) for w in model.weights]
     assert sum(theirs) == 4 and all(trained[i] for i in range(len(trained)) if theirs[i])
     randomize(model)
     model.save(folder / "model.keras")
@@ -131,10 +131,12 @@ def test_weights_follow_into_every_copy(field, tmp_path):
     twin.set_weights(model.get_weights())
     for copy in (keras.models.load_model(tmp_path / "m.keras"), twin, model.rebuilt(dtype="float32")):
         np.testing.assert_allclose(copy(images), expected, atol=1e-6)
-    features = model.rebuilt(classes=None)(images)
-    np.testing.assert_allclose(model.reset_classifier(5).rebuilt(classes=None)(images), features, atol=1e-6)
+    features = model.rebuilt(num_classes=None)(images)
+    np.testing.assert_allclose(
+        model.reset_classifier(5).rebuilt(num_classes=None)(images), features, atol=1e-6
+    )
     assert ViTConfig.of(model.config.to_dict()) == model.config
-    assert hash(model.config) and model.config.own == {field: f"tests>{PARTS[field].__name__}"}
+    assert hash(model.config) and model.config.custom == {field: f"tests>{PARTS[field].__name__}"}
 
 
 def test_a_block_computes_what_it_says():
@@ -181,7 +183,7 @@ def test_a_block_after_a_merge_is_built_for_fewer_tokens():
 
 @pytest.mark.parametrize("mode", ["simmim", "mae"])
 def test_masked_training_takes_them(mode):
-    masked = MaskedViT(build("attention").rebuilt(classes=None), mode=mode)
+    masked = MaskedViT(build("attention").rebuilt(num_classes=None), mode=mode)
     assert masked(pictures(), training=True)["patches"].shape == (6, 4, 48)
 
 
@@ -224,4 +226,4 @@ def test_mistakes_are_named(options, message):
 
 
 def test_a_ViT_without_them_is_as_before():
-    assert ViTConfig().own == {} and not own_layers(keras_vit.ViT("Nano/4", 8, 3))
+    assert ViTConfig().custom == {} and not custom_layers(keras_vit.ViT("Nano/4", 8, 3))

@@ -1,0 +1,90 @@
+"""Files that were saved before `classes` became `num_classes`, and `heads` `num_heads`, still load."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from random_weights import randomize
+
+import keras_vit
+from keras_vit import MaskedViT, MultimodalViT, ViT, modalities
+from keras_vit.errors import InputError
+from keras_vit.mobile_demo.server import CIFAR10
+from keras_vit.training.recipes import recipe_from
+from keras_vit.training.runs import read_run
+
+SMALL = {"patch_size": 4, "width": 16, "depth": 1, "num_heads": 2, "mlp_width": 16}
+OLD = {"num_classes": "classes", "num_heads": "heads"}
+
+
+def with_old_names(value):
+    if isinstance(value, dict):
+        return {OLD.get(key, key): with_old_names(part) for key, part in value.items()}
+    return [with_old_names(part) for part in value] if isinstance(value, list) else value
+
+
+def saved_under_old_names(model, path):
+    model.save(path)
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    config = json.loads(content["config.json"])
+    content["config.json"] = json.dumps(with_old_names(config)).encode()
+    assert b"num_heads" not in content["config.json"] and b'"heads"' in content["config.json"]
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in content.items():
+            file.writestr(name, data)
+    return path
+
+
+def vit(**options):
+    return ViT("Nano/4", image_size=8, num_classes=3, **SMALL | options)
+
+
+def multimodal():
+    parts = {
+        "image": modalities.Image(8, 4, depth=1, num_heads=2),
+        "text": modalities.Text(["a", "b"], 4, sentence=2, num_heads=2),
+    }
+    return MultimodalViT(parts, width=16, depth=1, num_heads=2, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: vit(position="relative"),
+        lambda: vit(pooling="attention"),
+        lambda: MaskedViT(vit().rebuilt(num_classes=None)),
+        multimodal,
+    ],
+)
+def test_models(make, tmp_path):
+    model = randomize(make())
+    loaded = keras.models.load_model(saved_under_old_names(model, tmp_path / "old.keras"))
+    assert [w.path.partition("/")[2] for w in loaded.weights] == [
+        w.path.partition("/")[2] for w in model.weights
+    ]
+    for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert loaded.get_config().get("num_classes") == model.get_config().get("num_classes")
+
+
+def test_the_kept_run_and_its_quantized_models():
+    run = CIFAR10.parent / "run"
+    recipe = recipe_from(read_run(run)["recipe"])
+    model = keras.models.load_model(run / "model.keras")
+    assert (model.num_classes, model.config.num_heads) == (10, recipe.variant["num_heads"])
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    float32 = np.asarray(model(images))
+    for path in sorted((CIFAR10 / "keras").glob("*.keras")):
+        answers = np.asarray(keras.models.load_model(path)(images))
+        assert answers.shape == (2, 10) and np.abs(answers - float32).max() < 5, path
+    assert keras_vit.ViTConfig.of(recipe.variant).num_heads == model.config.num_heads
+
+
+def test_an_old_name_in_code_is_refused_with_the_new_one():
+    with pytest.raises(InputError, match="classes is called num_classes"):
+        ViT("Nano/4", image_size=8, classes=3)
+    with pytest.raises(InputError, match="heads is called num_heads"):
+        ViT("Nano/4", image_size=8, heads=3)

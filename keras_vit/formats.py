@@ -29,8 +29,6 @@ def _adapter(schema):
 
 
 def _recipe(value):
-    if isinstance(value.get("variant"), dict):
-        value = {**value, "variant": with_new_names(value["variant"])}
     _adapter(recipe_class(value)).validate_json(json.dumps(value), strict=True)
     if "image_size" not in value:  # which has a default, but not that of the model
         raise ValueError("image_size is missing")
@@ -202,9 +200,18 @@ def read_document(path: str | Path, schema: Any, way_out: str) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}): {way_out}.") from error
     if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
         raise InputError(f"{path} was made by a newer version of keras_vit: install that, or {way_out}.")
+    value = _with_new_names(value)
     problem = problem_with(value, schema)
     if problem:
         raise InputError(f"{path} is damaged ({problem}): {way_out}.")
+    return value
+
+
+def _with_new_names(value):
+    """The document with the recipe that it may hold under today's names."""
+    match value:
+        case {"recipe": {"variant": {**variant}} as recipe}:
+            return {**value, "recipe": {**recipe, "variant": with_new_names(variant)}}
     return value
 
 

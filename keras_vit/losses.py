@@ -37,7 +37,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
     Predictions are [B, num_classes] or [B, T, num_classes] (any number of axes T). Labels are integers
     without the last axis (or with one of length 1), or one-hot or soft with it; both give equal values.
     Of a sequence it is the mean over the time steps that count, and then the mean over the sequences that
-    have such a step: padding and empty sequences change nothing. Which steps count is said by `ignore`, and by
+    have such a step: padding and empty sequences change nothing. `ignore` says which steps count, and so does
     a `sample_weight` [B, T]: a mask of 0 and 1, or weights for a weighted mean. A `sample_weight` [B]
     multiplies the sequences, as in Keras. Keras' implicit masks are not looked at.
 

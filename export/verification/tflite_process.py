@@ -28,7 +28,7 @@ class TFLiteProcess(Runner):
         self._worker = Worker("keras_vit.export.verification.tflite_worker", job)
         self._close = weakref.finalize(self, _close, self._worker, folder)
         facts = self._told(self._worker.answer)
-        super().__init__(path, facts["inputs"], facts["classes"], facts["output"])
+        super().__init__(path, facts["inputs"], facts["num_classes"], facts["output"])
         self.operators, self.delegated = facts["operators"], facts["delegated"]
 
     def time_one(self, example, seconds=1.0, warmup=5, least=20, most=2000):

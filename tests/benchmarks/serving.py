@@ -11,10 +11,7 @@ one core busy. Processor time is beside it, since that is what does not depend o
 
 import argparse
 import os
-import platform
-import re
 import time
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -22,18 +19,7 @@ import io
 
 import numpy as np
 from PIL import Image
-
-
-def machine():
-    """The processor, its instructions for int8 and how many cores this process may use."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    name = re.search(r"(?m)^model name\s*:\s*(.+)$", text)
-    flags = re.search(r"(?m)^(?:flags|Features)\s*:\s*(.+)$", text)
-    int8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(flags[1].split() if flags else ())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = name[1] if name else platform.processor() or platform.machine()
-    return f"{name}, {cores} cores, int8 instructions: {', '.join(sorted(int8)) or 'none'}"
+from processor import machine
 
 
 def jpeg(width, height):

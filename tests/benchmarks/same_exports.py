@@ -87,7 +87,7 @@ def compare(before: Path, after: Path, examples: int, rounds: int) -> str:
         if counts[0][name] != counts[1][name]
     }
     return (
-        f"{before.name:20} {'equal bytes' if equal else 'other bytes':12} largest difference {difference:.2g}, "
+        f"{before.name:20} {'equal' if equal else 'other'} bytes, largest difference {difference:.2g}, "
         f"{agreed} of {examples} agree, time x{np.median(times[1]) / np.median(times[0]):.3f}, "
         f"{sum(counts[1].values())} operators{f', other: {changed}' if changed else ''}"
     )

@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import keras_vit
+from keras_vit import __version__
 from keras_vit.errors import InputError
 from keras_vit.export.compiled_loss import notice_loss
 from keras_vit.export.examples import compare_order
@@ -112,7 +112,7 @@ def export(
         "name": name or f"keras_vit {type(model).__name__}",
         "author": author,
         "licence": licence,
-        "version": keras_vit.__version__,
+        "version": __version__,
     }
     check_ours(directory)
     for profile in profiles:
@@ -250,7 +250,7 @@ def _about(model, labels, source):
         "labels": labels,
         "data": source or {},
         "versions": {
-            "keras_vit": keras_vit.__version__,
+            "keras_vit": __version__,
             "python": platform.python_version(),
             **{
                 name: importlib.metadata.version(name)

@@ -614,7 +614,7 @@ def readers_of(base, monkeypatch):
     """{a JSON file of a RUN, an export or a packed set: what the commands do with it}, but for training."""
     from keras_vit.commands import common
     from keras_vit.commands.quantize import quantize
-    from keras_vit.data import packing
+    from keras_vit.data import packed as packed_sets
     from keras_vit.export import ownership
     from keras_vit.export.quantization import finetune
     from keras_vit.export.verification import benchmark, manifest
@@ -666,7 +666,7 @@ def readers_of(base, monkeypatch):
         np.zeros((1, height, width, 3), bool)
 
     def of_packed():
-        packing.open_packed(packed)
+        packed_sets.open_packed(packed)
 
     return {
         run_folder / "config.json": of_run,

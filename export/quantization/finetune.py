@@ -12,12 +12,13 @@ from keras_vit.answers import labels_fit, output_name
 from keras_vit.errors import InputError
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantization.calibration import Calibration
+from keras_vit.export.quantization.finetune_schema import Comparison, Quantized
 from keras_vit.export.quantization.model import QuantizeAware
 from keras_vit.export.quantization.post_training import post_training
 from keras_vit.export.tflite.fold import in_float32
 from keras_vit.export.verification.manifest import digest
 from keras_vit.files import atomic_write, write_json
-from keras_vit.formats import Comparison, Quantized, read_document
+from keras_vit.formats import read_document
 from keras_vit.models import MaskedViT, MultimodalViT, ViT
 from keras_vit.models.saved import load_saved
 from keras_vit.training.curves import draw_curves

@@ -61,7 +61,9 @@ def read_manifest(directory):
         what = "holds no manifest.json" if file.parent.is_dir() else "does not exist"
         raise InputError(f"{directory} {what}: give a directory that keras-vit export wrote.")
 
-    from keras_vit.formats import Manifest, read_document  # here: not every user of this file needs pydantic
+    # Here, as not every user of this file needs pydantic.
+    from keras_vit.export.verification.manifest_schema import Manifest
+    from keras_vit.formats import read_document
 
     return read_document(file, Manifest, "export the model again")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_vit.errors import InputError
-from keras_vit.export.verification.runners import Runner
+from keras_vit.export.verification.runner import Runner
 from keras_vit.export.verification.workers import Failure, Worker
 
 

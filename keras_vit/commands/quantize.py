@@ -35,7 +35,8 @@ def quantize(
 
     history = finetune(run, profile, loaded, epochs, learning_rate, console(), distill)
     best = max(history, key=lambda row: (row["val_accuracy"], row["epoch"]))  # the one that is kept
-    from keras_vit.formats import Comparison, read_document
+    from keras_vit.export.quantization.finetune_schema import Comparison
+    from keras_vit.formats import read_document
 
     before = read_document(run / "quantized" / profile / "comparison.json", Comparison, "quantize again")
     say(

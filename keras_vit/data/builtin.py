@@ -1,4 +1,4 @@
-"""Sets of pictures by name: digits, cifar10, and those of tensorflow-datasets, as `Pictures`.
+"""Sets of pictures by name: digits, cifar10, and those of tensorflow-datasets, as `ImageIndex`.
 
 They come in the order of files: training first, digits class by class.
 """
@@ -8,7 +8,7 @@ import io
 
 import numpy as np
 
-from keras_vit.data.index import Pictures, median_size
+from keras_vit.data.index import ImageIndex, median_size
 from keras_vit.data.layout import PARTS, Item, choose, digest, listed
 from keras_vit.data.sources import BUILT_IN, TFDS
 from keras_vit.errors import InputError
@@ -18,7 +18,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def open_built_in(source, test_fraction, seed):
-    """The `Pictures` called `source`. Raises InputError."""
+    """The `ImageIndex` called `source`. Raises InputError."""
     if source.startswith(TFDS):
         return _tfds(source, test_fraction, seed)
     return _digits(test_fraction, seed) if source == "digits" else _cifar10()
@@ -59,7 +59,7 @@ def _cifar10():  # it has its own split
 
 def _of_arrays(source, pixels, labels, items):
     fingerprint = digest([*labels, _marks(items), pixels.tobytes()])
-    return Pictures(source, labels, items, fingerprint, pixels.__getitem__, lambda: BUILT_IN[source])
+    return ImageIndex(source, labels, items, fingerprint, pixels.__getitem__, lambda: BUILT_IN[source])
 
 
 def _tfds(source, test_fraction, seed):
@@ -111,7 +111,7 @@ def _tfds(source, test_fraction, seed):
     names = builder.info.features["label"].names
     check_classes(names, source)
     fingerprint = digest([*names, builder.info.full_name, _marks(items)])
-    return Pictures(source, names, items, fingerprint, read, lambda: median_size(items, read))
+    return ImageIndex(source, names, items, fingerprint, read, lambda: median_size(items, read))
 
 
 def _check_kind(source, tfds, info):

@@ -16,8 +16,8 @@ import numpy as np
 
 from keras_vit.config import integer, pair
 from keras_vit.data.decoding import to_channels
-from keras_vit.data.index import open_pictures, suggest_image_size
 from keras_vit.data.layout import PARTS
+from keras_vit.data.opening import open_index, suggest_image_size
 from keras_vit.data.service import ServedSplit, check_service
 from keras_vit.errors import InputError
 
@@ -138,19 +138,19 @@ def load_data(
 
     if service is not None:
         service = check_service(service)
-    with open_pictures(source, test_fraction, seed, skip_bad) as pictures:
-        size = image_size or pair(pictures.suggested_size(), "")
+    with open_index(source, test_fraction, seed, skip_bad) as index:
+        size = image_size or pair(index.suggested_size(), "")
         if service is not None:
-            return _served(pictures, size, service, progress, channels)
-        items = pictures.items
-        images, problems = _fill(pictures.picture, len(items), size, progress, channels)
-    skipped = pictures.lost + [items[i].name for i in sorted(problems)]
+            return _served(index, size, service, progress, channels)
+        items = index.items
+        images, problems = _fill(index.picture, len(items), size, progress, channels)
+    skipped = index.lost + [items[i].name for i in sorted(problems)]
     if problems:
         if not skip_bad:
-            raise InputError(pictures.complaint(problems))
+            raise InputError(index.complaint(problems))
         images, items = _without(images, items, problems)
-        pictures.check_none_emptied(items)
-    return _data(images, pictures, items, skipped)
+        index.check_none_emptied(items)
+    return _data(images, index, items, skipped)
 
 
 def _fill(picture, count, image_size, progress, channels):
@@ -180,13 +180,12 @@ def _fill(picture, count, image_size, progress, channels):
     return images, problems
 
 
-def _served(pictures, image_size, service, progress, channels):
+def _served(index, image_size, service, progress, channels):
     """The data set, with training pictures that stay where they are."""
-    records = [record for record in pictures.records or () if record.item.split == "train"]
+    records = [record for record in index.records or () if record.item.split == "train"]
     if not records:
         raise InputError(
-            f"a data service reads packed sets alone: make one by keras-vit pack {pictures.source} "
-            "--out PACKED."
+            f"a data service reads packed sets alone: make one by keras-vit pack {index.source} --out PACKED."
         )
     others = [record.item.name for record in records if not record.kind]
     if others:
@@ -196,15 +195,15 @@ def _served(pictures, image_size, service, progress, channels):
         )
     n = len(records)
     test, problems = _fill(
-        lambda i, size: pictures.picture(n + i, size),
-        len(pictures.items) - n,
+        lambda i, size: index.picture(n + i, size),
+        len(index.items) - n,
         image_size,
         progress,
         channels,
     )
     if problems:  # the file has changed meanwhile: `pack` let no bad picture in
-        raise InputError(pictures.complaint({n + i: why for i, why in problems.items()}))
-    data = _data(test, pictures, pictures.items[n:], pictures.lost)
+        raise InputError(index.complaint({n + i: why for i, why in problems.items()}))
+    data = _data(test, index, index.items[n:], index.lost)
     return dataclasses.replace(data, train=ServedSplit(service, image_size, records, channels))
 
 
@@ -233,7 +232,7 @@ def _without(images, items, problems):
     return images[: len(keep)], [items[i] for i in keep]
 
 
-def _data(images, pictures, items, skipped):
+def _data(images, index, items, skipped):
     labels = np.array([item.label for item in items], np.int32)
     names = [item.name for item in items]
     splits, start = {}, 0
@@ -245,9 +244,9 @@ def _data(images, pictures, items, skipped):
         train=splits["train"],
         test=splits["test"],
         val=splits["val"] if len(splits["val"]) else None,
-        labels=list(pictures.labels),
-        source=str(pictures.source),
-        fingerprint=pictures.fingerprint,
+        labels=list(index.labels),
+        source=str(index.source),
+        fingerprint=index.fingerprint,
         skipped=skipped,
-        ignored=pictures.ignored,
+        ignored=index.ignored,
     )

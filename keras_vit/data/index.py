@@ -1,4 +1,4 @@
-"""Every kind of source as the same thing, `Pictures`: which ones there are, for what, of which class.
+"""`ImageIndex`: the images of a source of any type, with the split and the class of each.
 
 Nothing is decoded before it is asked for.
 """
@@ -11,13 +11,11 @@ import numpy as np
 from PIL import Image
 
 from keras_vit.data.decoding import FORMATS, decode, fit
-from keras_vit.data.layout import fingerprint_of, layout
-from keras_vit.data.sources import BUILT_IN, count_suffixes, is_name, open_tree
 from keras_vit.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class ImageIndex:
     """What a source has.
 
     Attributes:
@@ -28,7 +26,7 @@ class Pictures:
         read: i -> the bytes of the file that item i is, or uint8 [h, w, 3]. Raises InputError.
         suggested_size: () -> the image size that suits them.
         lost: which records of a packed set were left out.
-        records: [packing.Record] of a packed set, for each item; None elsewhere.
+        records: [packed.Record] of a packed set, for each item; None elsewhere.
         ignored: {suffix: number} of the files of a folder or .zip that were passed over; see `ImageData`.
     """
 
@@ -71,50 +69,6 @@ class Pictures:
                 f"class {self.labels[label]!r} of {self.source!r} has no {split} pictures left without its "
                 "bad ones: add good ones or delete the class."
             )
-
-
-@contextlib.contextmanager
-def open_pictures(source, test_fraction=0.2, seed=0, skip_bad=False):
-    """Yield the `Pictures` of a source; the arguments are those of `load_data`."""
-    from keras_vit.data import builtin, packing  # they make Pictures
-
-    if packing.is_packed(source):
-        yield packing.open_packed(source, skip_bad)
-    elif is_name(source):
-        yield builtin.open_built_in(source, test_fraction, seed)
-    else:
-        with open_tree(source) as tree:
-            labels, items = layout(tree, test_fraction, seed)
-
-            def read(i):
-                return tree.read(items[i].name)
-
-            used = {item.name for item in items}
-            yield Pictures(
-                tree.source,
-                labels,
-                items,
-                fingerprint_of(labels, items),
-                read,
-                lambda: median_size(items, read),
-                ignored=count_suffixes([*tree.others, *(name for name in tree.files if name not in used)]),
-            )
-
-
-def suggest_image_size(source) -> int:
-    """The image size that suits a source, from the headers of up to 64 of its pictures.
-
-    By the median of their shorter sides: up to 16, that (to a multiple of 2); up to 64, the
-    nearer one of 32 and 64; else 224.
-    """
-    from keras_vit.data import packing
-
-    if isinstance(source, str) and source in BUILT_IN:
-        return BUILT_IN[source]
-    if packing.is_packed(source):
-        return packing.read_contents(source)["suggested_image_size"]
-    with open_pictures(source) as pictures:
-        return pictures.suggested_size()
 
 
 def median_size(items, read):

@@ -1,14 +1,9 @@
-"""`pack`: any set of pictures into a few large files that are read in one go; and opening what it made.
+"""`pack`: any set of images into a few large files that are read in one go. `packed` says what is in them.
 
-    pack("flowers.zip", "flowers.packed", shards=16)
-    load_data("flowers.packed")  # as from flowers.zip: the same pictures in the same order
-
-A packed set is a folder with train-00000-of-00016.tfrecord, ..., test-00000-of-00016.tfrecord, ..., those of
-"val" where the source has it, and dataset.json. The records are tf.train.Examples: `image` (the bytes of a
-JPEG, PNG, ...), `label`, `name`, and `place`, the picture's place in the split it came from.
+pack("flowers.zip", "flowers.packed", shards=16)
+load_data("flowers.packed")  # as from flowers.zip: the same pictures in the same order
 """
 
-import dataclasses
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,30 +14,13 @@ import numpy as np
 from PIL import Image
 
 from keras_vit.config import integer, pair
-from keras_vit.data.index import Pictures, open_pictures
-from keras_vit.data.layout import PARTS, Item, digest
-from keras_vit.data.records import DamagedRecord, from_example, read_records, to_example, write_record
+from keras_vit.data.layout import PARTS, digest
+from keras_vit.data.opening import open_index
+from keras_vit.data.packed import CONTENTS, is_packed, shard_name
+from keras_vit.data.records import to_example, write_record
 from keras_vit.errors import InputError
-from keras_vit.files import atomic_directory, open_regular, write_json
-from keras_vit.formats import Packed, read_document
-from keras_vit.labels import check_classes
-
-CONTENTS = "dataset.json"
-FORMAT = 1
-STARTS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG"}  # the first bytes of these kinds of files
-FEATURES = {"image": bytes, "label": int, "name": bytes, "place": int}
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """Where one picture of a packed set is: a shard, and the bytes of its tf.train.Example there."""
-
-    item: Item
-    place: int
-    kind: str  # "JPEG", "PNG" or ""
-    path: Path
-    offset: int
-    length: int
+from keras_vit.files import atomic_directory, write_json
+from keras_vit.formats import FORMAT
 
 
 def pack(source, out, shards=16, image_size=None, seed=0, skip_bad=False, progress=None):
@@ -79,25 +57,25 @@ def pack(source, out, shards=16, image_size=None, seed=0, skip_bad=False, progre
         raise InputError(
             f"{str(out)!r} lies in {str(source)!r}, where it would be a class: use another --out."
         )
-    with open_pictures(source, seed=seed, skip_bad=skip_bad) as pictures, atomic_directory(out) as folder:
-        parts = _dealt(pictures.items, shards, np.random.default_rng(seed))
-        counts, problems = _write(pictures, parts, folder, size, progress)
+    with open_index(source, seed=seed, skip_bad=skip_bad) as index, atomic_directory(out) as folder:
+        parts = _dealt(index.items, shards, np.random.default_rng(seed))
+        counts, problems = _write(index, parts, folder, size, progress)
         if problems and not skip_bad:
-            raise InputError(pictures.complaint(problems))
-        pictures.check_none_emptied([item for i, item in enumerate(pictures.items) if i not in problems])
+            raise InputError(index.complaint(problems))
+        index.check_none_emptied([item for i, item in enumerate(index.items) if i not in problems])
         contents = {
             "format": FORMAT,
-            "labels": list(pictures.labels),
+            "labels": list(index.labels),
             "image_size": size and list(size),
-            "suggested_image_size": min(size) if size else pictures.suggested_size(),
+            "suggested_image_size": min(size) if size else index.suggested_size(),
             # Resized pictures are others: a run on those they were made from must not go on with these.
-            "fingerprint": digest([pictures.fingerprint, str(size)]) if size else pictures.fingerprint,
+            "fingerprint": digest([index.fingerprint, str(size)]) if size else index.fingerprint,
             "seed": seed,
             "shards": counts,
         }
         write_json(folder / CONTENTS, contents)
-    skipped = pictures.lost + [pictures.items[i].name for i in sorted(problems)]
-    return {**contents, "skipped": skipped, "ignored": pictures.ignored}
+    skipped = index.lost + [index.items[i].name for i in sorted(problems)]
+    return {**contents, "skipped": skipped, "ignored": index.ignored}
 
 
 def _dealt(items, shards, random):
@@ -110,10 +88,10 @@ def _dealt(items, shards, random):
     return parts
 
 
-def _write(pictures, parts, folder, size, progress):
+def _write(index, parts, folder, size, progress):
     """Write the shards, several at a time. Returns ({split: [pictures in each shard]}, {index: why not})."""
     first = {}
-    for i, item in enumerate(pictures.items):
+    for i, item in enumerate(index.items):
         first.setdefault(item.split, i)
     problems, done, lock = {}, 0, threading.Lock()
 
@@ -122,9 +100,9 @@ def _write(pictures, parts, folder, size, progress):
         name, members = part
         with open(folder / name, "wb") as file:
             for i in members:
-                item = pictures.items[i]
+                item = index.items[i]
                 try:
-                    image = _encoded(pictures, i, size)
+                    image = _encoded(index, i, size)
                 except InputError as error:
                     problems[i] = str(error)
                 else:
@@ -132,8 +110,8 @@ def _write(pictures, parts, folder, size, progress):
                     write_record(file, to_example({**values, "place": i - first[item.split]}))
                 with lock:
                     done += 1
-                    if progress and (done % 64 == 0 or done == len(pictures.items)):
-                        progress(done, len(pictures.items))
+                    if progress and (done % 64 == 0 or done == len(index.items)):
+                        progress(done, len(index.items))
         return sum(i not in problems for i in members)
 
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -146,129 +124,11 @@ def _write(pictures, parts, folder, size, progress):
     return {s: [n for n, of in zip(counts, split_of, strict=True) if of == s] for s in there}, problems
 
 
-def _encoded(pictures, i, size):
-    raw = pictures.read(i)
-    pixels = pictures.decoded(raw, i, size)
+def _encoded(index, i, size):
+    raw = index.read(i)
+    pixels = index.decoded(raw, i, size)
     if isinstance(raw, bytes) and size is None:
         return raw
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-def shard_name(split, index, count):
-    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
-
-
-def is_packed(source):
-    """Whether `source` is a folder that `pack` made."""
-    try:
-        folder = Path(source).expanduser()
-        return (folder / CONTENTS).is_file() and any(folder.glob("*-of-*.tfrecord"))
-    except (OSError, ValueError, TypeError):  # no path, or one that the file system refuses
-        return False
-
-
-def read_contents(source):
-    """What dataset.json of a packed set holds. Raises InputError."""
-    path = Path(source).expanduser() / CONTENTS
-    contents = read_document(path, Packed, "pack the set again")
-    check_classes(contents["labels"], source)
-    return contents
-
-
-def open_packed(source, skip_bad=False):
-    """The `Pictures` of a packed set, in the order they had in what was packed.
-
-    All shards are read once, for their checksums, labels and names; each picture again when it is decoded.
-
-    Raises:
-        InputError: a damaged shard (unless `skip_bad`), or one that does not belong to dataset.json.
-    """
-    folder, contents = Path(source).expanduser(), read_contents(source)
-    shards = [
-        (folder / shard_name(split, k, len(counts)), split, count)
-        for split, counts in ((part, contents["shards"].get(part, ())) for part in PARTS)
-        for k, count in enumerate(counts)
-    ]
-    records, lost = [], []
-    for path, split, count in shards:
-        damage = _index(path, split, count, len(contents["labels"]), records)
-        if damage:
-            record, why = damage
-            if not skip_bad:
-                raise InputError(
-                    f"{str(path)!r} is damaged at record {record} of {count} ({why}): pack the set again; "
-                    "--skip-bad (skip_bad=True) leaves out the rest of this shard, "
-                    f"{count - record + 1} pictures."
-                )
-            lost += [f"{path.name}, record {i}" for i in range(record, count + 1)]
-    records.sort(key=lambda record: (PARTS.index(record.item.split), record.place))
-    _check(source, contents["labels"], records, lost)
-
-    def read(i):
-        with open_regular(records[i].path) as file:
-            file.seek(records[i].offset)
-            return from_example(file.read(records[i].length))["image"]
-
-    size = contents["suggested_image_size"]
-    return Pictures(
-        str(folder),
-        contents["labels"],
-        [record.item for record in records],
-        contents["fingerprint"],
-        read,
-        lambda: size,
-        lost=lost,
-        records=records,
-    )
-
-
-def _index(path, split, count, num_classes, records):
-    """Add a `Record` for each picture to `records`; (number, why) of the one where it is damaged."""
-    record = 0
-    try:
-        file = open_regular(path, path.name)
-    except InputError as error:
-        return 1, getattr(error.__cause__, "strerror", None) or str(error).rstrip(".")
-    try:
-        with file:
-            for record, (offset, data) in enumerate(read_records(file), start=1):
-                item, place, kind = _item(path, record, data, split, num_classes)
-                records.append(Record(item, place, kind, path, offset, len(data)))
-    except DamagedRecord as damage:
-        return record + 1, str(damage)
-    except OSError as error:
-        return record + 1, error.strerror
-    if record > count:
-        raise InputError(
-            f"{str(path)!r} has {record} records, and {CONTENTS} says {count}: pack the set again."
-        )
-    return (record + 1, "the file ends here") if record < count else None
-
-
-def _item(path, record, data, split, num_classes):
-    values = from_example(data)
-    where = f"record {record} of {str(path)!r}"
-    missing = [name for name, kind in FEATURES.items() if not isinstance(values.get(name), kind)]
-    if missing:
-        raise InputError(f"{where} has no {' and no '.join(missing)}: it was not made by keras-vit pack.")
-    if not 0 <= values["label"] < num_classes:
-        raise InputError(
-            f"{where} has the label {values['label']}, and {CONTENTS} names {num_classes} classes, 0 to "
-            f"{num_classes - 1}: pack the set again."
-        )
-    kinds = [kind for kind, start in STARTS.items() if values["image"].startswith(start)]
-    return Item(os.fsdecode(values["name"]), split, values["label"]), values["place"], "".join(kinds)
-
-
-def _check(source, labels, records, lost):
-    places = [(record.item.split, record.place) for record in records]
-    if len(set(places)) < len(places):
-        raise InputError(f"two shards of {str(source)!r} hold the same pictures: pack the set again.")
-    empty = set(range(len(labels))) - {r.item.label for r in records if r.item.split == "train"}
-    if empty and lost:
-        raise InputError(
-            f"class {labels[min(empty)]!r} of {str(source)!r} has no train pictures left without its damaged "
-            "records: pack the set again."
-        )

@@ -33,7 +33,7 @@ class ServedSplit:
     Attributes:
         service: "HOST:PORT" of its dispatcher.
         image_size: (height, width) to which pictures are brought.
-        records: their `packing.Record`s.
+        records: their `packed.Record`s.
         channels: 3, or 1 for grey.
     """
 

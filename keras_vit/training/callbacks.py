@@ -11,9 +11,10 @@ from safetensors.numpy import save
 
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.files import atomic_write, write_json
-from keras_vit.formats import HISTORY, SCORED_HISTORY, parsed, problem_with, read_document
+from keras_vit.formats import parsed, problem_with, read_document
 from keras_vit.training.optimization.averaging import averaged_weights
 from keras_vit.training.progress import METRICS
+from keras_vit.training.run_schema import HISTORY, SCORED_HISTORY
 
 SECONDS = 600  # between two states within an epoch
 STEP_METRIC = "metric."  # the names of the sums behind the metrics of an epoch that is not finished

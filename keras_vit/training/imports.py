@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-import keras_vit
+from keras_vit import __version__
 from keras_vit.answers import default_labels, labels_fit, output_name
 from keras_vit.errors import InputError
 from keras_vit.files import MOST_LABELS, atomic_directory, read_regular, write_json
@@ -65,7 +65,7 @@ def import_run(path, out, num_classes=None, labels=None, image_size=None, num_he
             folder / "config.json",
             {
                 "format": 1,
-                "keras_vit": keras_vit.__version__,
+                "keras_vit": __version__,
                 "labels": names,
                 "data": {"source": None, "fingerprint": None},
                 "checkpoint": {

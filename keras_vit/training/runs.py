@@ -5,8 +5,9 @@ from pathlib import Path
 
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write, write_json
-from keras_vit.formats import Run, read_document
+from keras_vit.formats import read_document
 from keras_vit.training.recipes import recipe_class
+from keras_vit.training.run_schema import Run
 
 
 def read_run(folder):

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-import keras_vit
+from keras_vit import __version__
 from keras_vit.data.pipeline import distributed, evaluation_batches, steps_per_epoch, training_batches
 from keras_vit.data.service import watched
 from keras_vit.distributed.strategies import check_batch_size, is_chief
@@ -77,7 +77,7 @@ def train(
     out, console = Path(out), console or Console(stderr=True)
     config = {
         "format": 1,
-        "keras_vit": keras_vit.__version__,
+        "keras_vit": __version__,
         "labels": list(data.labels),
         "data": {"source": str(data.source), "fingerprint": data.fingerprint},
         "recipe": recipe.to_dict(),

@@ -26,15 +26,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 def subset(source, count, folder):
     """Unpack about `count` pictures of a .zip of class folders, equally many of each class."""
-    from keras_vit.data.index import open_pictures
+    from keras_vit.data.opening import open_index
 
-    with open_pictures(source) as pictures:
-        step = max(1, len(pictures.items) // count)
-        for i in range(0, len(pictures.items), step):
-            item = pictures.items[i]
-            path = folder / item.split / pictures.labels[item.label] / f"{i}{Path(item.name).suffix}"
+    with open_index(source) as index:
+        step = max(1, len(index.items) // count)
+        for i in range(0, len(index.items), step):
+            item = index.items[i]
+            path = folder / item.split / index.labels[item.label] / f"{i}{Path(item.name).suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pictures.read(i))
+            path.write_bytes(index.read(i))
 
 
 def zipped(folder, path):

@@ -13,8 +13,9 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_vit import cli
-from keras_vit.data import packing, records
+from keras_vit.data import records
 from keras_vit.data.image_data import load_data, suggest_image_size
+from keras_vit.data.packed import is_packed
 from keras_vit.data.packing import pack
 from keras_vit.errors import InputError
 
@@ -160,8 +161,8 @@ def test_two_processes_pack_and_batch_alike(folder, tmp_path):
 import hashlib, sys
 from keras_vit import ViT
 from keras_vit.training import load_data, recipe
-from keras_vit.training.packing import pack
-from keras_vit.training.pipeline import training_batches
+from keras_vit.data.packing import pack
+from keras_vit.data.pipeline import training_batches
 
 pack(sys.argv[1], sys.argv[2], shards=2, seed=3)
 chosen = recipe("thumbnails", batch_size=8, augment="affine", seed=3)
@@ -368,4 +369,4 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     assert not stop.value.code
     assert "30 train pictures in 2 shards, 6 test pictures in 2 shards, 3 classes" in capsys.readouterr().err
     assert json.loads((tmp_path / "a" / "dataset.json").read_text())["labels"] == ["2", "10", "cat"]
-    assert packing.is_packed(tmp_path / "a") and not packing.is_packed(folder) and not packing.is_packed(None)
+    assert is_packed(tmp_path / "a") and not is_packed(folder) and not is_packed(None)

@@ -7,7 +7,7 @@ from keras_vit.modalities.pixels import Pixels
 from keras_vit.modalities.text import Text
 
 
-def made_inputs(model, count=1, seed=0):
+def dummy_inputs(model, count=1, seed=0):
     """{name: array [count, ...]} for every input in `model.signature()`, by `seed`.
 
     Pixels have something to see at every scale, texts are full of known words, everything is present.

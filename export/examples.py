@@ -31,10 +31,10 @@ def calibration_inputs(data, model, count=IMAGES, seed=0):
     return examples.take(sample(len(examples), count, seed))
 
 
-def multimodal_examples(data, part, classes=None):
+def multimodal_examples(data, part, class_names=None):
     """The `Examples` of `part` ("train" or "test") of what stands for a multimodal data set.
 
-    `classes` are the names that their labels shall number, see `renumbered`.
+    `class_names` are the names that their labels shall number, see `renumbered`.
     """
     if isinstance(data, str | os.PathLike):
         from keras_vit.data.multimodal import load_examples
@@ -42,7 +42,7 @@ def multimodal_examples(data, part, classes=None):
         data = load_examples(data)
     if isinstance(data, MultimodalData):
         examples = getattr(data, part)
-        data = dataclasses.replace(examples, labels=renumbered(examples.labels, data.labels, classes))
+        data = dataclasses.replace(examples, labels=renumbered(examples.labels, data.labels, class_names))
     if isinstance(data, tuple) and len(data) == 2:
         data = Examples(data[0], np.asarray(data[1]))
     if isinstance(data, dict):
@@ -94,20 +94,20 @@ def sample(total, count, seed):
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
-def labelled_images(data, image_size, classes=None, channels=3, part="test"):
-    """(images uint8 [N, H, W, C], labels [N] or [N, classes]) to verify with.
+def labelled_images(data, image_size, class_names=None, channels=3, part="test"):
+    """(images uint8 [N, H, W, C], labels [N] or [N, num_classes]) to verify with.
 
     Args:
         data: such a pair; a tf.data dataset of them (labels as numbers, or a row for each), batched or not;
             a folder, .zip or built-in name; an `ImageData`. Pixels may be floats in 0..255, as
             `keras.utils.image_dataset_from_directory` gives: they are rounded.
         image_size, channels: (height, width) and channels to which a folder's pictures are brought.
-        classes: the names that labels shall number, see `renumbered`; None leaves them as they are.
+        class_names: those that labels shall number, see `renumbered`; None leaves them as they are.
         part: which pictures of the last three kinds: "test", or those to make a choice by, "choosing".
     """
     if isinstance(data, str | os.PathLike):
         data = load_data(data, image_size, channels=channels)
-    names = class_names(data)
+    names = class_names_of(data)
     if isinstance(data, ImageData):
         data = getattr(data, part)
     if hasattr(data, "as_numpy_iterator"):
@@ -116,7 +116,7 @@ def labelled_images(data, image_size, classes=None, channels=3, part="test"):
         images, labels = _from_dataset(data)
         if labels is None:
             raise InputError("the dataset has images but no labels: give one of (images, labels).")
-        return _pixels(images, "the dataset's images"), renumbered(labels, names, classes)
+        return _pixels(images, "the dataset's images"), renumbered(labels, names, class_names)
     if isinstance(data, tuple) and len(data) == 2:
         images, labels = data
         if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.size:
@@ -127,10 +127,10 @@ def labelled_images(data, image_size, classes=None, channels=3, part="test"):
             f"cannot verify with a {type(data).__name__}: give (images, labels), a tf.data dataset of them, "
             "or a folder."
         )
-    return data.images, renumbered(data.labels, names, classes)
+    return data.images, renumbered(data.labels, names, class_names)
 
 
-def class_names(data):
+def class_names_of(data):
     """The class names that a data set has, an `ImageData` or what Keras read from folders; or None."""
     if isinstance(data, ImageData | MultimodalData):
         return list(data.labels)
@@ -138,11 +138,11 @@ def class_names(data):
     return None if names is None else [str(name) for name in names]
 
 
-def renumbered(labels, theirs, ours):
-    """`labels`, which number the class names `theirs`, as numbers of `ours`.
+def renumbered(labels, source_names, target_names):
+    """`labels`, which are indices into the class names `source_names`, as indices into `target_names`.
 
-    Keras sorts class folders as text ("10" before "2") and `load_data` by number. Where either list is None,
-    or `ours` is the "0", "1", ... of an export that was given no names, nothing is known and nothing changed.
+    Keras sorts class folders as text ("10" before "2") and `load_data` by number. The labels stay
+    where either list is None, or `target_names` is the "0", "1", ... of an export that was given no names.
 
     Warns:
         that the two have another order.
@@ -150,52 +150,54 @@ def renumbered(labels, theirs, ours):
     Raises:
         InputError: they are names of other classes.
     """
-    if theirs is None or ours is None or list(theirs) == list(ours):
+    if source_names is None or target_names is None or list(source_names) == list(target_names):
         return labels
-    theirs, ours = list(theirs), _fitting(list(theirs), list(ours))
-    if theirs == ours:
+    source_names, target_names = list(source_names), _fitting(list(source_names), list(target_names))
+    if source_names == target_names:
         return labels
-    if sorted(theirs) == sorted(ours) and len(set(ours)) == len(ours):
+    if sorted(source_names) == sorted(target_names) and len(set(target_names)) == len(target_names):
         warnings.warn(
-            f"{_difference(theirs, ours)}: its labels are renumbered by name.", Notice, stacklevel=3
+            f"{_difference(source_names, target_names)}: its labels are renumbered by name.",
+            Notice,
+            stacklevel=3,
         )
         labels = np.asarray(labels)
-        if labels.ndim == 2 and labels.shape[1] == len(theirs):
-            return labels[:, [theirs.index(name) for name in ours]]
-        if not labels.size or labels.min() < 0 or labels.max() >= len(theirs):
+        if labels.ndim == 2 and labels.shape[1] == len(source_names):
+            return labels[:, [source_names.index(name) for name in target_names]]
+        if not labels.size or labels.min() < 0 or labels.max() >= len(source_names):
             return labels  # they are none: whoever asked will say so
-        return np.array([ours.index(name) for name in theirs])[labels.astype("int64")]
-    if ours == [str(i) for i in range(len(ours))]:
+        return np.array([target_names.index(name) for name in source_names])[labels.astype("int64")]
+    if target_names == [str(i) for i in range(len(target_names))]:
         return labels
     raise InputError(
-        f"the data has the classes {', '.join(theirs[:5])} ({len(theirs)}), and the model "
-        f"{', '.join(ours[:5])} ({len(ours)}): give data that has those."
+        f"the data has the classes {', '.join(source_names[:5])} ({len(source_names)}), and the model "
+        f"{', '.join(target_names[:5])} ({len(target_names)}): give data that has those."
     )
 
 
-def _fitting(theirs, ours):
-    """`ours`, with the name of theirs for what was named "not defect" beside "defect" (`both_names`)."""
-    if len(theirs) == len(ours) == 2 and ours == both_names(ours[1:]) and ours[1] in theirs:
-        return [*(name for name in theirs if name != ours[1]), ours[1]]
-    return ours
+def _fitting(source, target):
+    """`target`, with the name in `source` for what was named "not defect" beside "defect" (`both_names`)."""
+    if len(source) == len(target) == 2 and target == both_names(target[1:]) and target[1] in source:
+        return [*(name for name in source if name != target[1]), target[1]]
+    return target
 
 
 def compare_order(data, labels):
     """Say so when `data` (for a calibration, say) has the classes `labels` in another order."""
-    theirs = class_names(data.data if isinstance(data, Calibration) else data)
-    if theirs is not None and theirs != list(labels) and sorted(theirs) == sorted(labels):
+    source = class_names_of(data.data if isinstance(data, Calibration) else data)
+    if source is not None and source != list(labels) and sorted(source) == sorted(labels):
         warnings.warn(
-            f"{_difference(theirs, list(labels))}: give `labels` in the order in which it was trained, "
+            f"{_difference(source, list(labels))}: give `labels` in the order in which it was trained, "
             "such as labels=dataset.class_names.",
             Notice,
             stacklevel=3,
         )
 
 
-def _difference(theirs, ours):
-    at = next(i for i, name in enumerate(theirs) if name != ours[i])
+def _difference(source, target):
+    at = next(i for i, name in enumerate(source) if name != target[i])
     return (
-        f"the data has its classes in another order (number {at} is {theirs[at]!r}, not {ours[at]!r}) than "
+        f"the data has its classes in another order (number {at} is {source[at]!r}, not {target[at]!r}) than "
         "the class names of the model"
     )
 

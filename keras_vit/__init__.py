@@ -10,7 +10,7 @@ from keras_vit.registration import register_with_keras
 
 __version__ = "0.1.0"
 
-_HOME = {  # public name -> the module it lives in
+_MODULE_OF = {  # public name -> the module it lives in
     "MaskedViT": "keras_vit.models.masked",
     "MultimodalViT": "keras_vit.models.multimodal",
     "ViT": "keras_vit.models.vit",
@@ -19,12 +19,12 @@ _HOME = {  # public name -> the module it lives in
 }
 _MODULES = ("config", "export", "inspect", "layers", "losses", "modalities", "models", "training", "weights")
 
-__all__ = [*_HOME, *_MODULES]
+__all__ = [*_MODULE_OF, *_MODULES]
 
 
 def __getattr__(name):
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"keras_vit.{name}")
     raise AttributeError(f"module 'keras_vit' has no attribute '{name}'; it has {__all__}")

@@ -190,7 +190,7 @@ def atomic_directory(path):
         shutil.rmtree(old, ignore_errors=True)
 
 
-def labels_near(path, num_classes, output=PROBABILITY):
+def find_labels(path, num_classes, output=PROBABILITY):
     """The lines of the nearest labels.txt, in the folder of a model file or up to three above, or None.
 
     One with another number of lines belongs to something else: a wrong name is worse than none. For the

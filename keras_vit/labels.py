@@ -45,7 +45,7 @@ def checked_labels(labels) -> list[str]:
     return names
 
 
-def check_classes(names, source) -> None:
+def check_class_names(names, source) -> None:
     """Refuse classes of a data set that could not be told apart, or written to a labels.txt.
 
     Raises:

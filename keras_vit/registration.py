@@ -10,7 +10,7 @@ import importlib.util
 import sys
 
 PACKAGE = "keras_vit"
-HOMES = {  # module -> the classes that it registers; tests/test_keras_contract.py finds what is missing
+REGISTERED = {  # module -> the classes that it registers; tests/test_keras_contract.py finds what is missing
     "keras_vit.export.quantization.model": ("QuantizeAware",),
     "keras_vit.layers": (
         "Attention",
@@ -101,7 +101,7 @@ def _register():
     import keras
 
     known = keras.saving.get_custom_objects()
-    for module, names in HOMES.items():
+    for module, names in REGISTERED.items():
         for name in names:
             if f"{PACKAGE}>{name}" not in known:
                 keras.saving.register_keras_serializable(PACKAGE, name)(_stand_in(module, name))

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from keras_vit.errors import InputError
-from keras_vit.files import atomic_directory, atomic_write, labels_near, write_json
+from keras_vit.files import atomic_directory, atomic_write, find_labels, write_json
 
 
 def test_a_finished_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -100,14 +100,14 @@ def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):
 def test_labels_in_another_encoding(tmp_path):
     (tmp_path / "labels.txt").write_bytes("Käse\nBrot\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"labels.txt is no text in UTF-8 .*save it as UTF-8"):
-        labels_near(tmp_path / "model.tflite", 2)
+        find_labels(tmp_path / "model.tflite", 2)
     (tmp_path / "labels.txt").write_text("Käse\nBrot\n", encoding="utf-8")
-    assert labels_near(tmp_path / "model.tflite", 2) == ["Käse", "Brot"]
+    assert find_labels(tmp_path / "model.tflite", 2) == ["Käse", "Brot"]
 
 
 def test_a_link_to_a_device_is_no_labels_txt(tmp_path):
     os.symlink("/dev/zero", tmp_path / "labels.txt")
-    assert labels_near(tmp_path / "model.tflite", 2) is None
+    assert find_labels(tmp_path / "model.tflite", 2) is None
 
 
 @pytest.mark.parametrize(

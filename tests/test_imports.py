@@ -41,9 +41,9 @@ def modules():
 
 
 def lazy_names(tree):
-    """{public name: the module it lives in} of a package whose `__getattr__` imports it, in its `_HOME`."""
+    """The `_MODULE_OF` of a package, whose `__getattr__` imports them: {public name: its module}."""
     for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_HOME":
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_MODULE_OF":
             return ast.literal_eval(node.value)
     return {}
 

@@ -505,7 +505,7 @@ def test_the_list_of_registered_classes_is_complete():
             re.M,
         )
     }
-    listed = {name: module for module, names in registration.HOMES.items() for name in names}
+    listed = {name: module for module, names in registration.REGISTERED.items() for name in names}
     assert set(listed) == written
     for name, module in listed.items():
         kind = getattr(importlib.import_module(module), name)

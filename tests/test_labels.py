@@ -3,7 +3,7 @@
 import pytest
 
 from keras_vit.errors import InputError
-from keras_vit.labels import check_classes, checked_labels, label_problem
+from keras_vit.labels import check_class_names, checked_labels, label_problem
 
 BAD = {
     "a line break": "two\nlines",
@@ -31,7 +31,7 @@ GOOD = ("cat", "Käse, 猫", "a cat; 2", "کتاب\u200cها", "👩\u200d🔬",
 @pytest.mark.parametrize("name", BAD.values(), ids=BAD)
 def test_what_is_no_name(name, tmp_path):
     with pytest.raises(InputError, match=r"'data' has a class .*Rename it"):
-        check_classes(["a", name], "data")
+        check_class_names(["a", name], "data")
     with pytest.raises(InputError, match="label 1 is"):
         checked_labels(["a", name])
 
@@ -52,8 +52,8 @@ def test_names_that_look_the_same():
         ("cat", "cat"),
     ):
         with pytest.raises(InputError, match=r"which look the same: rename or merge them"):
-            check_classes(pair, "data")
-    check_classes(("A", "a"), "letters")
+            check_class_names(pair, "data")
+    check_class_names(("A", "a"), "letters")
     assert checked_labels(["crane", "crane", 3]) == ["crane", "crane", "3"], "as in ImageNet"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_vit.errors import InputError
-from keras_vit.export.dummy_inputs import made_inputs
+from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.examples import calibration_inputs
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantization.calibration import METHODS, checked_calibration, observed_range
@@ -86,7 +86,7 @@ def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
 
 def _noise(model):
     if isinstance(model, MultimodalViT):
-        return made_inputs(model, 32)
+        return dummy_inputs(model, 32)
     return {"image": np.random.default_rng(0).integers(0, 256, (32, *model.signature()["image"]["shape"]))}
 
 
@@ -145,7 +145,7 @@ class QuantizeAware(RangeCheck, ChecksArrays, Model):
         if self.built:
             return
         # One eager pass over one made-up example builds each quantizer with the shape it meets.
-        self.model(from_raw(made_inputs(self.model), self.model))
+        self.model(from_raw(dummy_inputs(self.model), self.model))
         self.built = True
 
     @property

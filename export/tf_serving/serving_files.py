@@ -18,7 +18,7 @@ from PIL import Image
 from keras_vit.answers import LOGITS
 from keras_vit.data.headers import MAX_PIXELS, MAX_SIDE
 from keras_vit.errors import InputError
-from keras_vit.export.dummy_inputs import made_inputs
+from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.tf_serving.saved_model import picture_sizes
 from keras_vit.export.tflite.metadata import Builder, parsed, read_metadata, with_zip
 from keras_vit.inspect.channels import as_rgb
@@ -180,9 +180,9 @@ def _picture_requests(shape, pictures):
 
 def _multimodal_requests(model):
     """{signature: {input: value}} for a `MultimodalViT`."""
-    requests, sizes = {"serving_default": made_inputs(model)}, picture_sizes(model)
+    requests, sizes = {"serving_default": dummy_inputs(model)}, picture_sizes(model)
     if sizes:
-        inputs = made_inputs(model, 2)
+        inputs = dummy_inputs(model, 2)
         for name, size in sizes.items():
             made = _made_pictures(size)
             inputs[f"{name}_bytes"] = [_file(made[0], "JPEG"), _file(made[-1], "PNG")]

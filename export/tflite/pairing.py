@@ -18,7 +18,7 @@ import hashlib
 import keras
 import numpy as np
 
-from keras_vit.export.dummy_inputs import made_inputs
+from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.quantization.spec import CONSTANT, PROBE, quantizable_layers
 from keras_vit.export.tflite.fold import from_raw
 from keras_vit.layers import Convolution, Linear
@@ -158,7 +158,7 @@ def _random(model, kept=(), seed=0):
 
     known = {name for name, _ in _hooked(model)}
     try:
-        _look(model, made_inputs(model), choose)
+        _look(model, dummy_inputs(model), choose)
         yield set(before)
     finally:
         for variable, value in before.values():
@@ -181,10 +181,10 @@ def _owners(content, names):
 def _roles(content, model, wanted):
     """Tensor index -> names of the `wanted` roles that hold the same values, the nearest first."""
     ops, _, _, constants = read(content)
-    seen = by_role(model, made_inputs(model))
+    seen = by_role(model, dummy_inputs(model))
     roles = {key: _sorted(values) for key, values in seen.items() if key in wanted}
     found, met = {}, set()
-    for tensor, values in by_tensor(content, ops, made_inputs(model)).items():
+    for tensor, values in by_tensor(content, ops, dummy_inputs(model)).items():
         if tensor in constants:
             continue
         values = _sorted(values)
@@ -198,7 +198,7 @@ def _roles(content, model, wanted):
     missing = [key for key in roles if key not in met]
     if missing:
         # The converter may have computed what is the same for all inputs.
-        other = by_role(model, made_inputs(model, seed=1))
+        other = by_role(model, dummy_inputs(model, seed=1))
         missing = [key for key in missing if not np.array_equal(seen[key], other[key])]
     if missing:
         raise RuntimeError(f"no tensor of the file holds {', '.join(missing[:5])} ({len(missing)} in all).")

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from keras_vit.export.dummy_inputs import made_inputs
+from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.quantization.fake_quant import BLOCK, FIXED
 from keras_vit.export.tflite.pairing import by_tensor, read
 from keras_vit.modalities.pixels import Pixels
@@ -139,7 +139,7 @@ def _fix_constants(content, ops, model, found):
     """What is the same for all inputs has the range of its values."""
     unknown = {t for op in ops for t in op.outputs} - set(found)
     if unknown:
-        one, two = (by_tensor(content, ops, made_inputs(model, seed=seed)) for seed in (0, 1))
+        one, two = (by_tensor(content, ops, dummy_inputs(model, seed=seed)) for seed in (0, 1))
         for t in unknown & set(one):
             if np.array_equal(one[t], two[t]):
                 found[t] = (min(float(one[t].min()), 0.0), max(float(one[t].max()), 0.0))

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_vit.config import PRESENT
 from keras_vit.errors import InputError
-from keras_vit.files import labels_near
+from keras_vit.files import find_labels
 
 SIGNATURE, INPUT = "serving_default", "image"
 
@@ -43,7 +43,7 @@ class Runner:
             (self.inputs[INPUT][0][:2], self.inputs[INPUT][0][2]) if alone else (None, None)
         )
         self.num_classes, self.output = int(num_classes), output
-        self.labels = labels_near(self.path, self.num_classes, output)
+        self.labels = find_labels(self.path, self.num_classes, output)
 
     def predict(self, inputs, progress=None):
         """Probabilities (or logits, see `output`), float32 [N, num_classes], of raw inputs.

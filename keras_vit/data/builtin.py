@@ -12,7 +12,7 @@ from keras_vit.data.index import ImageIndex, median_size
 from keras_vit.data.layout import PARTS, Item, choose, digest, listed
 from keras_vit.data.sources import BUILT_IN, TFDS
 from keras_vit.errors import InputError
-from keras_vit.labels import check_classes
+from keras_vit.labels import check_class_names
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -109,7 +109,7 @@ def _tfds(source, test_fraction, seed):
         return sets[split][place]["image"]
 
     names = builder.info.features["label"].names
-    check_classes(names, source)
+    check_class_names(names, source)
     fingerprint = digest([*names, builder.info.full_name, _marks(items)])
     return ImageIndex(source, names, items, fingerprint, read, lambda: median_size(items, read))
 

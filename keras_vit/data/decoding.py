@@ -59,7 +59,7 @@ def decode(source, image_size=None, name=None):
 
     It is turned upright (EXIF orientation); transparency shows white; 16-bit grey is divided by
     257, so that 65535 becomes 255, and of 16-bit colours the upper 8 bits count; of an animation the
-    first frame counts; colour profiles and gamma are passed over. `decoding.picture` is the same in
+    first frame counts; colour profiles and gamma are passed over. `tf_decoding.picture` is the same in
     TensorFlow's operators.
 
     Args:

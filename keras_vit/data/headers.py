@@ -1,6 +1,6 @@
 """What the header of a JPEG or PNG file says that Pillow passes over, or reads otherwise than TensorFlow.
 
-Both decoders, `images.decode` and `decoding.picture`, follow these rules, so that one file is one picture:
+`decoding.decode` and `tf_decoding.picture` follow these rules, so that both read the same image from a file:
 
 - the orientation is that of EXIF alone: of a JPEG the first APP1 segment that begins with "Exif" (anywhere
   before the picture), of a PNG the first eXIf chunk (anywhere). XMP and text chunks say nothing here;

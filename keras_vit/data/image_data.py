@@ -108,16 +108,16 @@ def load_data(
         source: a folder, a .zip, a folder made by `pack`, "digits" (scikit-learn's 1,797 of 8 x 8),
             "cifar10" (a download) or "tfds:NAME" (a data set of tensorflow-datasets with `image` and
             `label`; a download). For a folder of such a name write "./digits".
-        image_size: an integer or (height, width), see `images.fit`; None asks `suggest_image_size`.
+        image_size: an integer or (height, width), see `decoding.fit`; None asks `suggest_image_size`.
         test_fraction: the part of each class that is for testing where the source has no split:
             rounded, but at least one picture, and at least one is left for training. A packed set has one.
         seed: chooses which ones.
         skip_bad: leave out pictures that cannot be read instead of refusing the set. Of a packed shard
             that is damaged, all from the damage on.
         progress: called as `progress(done, total)` while pictures are read.
-        service: "HOST:PORT" of a data service (see `training.service`) that shall read the training pictures
+        service: "HOST:PORT" of a data service (see `data.service`) that shall read the training pictures
             of a packed set. `train` is a `ServedSplit` then, which only training takes.
-        channels: 3, or 1 for grey pictures, see `images.to_channels`. Pictures of other sensors come from
+        channels: 3, or 1 for grey pictures, see `decoding.to_channels`. Pictures of other sensors come from
             no file: make an `ImageData` of arrays.
 
     Raises:

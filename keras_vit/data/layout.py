@@ -9,7 +9,7 @@ import numpy as np
 from keras_vit.data.decoding import SUFFIXES
 from keras_vit.data.sources import EXPECTED, count_suffixes
 from keras_vit.errors import InputError
-from keras_vit.labels import check_classes
+from keras_vit.labels import check_class_names
 
 # Folder names that mean a split, in any case. Where a set has "val" alone, that is its "test".
 SPLITS = {
@@ -48,9 +48,9 @@ def layout(tree, test_fraction, seed):
     else:
         found = {split: _classes(tree, f"{top}/{name}".lstrip("/")) for split, name in splits.items()}
 
-    classes = list(next(iter(found.values())))
-    check_classes(classes, tree.source)
-    others = [split for split in found if set(found[split]) != set(classes)]
+    class_names = list(next(iter(found.values())))
+    check_class_names(class_names, tree.source)
+    others = [split for split in found if set(found[split]) != set(class_names)]
     if others:
         only = [
             f"only {splits[a]!r} has {listed(sorted(set(found[a]) - set(found[b]), key=natural))}"
@@ -61,14 +61,14 @@ def layout(tree, test_fraction, seed):
             f"the splits of {tree.source!r} have different classes: {'; '.join(only)}. "
             "Both need the same class folders."
         )
-    if len(classes) < 2:
+    if len(class_names) < 2:
         raise InputError(
-            f"{tree.source!r} has only one class, {classes[0]!r}: a classifier needs two or more."
+            f"{tree.source!r} has only one class, {class_names[0]!r}: a classifier needs two or more."
         )
 
     items = []
     for split, groups in found.items():
-        for label, name in enumerate(classes):
+        for label, name in enumerate(class_names):
             files = groups[name]
             if "test" not in found and len(files) < 2:
                 raise InputError(
@@ -80,7 +80,7 @@ def layout(tree, test_fraction, seed):
                 part = "test" if i in testing else split or "train"
                 mark = " ".join([f"{part}/{name}/{inner}", *map(str, tree.files[file])])
                 items.append(Item(file, part, label, mark))
-    return classes, sorted(items, key=lambda item: PARTS.index(item.split))
+    return class_names, sorted(items, key=lambda item: PARTS.index(item.split))
 
 
 def _split_folders(tree, top):
@@ -185,5 +185,5 @@ def digest(parts):
     return digest.hexdigest()[:16]
 
 
-def fingerprint_of(classes, items):
-    return digest([*classes, *sorted(item.mark for item in items)])
+def fingerprint_of(class_names, items):
+    return digest([*class_names, *sorted(item.mark for item in items)])

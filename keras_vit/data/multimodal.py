@@ -10,7 +10,7 @@ One row an example. The column `label` names its class; the others are modalitie
 file), `text` (words), `audio` (a .wav file), `video` (a .npy file [frames, height, width, 3] of 0..255, or an
 animated .gif) and `action` (a .npy file [steps, features], or a .csv file of numbers without a head). Paths
 are relative to the table, with "/" or "\\". An empty cell means that this example has none: then `present` is
-0 there. How such tables may be written is said in `training.tables`.
+0 there. How such tables may be written is said in `data.tables`.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from keras_vit.data.pixel_range import as_pixels, pixels_problem
 from keras_vit.data.tables import read_numbers, read_table
 from keras_vit.errors import InputError, Notice
 from keras_vit.files import open_regular, read_regular
-from keras_vit.labels import check_classes
+from keras_vit.labels import check_class_names
 
 TABLES = {
     "train": ("train.csv",),
@@ -99,7 +99,7 @@ def load_examples(source, options=None, modalities=None, test_fraction=0.2, seed
     if not columns:
         raise InputError(f"{folder} has labels and nothing else: expected {EXPECTED}.")
     labels = sorted({row.cells[LABEL] for row in rows}, key=natural)
-    check_classes(labels, folder)
+    check_class_names(labels, folder)
     number = {label: i for i, label in enumerate(labels)}
     classes = np.array([number[row.cells[LABEL]] for row in rows], "int32")
     if len(labels) < 2:

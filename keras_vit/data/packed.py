@@ -19,7 +19,7 @@ from keras_vit.data.records import DamagedRecord, from_example, read_records
 from keras_vit.errors import InputError
 from keras_vit.files import open_regular
 from keras_vit.formats import Labels, Side, read_document
-from keras_vit.labels import check_classes
+from keras_vit.labels import check_class_names
 
 CONTENTS = "dataset.json"
 STARTS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG"}  # file type -> its first bytes
@@ -75,7 +75,7 @@ def read_contents(source):
     """What dataset.json of a packed set holds. Raises InputError."""
     path = Path(source).expanduser() / CONTENTS
     contents = read_document(path, Contents, "pack the set again")
-    check_classes(contents["labels"], source)
+    check_class_names(contents["labels"], source)
     return contents
 
 

@@ -1,7 +1,7 @@
 """Pictures in TensorFlow's operators, for where no Python runs: in a SavedModel, on a data service.
 
-The pictures are those of `images.decode`; one that is resized may differ by 1 of 255, see `images.fit`. Only
-JPEG and PNG: TensorFlow has no decoders for the others, or none that agree with Pillow's.
+The pictures are those of `decoding.decode`; one that is resized may differ by 1 of 255, see `decoding.fit`.
+Only JPEG and PNG: TensorFlow has no decoders for the others, or none that agree with Pillow's.
 
     header = read_header(content, size)     # the kind, and why it will not be read; cheap
     image = decode(content, header)         # uint8 [h, w, 3]
@@ -37,7 +37,7 @@ class Header(NamedTuple):
 
 
 def picture(content: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """The bytes of a JPEG or PNG file to float32 [H, W, 3] in 0..255, by the rule of `images.fit`.
+    """The bytes of a JPEG or PNG file to float32 [H, W, 3] in 0..255, by the rule of `decoding.fit`.
 
     Raises:
         tf.errors.InvalidArgumentError: no JPEG or PNG, too large, damaged; when it runs.
@@ -97,7 +97,7 @@ def pictures(
 
 
 def to_channels(pictures: tf.Tensor, channels: int) -> tf.Tensor:
-    """RGB float32 [..., 3], whole numbers, as a model of so many channels takes it: `images.to_channels`."""
+    """RGB float32 [..., 3], whole numbers, for a model of so many channels: as `decoding.to_channels`."""
     if channels == 3:
         return pictures
     grey = tf.reduce_sum(tf.cast(pictures, tf.int32) * tf.constant(LUMA), axis=-1, keepdims=True)
@@ -167,7 +167,7 @@ def decode(content: tf.Tensor, header: Header) -> tf.Tensor:
 
 
 def fit(image: tf.Tensor, orientation: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """uint8 [h, w, 3] to float32 [H, W, 3], upright: `images.fit` of the picture that `orientation` turned.
+    """uint8 [h, w, 3] to float32 [H, W, 3], upright: `decoding.fit` of the picture that `orientation` turned.
 
     Only what remains after the crop is computed, and only that is turned.
     """

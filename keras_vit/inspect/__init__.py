@@ -2,7 +2,7 @@
 
 import importlib
 
-_HOME = {
+_MODULE_OF = {
     "features": "keras_vit.inspect.capture",
     "feature_names": "keras_vit.inspect.capture",
     "attention_maps": "keras_vit.inspect.rollout",
@@ -15,10 +15,10 @@ _HOME = {
     "token_shares": "keras_vit.inspect.multimodal",
     "explain": "keras_vit.inspect.explaining",
 }
-__all__ = [*_HOME]
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name):
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'keras_vit.inspect' has no attribute '{name}'; it has {__all__}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keras_vit.answers import output_name
 from keras_vit.errors import InputError
-from keras_vit.files import labels_near, open_regular
+from keras_vit.files import find_labels, open_regular
 from keras_vit.inspect.capture import model_in
 from keras_vit.inspect.plots import check_suffix, draw_explanation
 from keras_vit.models.multimodal import MultimodalViT
@@ -40,7 +40,7 @@ def explain(model_path, image_path, out, **others):
         raise InputError(f"there is no picture {str(image_path)!r}: give one file.")
     model = _load(path)
     inside = model_in(model)
-    labels = labels_near(path, inside.num_classes, output_name(inside.activation))
+    labels = find_labels(path, inside.num_classes, output_name(inside.activation))
     given = {name: value for name, value in {"image": image_path, **others}.items() if value is not None}
     if not isinstance(inside, MultimodalViT):
         if set(given) != {"image"}:

@@ -72,7 +72,7 @@ def draw_multimodal_explanation(model, raw, path, labels=None, top=5):
     Args:
         model: a `MultimodalViT`, or a model around one.
         raw: one example as exported files take it: {name: array [1, ...]}, pixels 0..255.
-        path: where to; its suffix is one of `pictures.SUFFIXES`.
+        path: where to; its suffix is one of `plots.SUFFIXES`.
         labels: names of the classes; by default their numbers.
         top: how many classes.
 

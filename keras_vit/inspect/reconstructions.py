@@ -18,7 +18,7 @@ def draw_reconstructions(model, images, path=None):
     Args:
         model: a `MaskedViT`.
         images: uint8 [B, H, W, C], or what the model takes: normalised floats, or {"image", "patch_mask"}.
-        path: where to; its suffix is one of `pictures.SUFFIXES`. None: nowhere.
+        path: where to; its suffix is one of `plots.SUFFIXES`. None: nowhere.
 
     Returns:
         The matplotlib `Figure`; its three axes hold the rows.

@@ -2,7 +2,7 @@
 
 from keras_vit.config import pair
 from keras_vit.models.transfer import variables_by_name
-from keras_vit.weights.checkpoint import refuse_misfits
+from keras_vit.weights.checkpoint import check_no_mismatch
 from keras_vit.weights.read import read_any_size
 
 HEADS = ("head/", "head_distillation/")
@@ -53,7 +53,7 @@ def load_into(model, checkpoint):
         for names in (variables, tensors):
             for name in [name for name in names if name.startswith(HEADS)]:
                 del names[name]
-    refuse_misfits(
+    check_no_mismatch(
         f"the {checkpoint.format} checkpoint does not fit the model",
         missing=[name for name in variables if name not in tensors],
         unused=[name for name in tensors if name not in variables],

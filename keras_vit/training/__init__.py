@@ -2,7 +2,7 @@
 
 import importlib
 
-_HOME = {
+_MODULE_OF = {
     "ImageData": "keras_vit.data.image_data",
     "load_data": "keras_vit.data.image_data",
     "pack": "keras_vit.data.packing",
@@ -17,11 +17,11 @@ _HOME = {
     "strategy": "keras_vit.distributed.strategies",
     "train": "keras_vit.training.trainer",
 }
-__all__ = [*_HOME]
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name):
     # On first use: reading pictures needs no TensorFlow.
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'keras_vit.training' has no attribute '{name}'; it has {__all__}")

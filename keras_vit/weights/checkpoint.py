@@ -111,7 +111,7 @@ def gather(path, stored, table, ignored=()):
         for name, source in needed.items()
         if name in stored and stored[name].shape != source.shape
     ]
-    refuse_misfits(f"{path} is not a ViT that this package knows", missing, unused, wrong)
+    check_no_mismatch(f"{path} is not a ViT that this package knows", missing, unused, wrong)
     tensors, bad = {}, {}
     for ours, source in table.items():
         found = stored[source.name].read() if source.name in stored else np.zeros(source.shape, "float32")
@@ -126,7 +126,7 @@ def gather(path, stored, table, ignored=()):
     return tensors
 
 
-def refuse_misfits(what, missing, unused, wrong):
+def check_no_mismatch(what, missing, unused, wrong):
     """Raise `InputError` that lists tensors, five of each kind and a count; nothing if there are none."""
     found = [
         f"{len(names)} {kind} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

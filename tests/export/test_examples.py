@@ -195,18 +195,18 @@ def test_other_orders_of_classes_are_said_and_put_right(numbered):
         with pytest.warns(
             Notice, match=r"classes in another order \(number 0 is '10', not '2'\).*renumbered by name"
         ):
-            images, labels = labelled_images(read(label_mode), (20, 30), classes=ours.labels)
+            images, labels = labelled_images(read(label_mode), (20, 30), class_names=ours.labels)
         numbers = labels.argmax(-1) if label_mode == "categorical" else labels.ravel()
         assert numbers.tolist() == [of_picture[x.tobytes()] for x in images]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        labelled_images(read("int"), (20, 30), classes=["10", "2"])
-        assert labelled_images(read("int"), (20, 30), classes=["0", "1"])[1].tolist() == [0] * 6 + [1] * 6
+        labelled_images(read("int"), (20, 30), class_names=["10", "2"])
+        assert labelled_images(read("int"), (20, 30), class_names=["0", "1"])[1].tolist() == [0] * 6 + [1] * 6
     with pytest.raises(
         InputError, match=r"has the classes 10, 2 \(2\), and the model cat, dog \(2\): give data"
     ):
-        labelled_images(read("int"), (20, 30), classes=["cat", "dog"])
-    images, labels = labelled_images(ours, (20, 30), classes=["2", "10"])
+        labelled_images(read("int"), (20, 30), class_names=["cat", "dog"])
+    images, labels = labelled_images(ours, (20, 30), class_names=["2", "10"])
     np.testing.assert_array_equal(labels, ours.test.labels)
     with pytest.warns(Notice, match="another order"):
         np.testing.assert_array_equal(labelled_images(ours, (20, 30), ["10", "2"])[1], 1 - ours.test.labels)

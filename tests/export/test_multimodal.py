@@ -18,7 +18,7 @@ from keras_vit import MultimodalViT
 from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.errors import InputError
 from keras_vit.export import export, fold, load_runner, quantize_aware, verify
-from keras_vit.export.dummy_inputs import made_inputs
+from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.quantization.calibration import Calibration
 from keras_vit.export.quantization.sensitivity import choose_protected
 from keras_vit.export.tflite.fold import from_raw
@@ -50,13 +50,13 @@ def whole():
 def directory(whole, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "dist"
     profiles = ["float32", "float16", "int8", "int8_mixed", "int4", "int8_static", "int8_full"]
-    export(whole, folder, profiles, made_inputs(whole, 64, 1), labels=LABELS)
+    export(whole, folder, profiles, dummy_inputs(whole, 64, 1), labels=LABELS)
     return folder
 
 
 def examples(whole, count=24):
     """Examples of which some lack a modality, and have rubbish in its place."""
-    inputs = made_inputs(whole, count, seed=2)
+    inputs = dummy_inputs(whole, count, seed=2)
     inputs["present"][8:16, 1] = 0
     inputs["text"][8:12] = 3
     inputs["present"][12:, 0] = 0
@@ -164,7 +164,7 @@ def test_the_table_of_words_is_int8_to_the_last_bit(profile, directory):
 @pytest.mark.parametrize("fusion", ["single_stream", "bottleneck"])
 def test_int8_full_leaves_only_masks_and_sounds_float(fusion, tmp_path):
     whole = model(fusion)
-    export(whole, tmp_path / "dist", ["int8_full"], made_inputs(whole, 64, 1), labels=LABELS)
+    export(whole, tmp_path / "dist", ["int8_full"], dummy_inputs(whole, 64, 1), labels=LABELS)
     path = tmp_path / "dist" / "int8_full.tflite"
     interpreter = Interpreter(str(path), experimental_op_resolver_type=WITHOUT_DELEGATES)
     tensors = {d["index"]: d for d in interpreter.get_tensor_details()}
@@ -232,8 +232,8 @@ def test_verify_compares_the_copies(whole, directory):
 
 @pytest.mark.slow
 def test_a_quantization_aware_model_trains_and_ships_what_it_trained(whole, tmp_path):
-    aware = quantize_aware(whole, "int8_static", made_inputs(whole, 64, 1))
-    inputs = whole.prepare(made_inputs(whole, 64, 3))
+    aware = quantize_aware(whole, "int8_static", dummy_inputs(whole, 64, 1))
+    inputs = whole.prepare(dummy_inputs(whole, 64, 3))
     before = {v.path: keras.ops.convert_to_numpy(v) for v in aware.trainable_variables}
     aware.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = aware.fit(inputs, np.arange(64) % 3, epochs=6, batch_size=32, verbose=0).history["loss"]
@@ -252,7 +252,7 @@ def _now(aware, path):
 
 
 def test_calibration_takes_examples_in_many_forms(whole):
-    raw = made_inputs(whole, 40, 5)
+    raw = dummy_inputs(whole, 40, 5)
     labels = np.zeros(40, "int32")
     split = Examples(raw, labels)
     data = MultimodalData(split, split, ["a"], whole.modalities, "made", "0")
@@ -281,7 +281,7 @@ def test_calibration_takes_examples_in_many_forms(whole):
     ],
 )
 def test_calibration_that_does_not_fit(whole, change, message):
-    raw = made_inputs(whole, 8)
+    raw = dummy_inputs(whole, 8)
     change(raw)
     with pytest.raises(InputError, match=message):
         quantize_aware(whole, "int8_static", raw)
@@ -295,7 +295,7 @@ def test_what_a_multimodal_model_cannot_take(whole):
 
 
 def test_the_search_for_parts_to_protect_is_for_images_alone(whole):
-    raw = made_inputs(whole, 8)
+    raw = dummy_inputs(whole, 8)
     data = (raw, np.zeros(8, "int32"))
     with pytest.raises(InputError, match="models of images alone, not for a multimodal one: name the parts"):
         choose_protected(whole, "int8_static", raw, data, max_drop=0.5)
@@ -305,7 +305,7 @@ def test_a_quantization_aware_model_goes_on_predicting_pictures(whole):
     """The loss of the visual sentence is part of its training too."""
     aware = quantize_aware(whole, "int8")
     aware.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    x, y = whole.prepare(made_inputs(whole, 4)), np.array([0, 1, 2, 0])
+    x, y = whole.prepare(dummy_inputs(whole, 4)), np.array([0, 1, 2, 0])
     logits = aware(x, training=True)
     both, labels_alone = (float(aware.compute_loss(x, y, logits, training=True)) for _ in range(2))
     assert labels_alone == pytest.approx(float(aware.loss(y, logits)), rel=1e-5)

@@ -23,7 +23,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_vit.errors import InputError, one_of
-from keras_vit.files import labels_near
+from keras_vit.files import find_labels
 from keras_vit.models import ViT
 from keras_vit.models.activation import default_activation
 from keras_vit.models.transfer import variables_by_name
@@ -73,7 +73,7 @@ def load_teacher(path, labels):
             f"the teacher {path} has {model.num_classes or 'no'} classes, and the data {len(labels)}: a "
             f"teacher must be trained on the same, e.g. `keras-vit train DATA --start {path} --out TEACHER`."
         )
-    names = labels_near(path, model.num_classes)
+    names = find_labels(path, model.num_classes)
     if names is not None and list(names) != list(labels):
         other = next(i for i, (a, b) in enumerate(zip(names, labels, strict=True)) if a != b)
         raise InputError(
@@ -170,7 +170,7 @@ class Distillation(keras.losses.Loss):
 def as_seen_by(teacher, student):
     """A function from images as `student` takes them to the same as `teacher` takes them: size and scale.
 
-    Scaled to cover the teacher's size and cropped in the centre, as `training.images.fit` does with files. A
+    Scaled to cover the teacher's size and cropped in the centre, as `data.decoding.fit` does with files. A
     teacher of colours sees a grey student's pictures as grey ones.
 
     Raises:

@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_vit import MultimodalViT, ViT
 from keras_vit.export import fold, quantize_aware
-from keras_vit.export.dummy_inputs import made_inputs
+from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.profiles import PROFILES
 from keras_vit.export.tflite.convert import float_file, quantized_file
 from keras_vit.export.tflite.pairing import pair, read
@@ -66,12 +66,12 @@ MODELS = {
 )
 def test_a_model_with_constant_tensors_becomes_a_file(name, profile, tmp_path):
     model = MODELS[name]()
-    inputs = made_inputs(model, 16, seed=1)
+    inputs = dummy_inputs(model, 16, seed=1)
     aware = quantize_aware(model, profile, inputs if "present" in inputs else inputs["image"])
     plain, ranges = aware.deploy()
     full = PROFILES[profile].activations == "full"
     (tmp_path / "model.tflite").write_bytes(quantized_file(plain, ranges, aware.kinds, full))
-    found = open_runner(tmp_path / "model.tflite").predict(made_inputs(model, 4, seed=2))
+    found = open_runner(tmp_path / "model.tflite").predict(dummy_inputs(model, 4, seed=2))
     # Zero logits, as a fresh head gives: every class is as likely, and a single one as likely as not.
     np.testing.assert_allclose(found, 1 / max(model.num_classes, 2), atol=1 / 200 if full else 1e-6)
     ops, *_ = read((tmp_path / "model.tflite").read_bytes())
@@ -94,7 +94,7 @@ def test_the_pairs_do_not_depend_on_the_weights():
     assert {role for roles in pairs.roles.values() for role in roles} == {*wanted, "head.output"}
     assert len(pairs.layers) == 1 + 2 * 6 + 1
     # The real kernels are in the file: it answers like the model, here with TensorFlow's own softmax.
-    images = made_inputs(other, 1, seed=3)
+    images = dummy_inputs(other, 1, seed=3)
     answer = tf.nn.softmax(other(images["image"])).numpy()
     assert np.ptp(answer) > 0.05
     interpreter = Interpreter(model_content=content)

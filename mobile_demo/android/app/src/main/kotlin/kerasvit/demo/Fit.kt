@@ -1,7 +1,7 @@
 /**
  * A picture at the size that the model takes: scaled to cover it, cropped in the centre.
  *
- * The same arithmetic as `keras_vit.training.images.fit`, that is Pillow's antialiased bilinear resizing.
+ * The same arithmetic as `keras_vit.data.decoding.fit`, that is Pillow's antialiased bilinear resizing.
  * Android's own, `Bitmap.createScaledBitmap`, does not antialias. Plain Kotlin, without Android.
  */
 package kerasvit.demo

@@ -56,8 +56,8 @@ def load_into(model, checkpoint):
     check_no_mismatch(
         f"the {checkpoint.format} checkpoint does not fit the model",
         missing=[name for name in variables if name not in tensors],
-        unused=[name for name in tensors if name not in variables],
-        wrong=[
+        unexpected=[name for name in tensors if name not in variables],
+        mismatched=[
             f"{name} {list(tensors[name].shape)} instead of {list(variable.shape)}"
             for name, variable in variables.items()
             if name in tensors and tuple(variable.shape) != tensors[name].shape

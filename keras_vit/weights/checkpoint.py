@@ -1,10 +1,12 @@
-"""What the readers share: a `Checkpoint`, and tables that say where each of its tensors comes from."""
+"""What the readers share: `Checkpoint`, and tables that map a file's tensors to the variables of a `ViT`."""
 
 import dataclasses
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +14,15 @@ from keras_vit.config import ViTConfig, pair
 from keras_vit.errors import InputError, Notice
 from keras_vit.modalities.pixels import for_channels
 
-# (pixel / 255 - mean) / std: of the original ViT, and of ImageNet's pixels, which DeiT was trained with.
-HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+# (pixel / 255 - mean) / std, under the names that timm has: the original ViT is trained with the one of
+# Inception, DeiT with the statistics of ImageNet.
+INCEPTION = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A published ViT in our words.
+    """A published ViT: its config, and its tensors under the names of `ViT`.
 
     Attributes:
         format: "original", "hugging_face" or "timm".
@@ -28,76 +31,83 @@ class Checkpoint:
         num_classes: number of classes, or None without a head.
         labels: their names in order, or None.
         preprocessing: {"mean": [C], "std": [C]} of pixels in [0, 1].
-        tensors: {variable name as in `ViT`, without the model's own: float32 array}.
+        tensors: {variable of `ViT`, without the model's name: float32 array}.
         activation: what the logits of its head mean, as in `ViT`.
     """
 
     format: str
     config: ViTConfig
-    image_size: tuple
+    image_size: tuple[int, int]
     num_classes: int | None
-    labels: list | None
-    preprocessing: dict
-    tensors: dict
+    labels: list[str] | None
+    preprocessing: dict[str, list[float]]
+    tensors: dict[str, np.ndarray]
     activation: str | None = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor that lies in a file: its shape, and `read()`, which returns it as float32."""
 
-    shape: tuple
-    read: Callable
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class From:
-    """Where a variable of ours comes from.
+class Source:
+    """The tensor that a variable comes from.
 
     Attributes:
         name: the tensor in the file.
-        shape: that it must have there.
-        convert: array in the file -> array of ours.
-        optional: zeros if the file does not have it (a bias that the source left out).
+        shape: its shape in the file.
+        convert: the array in the file -> the value of the variable.
+        optional: if the file does not have it, the variable is zeros (a bias that the source left out).
     """
 
     name: str
-    shape: tuple
-    convert: Callable = np.asarray
+    shape: tuple[int, ...]
+    convert: Callable[[np.ndarray], np.ndarray] = np.asarray
     optional: bool = False
 
 
-def conv_kernel(kernel):
+def conv_kernel(kernel: np.ndarray) -> np.ndarray:
     """A convolution of PyTorch [D, C, h, w] as the matrix of `Patches` [h * w * C, D]."""
     return kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
 
 
-def torch_linear(ours, theirs, inputs, outputs, optional_bias=False):
-    """{ours/kernel, ours/bias} from a PyTorch Linear, whose weight is [outputs, inputs]."""
+def torch_linear(
+    target: str, source: str, inputs: int, outputs: int, optional_bias: bool = False
+) -> dict[str, Source]:
+    """{target/kernel, target/bias} from a PyTorch Linear, whose weight is [outputs, inputs]."""
     return {
-        f"{ours}/kernel": From(f"{theirs}.weight", (outputs, inputs), np.transpose),
-        f"{ours}/bias": From(f"{theirs}.bias", (outputs,), optional=optional_bias),
+        f"{target}/kernel": Source(f"{source}.weight", (outputs, inputs), np.transpose),
+        f"{target}/bias": Source(f"{source}.bias", (outputs,), optional=optional_bias),
     }
 
 
-def torch_norm(ours, theirs, width):
-    """{ours/scale, ours/shift} from a PyTorch LayerNorm."""
+def torch_norm(target: str, source: str, width: int) -> dict[str, Source]:
+    """{target/scale, target/shift} from a PyTorch LayerNorm."""
     return {
-        f"{ours}/scale": From(f"{theirs}.weight", (width,)),
-        f"{ours}/shift": From(f"{theirs}.bias", (width,)),
+        f"{target}/scale": Source(f"{source}.weight", (width,)),
+        f"{target}/shift": Source(f"{source}.bias", (width,)),
     }
 
 
-def gather(path, stored, table, ignored=()):
-    """{our name: float32 array} by a table {our name: From}.
+def load_tensors(
+    path: Path,
+    stored: Mapping[str, StoredTensor],
+    table: Mapping[str, Source],
+    ignored: Iterable[str] = (),
+) -> dict[str, np.ndarray]:
+    """{variable: float32 array} by a table.
 
     All names and shapes are checked before anything is read.
 
     Args:
         path: of the file, for messages.
-        stored: {name in the file: Stored}.
-        table: {our name: From}.
-        ignored: beginnings of names in the file that belong to another task than ours.
+        stored: {name in the file: StoredTensor}.
+        table: {variable: Source}.
+        ignored: prefixes of names in the file that are of no use for this model.
 
     Raises:
         InputError: names the tensors that are missing, that the table does not know, whose shape is
@@ -105,40 +115,48 @@ def gather(path, stored, table, ignored=()):
     """
     needed = {source.name: source for source in table.values()}
     missing = [name for name, source in needed.items() if name not in stored and not source.optional]
-    unused = [name for name in stored if name not in needed and not name.startswith(tuple(ignored))]
-    wrong = [
+    unexpected = [name for name in stored if name not in needed and not name.startswith(tuple(ignored))]
+    mismatched = [
         f"{name} {list(stored[name].shape)} instead of {list(source.shape)}"
         for name, source in needed.items()
         if name in stored and stored[name].shape != source.shape
     ]
-    check_no_mismatch(f"{path} is not a ViT that this package knows", missing, unused, wrong)
-    tensors, bad = {}, {}
-    for ours, source in table.items():
-        found = stored[source.name].read() if source.name in stored else np.zeros(source.shape, "float32")
-        if not np.isfinite(found).all():
-            bad[source.name] = None  # one tensor of a file can be several of ours
-        tensors[ours] = np.ascontiguousarray(source.convert(found))
-    if bad:
+    check_no_mismatch(f"{path} is not a ViT that this package knows", missing, unexpected, mismatched)
+    tensors, not_finite = {}, []
+    for target, source in table.items():
+        array = stored[source.name].read() if source.name in stored else np.zeros(source.shape, "float32")
+        # One tensor of a file can become several variables.
+        if not np.isfinite(array).all() and source.name not in not_finite:
+            not_finite.append(source.name)
+        tensors[target] = np.ascontiguousarray(source.convert(array))
+    if not_finite:
         raise InputError(
-            f"{path} holds NaN or infinity in {len(bad)} tensors ({', '.join(list(bad)[:5])}"
-            f"{', ...' if len(bad) > 5 else ''}): it is damaged, or its training failed. Get another copy."
+            f"{path} holds NaN or infinity in {len(not_finite)} tensors ({', '.join(not_finite[:5])}"
+            f"{', ...' if len(not_finite) > 5 else ''}): it is damaged, or its training failed. Get "
+            "another copy."
         )
     return tensors
 
 
-def check_no_mismatch(what, missing, unused, wrong):
-    """Raise `InputError` that lists tensors, five of each kind and a count; nothing if there are none."""
-    found = [
-        f"{len(names)} {kind} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-        for kind, names in (("missing", missing), ("unknown", unused), ("of another shape", wrong))
+def check_no_mismatch(
+    what: str, missing: Sequence[str], unexpected: Sequence[str], mismatched: Sequence[str]
+) -> None:
+    """Raise `InputError` unless the three lists of tensors are empty: the first five of each and a count."""
+    problems = [
+        f"{len(names)} {problem} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+        for problem, names in (
+            ("missing", missing),
+            ("unknown", unexpected),
+            ("of another shape", mismatched),
+        )
         if names
     ]
-    if found:
-        raise InputError(f"{what}: its tensors are {'; '.join(found)}.")
+    if problems:
+        raise InputError(f"{what}: its tensors are {'; '.join(problems)}.")
 
 
-def shape_of(path, stored, name, rank):
-    """The shape of a tensor that everything else depends on."""
+def shape_of(path: Path, stored: Mapping[str, StoredTensor], name: str, rank: int) -> tuple[int, ...]:
+    """The shape of a tensor that must be there, with so many axes."""
     if name not in stored:
         raise InputError(f"{path} is not a ViT that this package knows: it has no tensor {name}.")
     shape = stored[name].shape
@@ -147,8 +165,8 @@ def shape_of(path, stored, name, rank):
     return shape
 
 
-def count_blocks(path, stored, pattern):
-    """How many blocks there are, from names that match `pattern`, whose group is the block's number."""
+def count_blocks(path: Path, stored: Iterable[str], pattern: str) -> int:
+    """The number of blocks, from the names that match `pattern`, whose group is the block's number."""
     # Counted, not taken from the highest number: a name can claim any.
     numbers = {match[1] for name in stored if (match := re.match(pattern, name))}
     gaps = [str(i) for i in range(len(numbers)) if str(i) not in numbers]
@@ -158,7 +176,13 @@ def count_blocks(path, stored, pattern):
     return len(numbers)
 
 
-def find_grid(path, counts, patch_size, image_size=None, hint=None):
+def find_grid(
+    path: Path,
+    counts: Sequence[int],
+    patch_size: tuple[int, int],
+    image_size: tuple[int, int] | None = None,
+    hint: int | tuple[int, int] | None = None,
+) -> tuple[int, int]:
     """(rows, columns) of the patches that a position table is made for.
 
     Args:
@@ -208,22 +232,26 @@ def find_grid(path, counts, patch_size, image_size=None, hint=None):
     )
 
 
-def agree_on_heads(path, told, hint):
-    """The number of heads: what the file tells, which a user's hint must not contradict, or else the hint."""
-    if told is not None and hint is not None and told != hint:
-        raise InputError(f"{path} has {told} attention heads, not num_heads={hint}: leave that out.")
-    return hint if told is None else told
+def resolve_num_heads(path: Path, stated: int | None, hint: int | None) -> int | None:
+    """The number of heads: as the file states, which a user's hint must not contradict, or else the hint."""
+    if stated is not None and hint is not None and stated != hint:
+        raise InputError(f"{path} has {stated} attention heads, not num_heads={hint}: leave that out.")
+    return hint if stated is None else stated
 
 
-def classes_of(path, stored, head, axis, wanted):
+def num_classes_of(
+    path: Path, stored: Mapping[str, StoredTensor], head: str, axis: int, wanted: int | None
+) -> int | None:
     """Number of classes of a head, its length along `axis`; None without a head or if another is wanted."""
     if head not in stored:
         return None
-    found = shape_of(path, stored, head, rank=2)[axis]
-    return found if wanted in (None, found) else None
+    num_classes = shape_of(path, stored, head, rank=2)[axis]
+    return num_classes if wanted in (None, num_classes) else None
 
 
-def normalisation(path, mean, std, default, channels=3):
+def normalisation(
+    path: Path, mean: Any, std: Any, default: dict[str, list[float]], channels: int = 3
+) -> dict[str, list[float]]:
     """{"mean", "std"} for a `ViT` of so many channels, or `default` where a file does not give both.
 
     A file that was made from one for RGB may still have three, see `for_channels`. One number is for all.
@@ -233,45 +261,51 @@ def normalisation(path, mean, std, default, channels=3):
     """
     if mean is None or std is None:
         return for_channels(default, channels)
-    found = {}
-    for name, given in (("mean", mean), ("std", std)):
-        numbers = given if isinstance(given, list) else [given]
+    values = {}
+    for name, value in (("mean", mean), ("std", std)):
+        numbers = value if isinstance(value, list) else [value]
         sound = all(type(x) in (int, float) and abs(x) < 1e9 and (name == "mean" or x > 0) for x in numbers)
         if not sound or len(numbers) not in (1, 3, channels):
             raise InputError(
-                f"{path}: the {name} that pixels are normalised with is {given!r}; {channels} finite numbers "
+                f"{path}: the {name} that pixels are normalised with is {value!r}; {channels} finite numbers "
                 f"{'above 0 ' if name == 'std' else ''}were expected: put in those of the training."
             )
-        found[name] = [float(x) for x in numbers]
-    if len({len(numbers) for numbers in found.values()}) > 1:
-        found = {name: numbers * (3 // len(numbers)) for name, numbers in found.items()}
-    return for_channels(found, channels)
+        values[name] = [float(x) for x in numbers]
+    if len({len(numbers) for numbers in values.values()}) > 1:
+        values = {name: numbers * (3 // len(numbers)) for name, numbers in values.items()}
+    return for_channels(values, channels)
 
 
-def settle_positions(tensors, prefix, read, patches):
-    """Bring positions and the tokens before the patches into our form, in place.
+def arrange_positions(
+    tensors: dict[str, np.ndarray], prefix: Sequence[str], pooled: Sequence[str], num_patches: int
+) -> None:
+    """Bring positions and the tokens before the patches into the form of `ViT`, in place.
 
-    Sources differ in which of these tokens have a position. With us exactly those that are read at the
-    end do (zeros if the source has none), and all others are registers, whose position is added here.
+    Sources differ in which of these tokens have a position. In `ViT` exactly those that are pooled have one
+    (zeros if the source has none), and all others are registers, to which their position is added here.
 
     Args:
-        tensors: ours; "positions/table" [1, patches or patches + prefix tokens, D].
+        tensors: {variable: array}; "positions/table" [1, patches or patches + prefix tokens, D].
         prefix: names of the tokens before the patches, in the source's order, each [1, n, D].
-        read: those of them whose output the heads or the pooling read, in our order.
-        patches: number of patches.
+        pooled: those of them that the heads or the pooling read, in the order of `ViT`.
+        num_patches: number of patches.
     """
     table = tensors.pop("positions/table")
     values = {name: tensors.pop(name) for name in prefix}
     length, width = sum(value.shape[1] for value in values.values()), table.shape[2]
-    rows = table[:, :-patches] if table.shape[1] > patches else np.zeros((1, length, width), "float32")
+    prefix_rows = (
+        table[:, :-num_patches] if table.shape[1] > num_patches else np.zeros((1, length, width), "float32")
+    )
     split = (
-        np.split(rows, np.cumsum([value.shape[1] for value in values.values()])[:-1], axis=1)
+        np.split(prefix_rows, np.cumsum([value.shape[1] for value in values.values()])[:-1], axis=1)
         if prefix
         else []
     )
     rows = dict(zip(prefix, split, strict=True))
-    tensors.update({name: values[name] for name in read})
-    tensors["positions/table"] = np.concatenate([*(rows[name] for name in read), table[:, -patches:]], axis=1)
-    registers = [values[name] + rows[name] for name in prefix if name not in read]
+    tensors.update({name: values[name] for name in pooled})
+    tensors["positions/table"] = np.concatenate(
+        [*(rows[name] for name in pooled), table[:, -num_patches:]], axis=1
+    )
+    registers = [values[name] + rows[name] for name in prefix if name not in pooled]
     if registers:
         tensors["registers"] = np.concatenate(registers, axis=1)

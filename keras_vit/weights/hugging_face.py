@@ -6,26 +6,30 @@ still writes the old names unless told otherwise.
 """
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from keras_vit.config import ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.weights.checkpoint import (
-    HALF,
     IMAGENET,
+    INCEPTION,
     Checkpoint,
-    From,
-    agree_on_heads,
-    classes_of,
+    Source,
+    StoredTensor,
+    arrange_positions,
     conv_kernel,
     count_blocks,
-    gather,
+    load_tensors,
     normalisation,
-    settle_positions,
+    num_classes_of,
+    resolve_num_heads,
     shape_of,
     torch_linear,
     torch_norm,
 )
-from keras_vit.weights.safe_reading import read_json, setting, size_setting
+from keras_vit.weights.safe_reading import get_setting, get_size_setting, read_json
 
 OLD = {
     "block": "encoder.layer.{}.",
@@ -62,53 +66,60 @@ PROBLEMS = {  # problem_type, which says what the model was trained for -> activ
 }
 
 
-def wrote(stored):
-    """Whether the tensors have names of transformers."""
+def is_hugging_face(stored: Mapping[str, StoredTensor]) -> bool:
+    """Whether the tensors have the names of transformers."""
     return any(f"{base}{PATCHES}.weight" in stored for base in BASES)
 
 
-def read(path, stored, settings, num_classes, image_size, num_heads):
-    """A `Checkpoint` from {name: Stored} and config.json, which has the image size: its hint is not used."""
-    described = path.parent / "config.json"
+def read(
+    path: Path,
+    stored: Mapping[str, StoredTensor],
+    settings: Mapping[str, Any],
+    num_classes: int | None,
+    image_size: int | tuple[int, int] | None,
+    num_heads: int | None,
+) -> Checkpoint:
+    """The checkpoint of these tensors and config.json, which has the image size: its hint is not used."""
+    config_path = path.parent / "config.json"
     family = settings["model_type"]
     if family not in ("vit", "deit"):
-        raise InputError(f"{described}: model_type is {family!r}; vit and deit can be read.")
-    activation = setting(described, settings, "hidden_act", str, "gelu")
+        raise InputError(f"{config_path}: model_type is {family!r}; vit and deit can be read.")
+    activation = get_setting(config_path, settings, "hidden_act", str, "gelu")
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise InputError(f"{described}: hidden_act is {activation!r}; ViT has {known}.")
-    problem = setting(described, settings, "problem_type", str)
+        raise InputError(f"{config_path}: hidden_act is {activation!r}; ViT has {known}.")
+    problem = get_setting(config_path, settings, "problem_type", str)
     if problem not in PROBLEMS:
         known = ", ".join(filter(None, PROBLEMS))
-        raise InputError(f"{described}: problem_type is {problem!r}; ViT has {known}.")
+        raise InputError(f"{config_path}: problem_type is {problem!r}; ViT has {known}.")
     base = next(base for base in BASES if f"{base}{PATCHES}.weight" in stored)
     names = NEW if any(name.startswith(f"{base}layers.") for name in stored) else OLD
 
     # Defaults are those of ViTConfig and DeiTConfig in transformers.
     patch_size = shape_of(path, stored, f"{base}{PATCHES}.weight", rank=4)[2:]
-    size = size_setting(described, settings, "image_size", 224)
+    size = get_size_setting(config_path, settings, "image_size", 224)
     grid = (size[0] // patch_size[0], size[1] // patch_size[1])
-    depth = setting(described, settings, "num_hidden_layers", int, 12)
+    depth = get_setting(config_path, settings, "num_hidden_layers", int, 12)
     pattern = re.escape(base + names["block"]).replace(r"\{\}", r"(\d+)")
-    if depth != (found := count_blocks(path, stored, pattern)):
-        raise InputError(f"{path} has {found} blocks, but {described} says {depth}.")
+    if depth != (count := count_blocks(path, stored, pattern)):
+        raise InputError(f"{path} has {count} blocks, but {config_path} says {depth}.")
 
-    # A distillation token without a head of its own is only looked at: a register.
+    # A distillation token that no head reads is a register.
     distilled = family == "deit" and "cls_classifier.weight" in stored
     prefix = ["cls", "distillation"] if family == "deit" else ["cls"]
     head = "cls_classifier" if distilled else "classifier"
-    num_classes = classes_of(path, stored, f"{head}.weight", 0, num_classes)
+    num_classes = num_classes_of(path, stored, f"{head}.weight", 0, num_classes)
     config = ViTConfig(
         patch_size=patch_size,
-        channels=setting(described, settings, "num_channels", int, 3),
-        width=setting(described, settings, "hidden_size", int, 768),
+        channels=get_setting(config_path, settings, "num_channels", int, 3),
+        width=get_setting(config_path, settings, "hidden_size", int, 768),
         depth=depth,
-        num_heads=agree_on_heads(
-            path, setting(described, settings, "num_attention_heads", int, 12), num_heads
+        num_heads=resolve_num_heads(
+            path, get_setting(config_path, settings, "num_attention_heads", int, 12), num_heads
         ),
-        mlp_width=setting(described, settings, "intermediate_size", int, 3072),
+        mlp_width=get_setting(config_path, settings, "intermediate_size", int, 3072),
         mlp=ACTIVATIONS[activation],
-        epsilon=setting(described, settings, "layer_norm_eps", float, 1e-12),
+        epsilon=get_setting(config_path, settings, "layer_norm_eps", float, 1e-12),
         distilled=distilled,
         registers=len(prefix) - 1 - distilled,
     )
@@ -122,49 +133,51 @@ def read(path, stored, settings, num_classes, image_size, num_heads):
     ignored = [f"{base}pooler.", f"{base}embeddings.mask_token", "decoder."]
     if num_classes is None:
         ignored += ["classifier.", "cls_classifier.", "distillation_classifier."]
-    tensors = gather(path, stored, table, ignored)
-    settle_positions(tensors, prefix, prefix[: 1 + distilled], patches=grid[0] * grid[1])
+    tensors = load_tensors(path, stored, table, ignored)
+    arrange_positions(tensors, prefix, prefix[: 1 + distilled], num_patches=grid[0] * grid[1])
     return Checkpoint(
         format="hugging_face",
         config=config,
         image_size=(grid[0] * patch_size[0], grid[1] * patch_size[1]),
         num_classes=num_classes,
         labels=_labels(settings, num_classes),
-        preprocessing=_preprocessing(path.parent, IMAGENET if family == "deit" else HALF, config.channels),
+        preprocessing=_preprocessing(
+            path.parent, IMAGENET if family == "deit" else INCEPTION, config.channels
+        ),
         tensors=tensors,
         activation=PROBLEMS[problem],
     )
 
 
 def _table(config, base, names, prefix, rows):
-    """{our name: where it comes from}."""
+    """{variable: its source}."""
     width = config.width
-    theirs = {"cls": "cls_token", "distillation": "distillation_token"}
+    tokens = {"cls": "cls_token", "distillation": "distillation_token"}
     table = {
-        "patches/projection/kernel": From(
+        "patches/projection/kernel": Source(
             f"{base}{PATCHES}.weight", (width, config.channels, *config.patch_size), conv_kernel
         ),
-        "patches/projection/bias": From(f"{base}{PATCHES}.bias", (width,)),
-        "positions/table": From(f"{base}embeddings.position_embeddings", (1, rows, width)),
-        **{ours: From(f"{base}embeddings.{theirs[ours]}", (1, 1, width)) for ours in prefix},
+        "patches/projection/bias": Source(f"{base}{PATCHES}.bias", (width,)),
+        "positions/table": Source(f"{base}embeddings.position_embeddings", (1, rows, width)),
+        **{name: Source(f"{base}embeddings.{tokens[name]}", (1, 1, width)) for name in prefix},
         **torch_norm("norm", f"{base}layernorm", width),
     }
     for i in range(config.depth):
-        ours, block = f"block_{i}/", base + names["block"].format(i)
+        target, block = f"block_{i}/", base + names["block"].format(i)
         table |= {
-            **torch_norm(f"{ours}norm_1", f"{block}layernorm_before", width),
+            **torch_norm(f"{target}norm_1", f"{block}layernorm_before", width),
             # qkv_bias=False leaves these biases out
             **torch_linear(
-                f"{ours}attention/query", block + names["query"], width, width, optional_bias=True
+                f"{target}attention/query", block + names["query"], width, width, optional_bias=True
             ),
-            **torch_linear(f"{ours}attention/key", block + names["key"], width, width, optional_bias=True),
+            **torch_linear(f"{target}attention/key", block + names["key"], width, width, optional_bias=True),
             **torch_linear(
-                f"{ours}attention/value", block + names["value"], width, width, optional_bias=True
+                f"{target}attention/value", block + names["value"], width, width, optional_bias=True
             ),
-            **torch_linear(f"{ours}attention/output", block + names["output"], width, width),
-            **torch_norm(f"{ours}norm_2", f"{block}layernorm_after", width),
-            **torch_linear(f"{ours}mlp/expand", block + names["expand"], width, config.mlp_width),
-            **torch_linear(f"{ours}mlp/contract", block + names["contract"], config.mlp_width, width),
+            **torch_linear(f"{target}attention/output", block + names["output"], width, width),
+            **torch_norm(f"{target}norm_2", f"{block}layernorm_after", width),
+            **torch_linear(f"{target}mlp/expand", block + names["expand"], width, config.mlp_width),
+            **torch_linear(f"{target}mlp/contract", block + names["contract"], config.mlp_width, width),
         }
     return table
 

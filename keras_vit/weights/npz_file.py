@@ -1,4 +1,8 @@
-"""NumPy's .npz: a zip of .npy arrays, each of which could hide a pickle or claim any size."""
+"""NumPy's .npz: a zip of .npy arrays, each of which could hide a pickle or claim any size.
+
+`np.load` reads them. Before, each header is read by NumPy's own functions and compared with the size of the
+array, as `np.load` takes memory for whatever a header claims.
+"""
 
 import math
 import zipfile
@@ -8,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_vit.errors import InputError
-from keras_vit.weights.checkpoint import Stored
+from keras_vit.weights.checkpoint import StoredTensor
 from keras_vit.weights.safe_reading import CONVERT, as_float32, readable, refuse_pickle
 
 # Random weights do not compress, fresh heads of zeros do: a file may unpack to this, or to so much.
@@ -16,8 +20,8 @@ MAX_RATIO, ALWAYS_FINE = 20, 64 * 2**20
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def open_npz(path):
-    """{name: Stored} of a .npz file.
+def open_npz(path: str | Path) -> dict[str, StoredTensor]:
+    """The arrays of a .npz file.
 
     Raises:
         InputError: it is damaged, holds anything but arrays of numbers, or claims more than it has.
@@ -42,7 +46,7 @@ def open_npz(path):
                     else f"holds {member.filename!r}, no array of its own"
                 )
                 raise InputError(f"{path} is no .npz of weights: it {reason}.")
-            stored[name] = Stored(_checked_shape(path, archive, member), partial(_read, path, name))
+            stored[name] = StoredTensor(_checked_shape(path, archive, member), partial(_read, path, name))
         return stored
 
 
@@ -66,6 +70,5 @@ def _checked_shape(path, archive, member):
 
 
 def _read(path, name):
-    with readable(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    return as_float32(path, name, array)
+    with readable(path), np.load(path, allow_pickle=False) as archive:
+        return as_float32(path, name, archive[name])

@@ -4,33 +4,43 @@ The model is vit_jax/models_vit.py there. Its MLP calls flax's `nn.gelu`, which 
 and flax's LayerNorm has epsilon 1e-6. Kernels are [in, out], those of attention split into heads.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 
 from keras_vit.config import ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.modalities.pixels import for_channels
 from keras_vit.weights.checkpoint import (
-    HALF,
+    INCEPTION,
     Checkpoint,
-    From,
-    agree_on_heads,
-    classes_of,
+    Source,
+    StoredTensor,
+    arrange_positions,
     count_blocks,
     find_grid,
-    gather,
-    settle_positions,
+    load_tensors,
+    num_classes_of,
+    resolve_num_heads,
     shape_of,
 )
 
-# The numbers that flax gave to the parts of a block: per kind of layer today, but one count for all of them
+# The numbers that flax gave to the parts of a block: per class of layer today, but one count for all of them
 # before its "linen" interface, which is when the published files were written.
 PUBLISHED = {"attention": "MultiHeadDotProductAttention_1", "norm_2": "LayerNorm_2", "mlp": "MlpBlock_3"}
 LINEN = {"attention": "MultiHeadDotProductAttention_0", "norm_2": "LayerNorm_1", "mlp": "MlpBlock_0"}
 POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 
-def read(path, stored, num_classes, image_size, num_heads):
-    """A `Checkpoint` from {name: Stored}; for the hints see `read_checkpoint`."""
+def read(
+    path: Path,
+    stored: Mapping[str, StoredTensor],
+    num_classes: int | None,
+    image_size: int | tuple[int, int] | None,
+    num_heads: int | None,
+) -> Checkpoint:
+    """The checkpoint in these tensors; for the hints see `read_checkpoint`."""
     if "conv_root/kernel" in stored:
         raise InputError(
             f"{path} is a hybrid of ResNet and ViT (conv_root/kernel): only plain ViTs can be read."
@@ -48,80 +58,80 @@ def read(path, stored, num_classes, image_size, num_heads):
     rows = shape_of(path, stored, POSITIONS, rank=3)[1]
     prefix = ["cls"] if "cls" in stored else []
     num_classes = (
-        None if "pre_logits/kernel" in stored else classes_of(path, stored, "head/kernel", 1, num_classes)
+        None if "pre_logits/kernel" in stored else num_classes_of(path, stored, "head/kernel", 1, num_classes)
     )
     config = ViTConfig(
         patch_size=(height, width_),
         channels=channels,
         width=width,
         depth=count_blocks(path, stored, r"Transformer/encoderblock_(\d+)/"),
-        num_heads=agree_on_heads(path, attention[1], num_heads),
+        num_heads=resolve_num_heads(path, attention[1], num_heads),
         mlp_width=mlp_width,
         pooling="cls" if prefix else "mean",
         mlp="gelu_tanh",
     )
     grid = find_grid(path, [rows - len(prefix)], config.patch_size, hint=image_size)
     table = _table(config, rows, parts, block, num_classes)
-    tensors = gather(path, stored, table, ignored=() if num_classes else ("head/", "pre_logits/"))
-    settle_positions(tensors, prefix, prefix, patches=grid[0] * grid[1])
+    tensors = load_tensors(path, stored, table, ignored=() if num_classes else ("head/", "pre_logits/"))
+    arrange_positions(tensors, prefix, prefix, num_patches=grid[0] * grid[1])
     size = (grid[0] * height, grid[1] * width_)
-    preprocessing = for_channels(HALF, channels)
+    preprocessing = for_channels(INCEPTION, channels)
     return Checkpoint("original", config, size, num_classes, None, preprocessing, tensors)
 
 
 def _table(config, rows, parts, block, num_classes):
-    """{our name: where it comes from}."""
+    """{variable: its source}."""
     width, hidden = config.width, config.mlp_width
     num_heads, size = config.num_heads, width // config.num_heads
 
     def matrix(kernel):  # [..., D] -> [in, D]
         return kernel.reshape(-1, kernel.shape[-1])
 
-    def dense(ours, theirs, inputs, outputs):
+    def dense(target, source, inputs, outputs):
         return {
-            f"{ours}/kernel": From(f"{theirs}/kernel", (inputs, outputs)),
-            f"{ours}/bias": From(f"{theirs}/bias", (outputs,)),
+            f"{target}/kernel": Source(f"{source}/kernel", (inputs, outputs)),
+            f"{target}/bias": Source(f"{source}/bias", (outputs,)),
         }
 
-    def norm(ours, theirs):
+    def norm(target, source):
         return {
-            f"{ours}/scale": From(f"{theirs}/scale", (width,)),
-            f"{ours}/shift": From(f"{theirs}/bias", (width,)),
+            f"{target}/scale": Source(f"{source}/scale", (width,)),
+            f"{target}/shift": Source(f"{source}/bias", (width,)),
         }
 
-    def into_heads(ours, theirs):  # [D, num_heads, d]
+    def split_into_heads(target, source):  # [D, num_heads, d]
         return {
-            f"{ours}/kernel": From(
-                f"{theirs}/kernel", (width, num_heads, size), lambda k: k.reshape(width, width)
+            f"{target}/kernel": Source(
+                f"{source}/kernel", (width, num_heads, size), lambda k: k.reshape(width, width)
             ),
-            f"{ours}/bias": From(f"{theirs}/bias", (num_heads, size), np.ravel),
+            f"{target}/bias": Source(f"{source}/bias", (num_heads, size), np.ravel),
         }
 
     table = {
-        "patches/projection/kernel": From(
+        "patches/projection/kernel": Source(
             "embedding/kernel", (*config.patch_size, config.channels, width), matrix
         ),
-        "patches/projection/bias": From("embedding/bias", (width,)),
-        "positions/table": From(POSITIONS, (1, rows, width)),
+        "patches/projection/bias": Source("embedding/bias", (width,)),
+        "positions/table": Source(POSITIONS, (1, rows, width)),
         **norm("norm", "Transformer/encoder_norm"),
     }
     if config.pooling == "cls":
-        table["cls"] = From("cls", (1, 1, width))
+        table["cls"] = Source("cls", (1, 1, width))
     for i in range(config.depth):
-        ours, theirs = f"block_{i}/", block.format(i)
-        attention = theirs + parts["attention"]
+        target, source = f"block_{i}/", block.format(i)
+        attention = source + parts["attention"]
         table |= {
-            **norm(f"{ours}norm_1", f"{theirs}LayerNorm_0"),
-            **into_heads(f"{ours}attention/query", f"{attention}/query"),
-            **into_heads(f"{ours}attention/key", f"{attention}/key"),
-            **into_heads(f"{ours}attention/value", f"{attention}/value"),
-            f"{ours}attention/output/kernel": From(
+            **norm(f"{target}norm_1", f"{source}LayerNorm_0"),
+            **split_into_heads(f"{target}attention/query", f"{attention}/query"),
+            **split_into_heads(f"{target}attention/key", f"{attention}/key"),
+            **split_into_heads(f"{target}attention/value", f"{attention}/value"),
+            f"{target}attention/output/kernel": Source(
                 f"{attention}/out/kernel", (num_heads, size, width), matrix
             ),
-            f"{ours}attention/output/bias": From(f"{attention}/out/bias", (width,)),
-            **norm(f"{ours}norm_2", f"{theirs}{parts['norm_2']}"),
-            **dense(f"{ours}mlp/expand", f"{theirs}{parts['mlp']}/Dense_0", width, hidden),
-            **dense(f"{ours}mlp/contract", f"{theirs}{parts['mlp']}/Dense_1", hidden, width),
+            f"{target}attention/output/bias": Source(f"{attention}/out/bias", (width,)),
+            **norm(f"{target}norm_2", f"{source}{parts['norm_2']}"),
+            **dense(f"{target}mlp/expand", f"{source}{parts['mlp']}/Dense_0", width, hidden),
+            **dense(f"{target}mlp/contract", f"{source}{parts['mlp']}/Dense_1", hidden, width),
         }
     if num_classes is not None:
         table |= dense("head", "head", width, num_classes)

@@ -5,6 +5,7 @@ from pathlib import Path
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
 from keras_vit.weights import hugging_face, original, timm
+from keras_vit.weights.checkpoint import Checkpoint, StoredTensor
 from keras_vit.weights.npz_file import open_npz
 from keras_vit.weights.safe_reading import CONVERT, PICKLED, read_json, refuse_pickle
 from keras_vit.weights.safetensors_file import open_safetensors
@@ -14,7 +15,12 @@ from keras_vit.weights.safetensors_file import open_safetensors
 PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.", "encoder.", "backbone.", "params/", "model/")
 
 
-def read_checkpoint(path, num_classes=None, image_size=None, num_heads=None):
+def read_checkpoint(
+    path: str | Path,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    num_heads: int | None = None,
+) -> Checkpoint:
     """Read a published ViT or DeiT.
 
     Args:
@@ -41,7 +47,12 @@ def read_checkpoint(path, num_classes=None, image_size=None, num_heads=None):
     return checkpoint
 
 
-def read_any_size(path, num_classes=None, image_size=None, num_heads=None):
+def read_any_size(
+    path: str | Path,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    num_heads: int | None = None,
+) -> Checkpoint:
     """As `read_checkpoint`, but positions may be of another size than `image_size`, to be resized."""
     path = Path(path).expanduser()
     if num_heads is not None:
@@ -62,11 +73,11 @@ def read_any_size(path, num_classes=None, image_size=None, num_heads=None):
         raise InputError(f"{path}: checkpoints end in .npz or .safetensors, or are folders.")
     stored, description = without_prefix(open_safetensors(path)), path.parent / "config.json"
     settings = read_json(description) if description.is_file() else {}
-    if hugging_face.wrote(stored):
+    if hugging_face.is_hugging_face(stored):
         if "model_type" not in settings:
             raise InputError(f"{path} is from Hugging Face: {description}, which belongs to it, is missing.")
         return hugging_face.read(path, stored, settings, **hints)
-    if timm.wrote(stored):
+    if timm.is_timm(stored):
         return timm.read(path, stored, settings if "architecture" in settings else {}, **hints)
     raise InputError(
         f"{path} is no ViT of Hugging Face or timm: its {len(stored)} tensors are "
@@ -74,8 +85,8 @@ def read_any_size(path, num_classes=None, image_size=None, num_heads=None):
     )
 
 
-def without_prefix(stored):
-    """{name: Stored} without what wrappers put before every name, such as "module." of DataParallel."""
+def without_prefix(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors without what wrappers put before every name, such as "module." of DataParallel."""
     for _ in range(8):  # of several, one after the other
         shared = [prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in stored)]
         if not stored or not shared:
@@ -95,5 +106,5 @@ def _weights_in(folder):
     pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLED]
     if pickles and not others:
         raise InputError(f"{folder} has its weights only as a pickle, {sorted(pickles)[0]}: {CONVERT}.")
-    found = f"several: {', '.join(file.name for file in others[:5])}" if others else "no"
-    raise InputError(f"{folder} has {found} weights: model.safetensors or one .npz was expected.")
+    which = f"several: {', '.join(file.name for file in others[:5])}" if others else "no"
+    raise InputError(f"{folder} has {which} weights: model.safetensors or one .npz was expected.")

@@ -2,7 +2,11 @@
 
 import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from keras_vit.config import pair
 from keras_vit.errors import InputError
@@ -18,7 +22,7 @@ MAX_JSON = 32 * 2**20  # bytes; the 21,843 labels of ImageNet-21k take two milli
 
 
 @contextlib.contextmanager
-def readable(path):
+def readable(path: str | Path) -> Iterator[None]:
     """Turn whatever a broken file makes the standard readers raise into an `InputError` that names it.
 
     A pipe or a device, for which they would wait, is one too.
@@ -31,12 +35,12 @@ def readable(path):
         raise
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
-    except Exception as error:  # bytes of a stranger: NumPy alone can raise ten kinds
+    except Exception as error:  # bytes of a stranger: NumPy alone can raise ten types
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is damaged or not what its name says ({reason}).") from error
 
 
-def refuse_pickle(path):
+def refuse_pickle(path: str | Path) -> None:
     """Raise `InputError` if a file is a pickle by its name or its first bytes. It is never run."""
     path = Path(path)
     with readable(path), open(path, "rb") as file:
@@ -47,7 +51,7 @@ def refuse_pickle(path):
         raise InputError(f"{path} is a pickle: {CONVERT}.")
 
 
-def read_json(path):
+def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file."""
     path = Path(path)
     with readable(path):
@@ -61,25 +65,29 @@ def read_json(path):
     return value
 
 
-def setting(path, settings, name, kind, default=None):
-    """`settings[name]`, which must be of `kind` (int, float, str, dict); `default` if absent or null."""
+def get_setting(
+    path: Path, settings: Mapping[str, Any], name: str, expected: type, default: Any = None
+) -> Any:
+    """`settings[name]`, of the type `expected` (int, float, str, list, dict); `default` if absent or null."""
     value = settings.get(name)
     if value is None:
         return default
-    kinds = (int, float) if kind is float else (kind,)
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise InputError(f"{path}: {name} must be of type {kind.__name__}, not {value!r}.")
+    types = (int, float) if expected is float else (expected,)
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise InputError(f"{path}: {name} must be of type {expected.__name__}, not {value!r}.")
     return value
 
 
-def size_setting(path, settings, name, default=None):
+def get_size_setting(
+    path: Path, settings: Mapping[str, Any], name: str, default: Any = None
+) -> tuple[int, int] | None:
     """`settings[name]`, one integer or a list of two, as (height, width)."""
     value = settings.get(name)
     with readable(path):
         return pair(default if value is None else value, f"{path}: {name}") if value or default else None
 
 
-def as_float32(path, name, array):
+def as_float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     """float16, float32, float64, and bfloat16 as two raw bytes ("V2", as JAX saves it), to float32."""
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         return bfloat16_to_float32(array.view("<u2"))
@@ -88,6 +96,6 @@ def as_float32(path, name, array):
     return array.astype("float32")
 
 
-def bfloat16_to_float32(bits):
+def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
     """bfloat16 is the upper half of a float32: uint16 bits -> float32."""
     return (bits.astype("uint32") << 16).view("float32")

@@ -102,34 +102,34 @@ def entry(**changes):
 @pytest.mark.parametrize(
     "header, message",
     [
-        (entry(shape=[2**40, 2**20]), "contradicts itself"),
-        (entry(shape=[10**4000]), "contradicts itself"),
-        (entry(shape=[2**62] * 1000), "contradicts itself"),
-        (entry(shape=[-2, -2]), "contradicts itself"),
-        (entry(shape=[2.0, 2]), "contradicts itself"),
-        (entry(shape=[True, 4]), "contradicts itself"),
-        (entry(shape=["2", 2]), "contradicts itself"),
-        (entry(shape=3), "damaged"),
-        (entry(shape=[2, 2, 2]), "contradicts itself"),
-        (entry(dtype="F64"), "contradicts itself"),
-        (entry(dtype="F31"), "is of type F31; BF16, F16, F32, F64 can be read"),
-        (entry(dtype=["F32"]), "damaged"),
-        (entry(data_offsets=[16, 0]), "contradicts itself"),
-        (entry(data_offsets=[-16, 0]), "contradicts itself"),
-        (entry(data_offsets=[0]), "damaged"),
-        (entry(data_offsets=[16, 32]), "lies at byte 16, where 0 was expected"),
-        (entry(data_offsets=[10**12, 10**12 + 16]), "lies at byte 1000000000000"),
-        (entry(shape=[2**20, 2**20], data_offsets=[0, 2**42]), "fill 4,398,046,511,104 bytes.*truncated"),
-        ({"a": ONE, "b": ONE}, "'b' lies at byte 0, where 16 was expected"),
-        ({"a": ONE, "b": {**ONE, "data_offsets": [8, 24]}}, "'b' lies at byte 8"),
-        ({"a": "F32"}, "damaged"),
-        ({"a": {"dtype": "F32"}}, "damaged"),
-        ([ONE], "no JSON object"),
-        (b'{"a": ', "damaged"),
-        (b'{"a": ' + b"[" * 10**5, "damaged"),
-        (b'{"a": 1, "a": 2}', "names a tensor twice"),
-        (b"\xff\xfe\xfd", "damaged"),
-        ({}, "truncated"),
+        (entry(shape=[2**40, 2**20]), "overflow computing buffer size"),
+        (entry(shape=[10**4000]), "number out of range"),
+        (entry(shape=[2**62] * 1000), "overflow computing buffer size"),
+        (entry(shape=[-2, -2]), "integer `-2`"),
+        (entry(shape=[2.0, 2]), "floating point `2.0`"),
+        (entry(shape=[True, 4]), "boolean `true`"),
+        (entry(shape=["2", 2]), 'string "2"'),
+        (entry(shape=3), "expected a sequence"),
+        (entry(shape=[2, 2, 2]), "invalid shape, data type, or offset"),
+        (entry(dtype="F64"), "invalid shape, data type, or offset"),
+        (entry(dtype="F31"), "unknown variant `F31`.*`F16`"),
+        (entry(dtype=["F32"]), "expected string or map"),
+        (entry(data_offsets=[16, 0]), "invalid offset for tensor `a`"),
+        (entry(data_offsets=[-16, 0]), "integer `-16`"),
+        (entry(data_offsets=[0]), "invalid length 1"),
+        (entry(data_offsets=[16, 32]), "invalid offset for tensor `a`"),
+        (entry(data_offsets=[10**12, 10**12 + 16]), "invalid offset for tensor `a`"),
+        (entry(shape=[2**20, 2**20], data_offsets=[0, 2**42]), "truncated.*file not fully covered"),
+        ({"a": ONE, "b": ONE}, "invalid offset for tensor `[ab]`"),
+        ({"a": ONE, "b": {**ONE, "data_offsets": [8, 24]}}, "invalid offset for tensor `b`"),
+        ({"a": "F32"}, 'string "F32"'),
+        ({"a": {"dtype": "F32"}}, "missing field `shape`"),
+        ([ONE], "invalid JSON.*sequence"),
+        (b'{"a": ', "EOF while parsing"),
+        (b'{"a": ' + b"[" * 10**5, "recursion limit"),
+        (b'{"a": 1, "a": 2}', "integer `1`, expected struct TensorInfo"),
+        (b"\xff\xfe\xfd", "invalid UTF-8"),
+        ({}, "truncated.*file not fully covered"),
     ],
 )
 def test_a_safetensors_header_that_is_not_true(tmp_path, header, message):
@@ -141,7 +141,26 @@ def test_a_safetensors_header_that_is_not_true(tmp_path, header, message):
 @pytest.mark.parametrize("length", [17, 10**6, 10**8 + 1, 2**63, 2**64 - 1])
 def test_a_safetensors_header_longer_than_the_file(tmp_path, length):
     (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + bytes(16))
-    refused(tmp_path / "a.safetensors", f"its header claims {length:,} of 24 bytes")
+    refused(tmp_path / "a.safetensors", "no safetensors file.*(header too large|invalid header length)")
+
+
+def test_float8_is_refused(tmp_path, fixture):
+    """Neither NumPy nor the library's NumPy reader has it; the shape is known all the same."""
+    content = (fixture("timm_vit") / "model.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    end = header["norm.bias"]["data_offsets"][1]
+    later = {k: v for k, v in header.items() if k != "__metadata__" and v["data_offsets"][0] >= end}
+    assert header["norm.bias"]["dtype"] == "F32"
+    for entry in [header["norm.bias"], *later.values()]:  # a quarter of the bytes: what follows moves up
+        begin, stop = entry["data_offsets"]
+        entry["data_offsets"] = [begin - 48 * (entry is not header["norm.bias"]), stop - 48]
+    header["norm.bias"]["dtype"] = "F8_E4M3"
+    text = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(
+        len(text).to_bytes(8, "little") + text + content[8 + int.from_bytes(content[:8], "little") + 48 :]
+    )
+    with pytest.raises(InputError, match=r"norm\.bias is of type F8_E4M3; BF16, F16, F32, F64 can be read"):
+        read_checkpoint(tmp_path / "a.safetensors", num_heads=2)
 
 
 def test_whole_numbers_are_no_weights(fixture, edit_tensors):

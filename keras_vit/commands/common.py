@@ -89,7 +89,7 @@ def start_from(start, data, size, variant, pooling):
 
 
 def is_multimodal(data):
-    from keras_vit.data.multimodal import is_multimodal
+    from keras_vit.data.example_tables import is_multimodal
 
     return data in SCENARIOS or is_multimodal(data)
 

@@ -265,7 +265,7 @@ def _train_multimodal(data, out, strategy, shown, idle, shape, model, skip_bad, 
         if value is not None:
             raise InputError(f"{option} is for models of images alone, and {data} has several modalities.")
     devices = find_devices(strategy)
-    from keras_vit.data.multimodal import Options
+    from keras_vit.data.cell_readers import Options
     from keras_vit.scenarios import scenario
     from keras_vit.training.recipes import multimodal_recipe, trunk
     from keras_vit.training.trainer import train

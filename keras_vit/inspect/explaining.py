@@ -7,9 +7,11 @@ import zipfile
 from pathlib import Path
 
 from keras_vit.answers import output_name
+from keras_vit.data.multimodal import one_example
 from keras_vit.errors import InputError
 from keras_vit.files import find_labels, open_regular
 from keras_vit.inspect.capture import model_in
+from keras_vit.inspect.multimodal import draw_multimodal_explanation
 from keras_vit.inspect.plots import check_suffix, draw_explanation
 from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.saved import load_saved
@@ -46,9 +48,6 @@ def explain(model_path, image_path, out, **others):
         if set(given) != {"image"}:
             raise InputError(f"{path} takes a picture alone, not {', '.join(given) or 'nothing'}.")
         return draw_explanation(model, Path(image_path), out, labels)
-    from keras_vit.data.multimodal import one_example
-    from keras_vit.inspect.multimodal import draw_multimodal_explanation
-
     return draw_multimodal_explanation(model, one_example(inside.modalities, given), out, labels)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_vit.answers import PROBABILITY, default_labels, labels_fit, output_name, ranked, shown
+from keras_vit.data.decoding import decode, fit, to_channels
 from keras_vit.errors import InputError
 from keras_vit.files import atomic_write
 from keras_vit.inspect.capture import model_in, vit_in
@@ -46,8 +47,6 @@ def draw_explanation(model, picture, path, labels=None, top=5):
     Raises:
         InputError: another suffix, no picture, or not one label for each class.
     """
-    from keras_vit.data.decoding import decode, fit, to_channels
-
     check_suffix(path)
     vit = vit_in(model)
     check_labels(vit, labels)

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 
-from keras_vit.data import multimodal
-from keras_vit.data.multimodal import READERS, Options, is_multimodal, load_examples, one_example
+from keras_vit.data import cell_readers
+from keras_vit.data.cell_readers import READERS, Options
+from keras_vit.data.example_tables import is_multimodal
+from keras_vit.data.multimodal import load_examples, one_example
 from keras_vit.errors import InputError, Notice
 
 
@@ -384,7 +386,7 @@ def test_long_clips_are_refused_before_they_are_read(tmp_path, monkeypatch):
         InputError, match=r"2000 frames or more of 512x512, and a clip has up to 134 million pixels"
     ):
         READERS["video"](tmp_path, "x.npy", Options())
-    monkeypatch.setattr(multimodal, "MAX_CLIP", 8 * 64 * 64)
+    monkeypatch.setattr(cell_readers, "MAX_CLIP", 8 * 64 * 64)
     frames = [Image.new("L", (64, 64), 20 * i) for i in range(12)]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(InputError, match="9 frames or more of 64x64"):

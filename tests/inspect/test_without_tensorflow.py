@@ -1,4 +1,4 @@
-"""`keras_vit.inspect` is pure Keras: everything in it, on another backend, where TensorFlow cannot be imported."""
+"""`keras_vit.inspect` is pure Keras: all of it, on another backend, where TensorFlow cannot be imported."""
 
 import os
 import subprocess

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_vit.data.examples import Examples
 from keras_vit.errors import InputError
+from keras_vit.modalities import Audio, Image
 from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
 
 RATE, SAMPLES = 8000, 4096  # Hz; about half a second
@@ -42,7 +43,6 @@ TRAINING = {
 
 def make(seed=0):
     """`MultimodalData` with "image" uint8 [N, 8, 8, 3] and "audio" float32 [N, 4096] at 8 kHz."""
-    from keras_vit.modalities import Audio, Image
 
     halves = handwritten(seed)
     examples = [

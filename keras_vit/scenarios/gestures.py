@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_vit.data.examples import Examples
 from keras_vit.errors import one_of
+from keras_vit.modalities import Action
 from keras_vit.scenarios.digits import assembled
 
 RATE = 10  # points in a second
@@ -82,7 +83,6 @@ GESTURES = {
 
 def make(seed=0):
     """`MultimodalData` with "action" float32 [N, 32, 4], see `track`; steps of four zeros are no steps."""
-    from keras_vit.modalities import Action
 
     action = Action(STEPS, features=4, padding=0.0)
     examples = []

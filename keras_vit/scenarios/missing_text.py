@@ -18,6 +18,8 @@ import numpy as np
 
 from keras_vit.config import integer
 from keras_vit.data.examples import Examples, MultimodalData
+from keras_vit.inspect.plots import save
+from keras_vit.modalities import Image, Text, Vocabulary
 from keras_vit.scenarios.scenes import BACKGROUND, COLOURS, SHAPES, Scenes, draw, fingerprint, scatter
 
 SIZE, RADIUS = 32, 5
@@ -85,7 +87,6 @@ def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
 
     Inputs: image uint8 [N, 32, 32, 3]; text int32 [N, LENGTH].
     """
-    from keras_vit.modalities import Image, Text, Vocabulary
 
     seed = integer("seed", seed, 0)
     parts = []
@@ -111,31 +112,33 @@ def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
 def controls(examples):
     """{name: the same examples, of which some have no text}."""
     hidden = np.random.default_rng(0).permutation(len(examples)) / len(examples)
-    found = {}
+    hidden_texts = {}
     for share in SHARES:
         present = np.stack([np.ones(len(examples)), hidden >= share], axis=1).astype("float32")
-        found[_title(share)] = dataclasses.replace(examples, inputs={**examples.inputs, "present": present})
-    return found
+        hidden_texts[_title(share)] = dataclasses.replace(
+            examples, inputs={**examples.inputs, "present": present}
+        )
+    return hidden_texts
 
 
 def more(model, data, scores, out):
     """How far the model without any text is below one that never saw a text; draws "missing.png"."""
     shares = [0, *SHARES]
-    ours = [scores["image + text"]["all"], *(scores[_title(share)]["all"] for share in SHARES)]
+    accuracies = [scores["image + text"]["all"], *(scores[_title(share)]["all"] for share in SHARES)]
     alone = scores["image, a model of its own"]["all"]
-    draw_missing(shares, ours, alone, out / "missing.png")
-    return {"least above image alone": min(ours) - alone}
+    draw_missing(shares, accuracies, alone, out / "missing.png")
+    return {"least above image alone": min(accuracies) - alone}
 
 
-def draw_missing(shares, ours, alone, path):
+def draw_missing(shares, accuracies, alone, path):
     """Accuracy over the share of texts that are missing, beside that of a model of pictures alone."""
     from matplotlib.figure import Figure
 
-    from keras_vit.inspect.plots import save
-
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    axis.plot([100 * share for share in shares], [100 * x for x in ours], marker="o", label="image + text")
+    axis.plot(
+        [100 * share for share in shares], [100 * x for x in accuracies], marker="o", label="image + text"
+    )
     axis.axhline(100 * alone, color="grey", label="a model that never saw a text")
     axis.axhline(100 * alone - 1, color="grey", linestyle=":", label="1 point below it")
     axis.set(xlabel="texts that are missing, %", ylabel="held-out accuracy, %")

@@ -18,6 +18,7 @@ import dataclasses
 import numpy as np
 
 from keras_vit.data.examples import Examples
+from keras_vit.modalities import Video
 from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
 
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns) of a step
@@ -41,7 +42,6 @@ TRAINING = {
 
 def make(seed=0):
     """`MultimodalData` with "video" uint8 [N, 9, 24, 24, 3]; a label for each direction."""
-    from keras_vit.modalities import Video
 
     halves = handwritten(seed)
     examples = [

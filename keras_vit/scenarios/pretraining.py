@@ -15,10 +15,18 @@ first seen all of the pictures as a masked autoencoder (He et al. 2021, arXiv:21
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 
+from keras_vit.config import ViTConfig
 from keras_vit.data.examples import Examples
+from keras_vit.inspect.reconstructions import draw_reconstructions
+from keras_vit.losses import MaskedReconstruction
+from keras_vit.modalities import Image
+from keras_vit.models import MaskedViT, ViT, is_decayed
 from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
+from keras_vit.scenarios.running import milliseconds
+from keras_vit.training.optimization.optimizer import warmup_cosine
 
 SIZE = 32  # pixels: the side of a canvas
 SIDES = (18, 26)  # pixels: that of a digit, at least and at most
@@ -52,7 +60,6 @@ TRAINING = {
 
 def make(seed=0):
     """`MultimodalData` with "image" uint8 [N, 32, 32, 3]; the group "labelled" of `train` has labels."""
-    from keras_vit.modalities import Image
 
     halves = handwritten(seed)
     examples = [
@@ -134,7 +141,6 @@ def run(out, console=None):
         of the test pictures that are right, the difference in points, the time that all of it took, and what
         the classifier has and takes for one picture.
     """
-    from keras_vit.scenarios.running import milliseconds
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -144,8 +150,6 @@ def run(out, console=None):
         scratch = classified(encoder(seed).rebuilt(num_classes=len(data.labels)), data)
         masked = pretrained(encoder(seed), data)
         if seed == SEEDS[0]:
-            from keras_vit.inspect.reconstructions import draw_reconstructions
-
             draw_reconstructions(masked, data.test.inputs["image"][:12], out / "guessed.png")
         model = masked.classifier(len(data.labels))
         informed = classified(model, data)
@@ -171,19 +175,12 @@ def run(out, console=None):
 
 def encoder(seed):
     """A fresh `ViT` without a head."""
-    import keras
-
-    from keras_vit.config import ViTConfig
-    from keras_vit.models import ViT
-
     keras.utils.set_random_seed(seed)
     return ViT(ViTConfig(**MODEL), image_size=SIZE, num_classes=None, preprocessing=PREPROCESSING)
 
 
 def pretrained(encoder, data):
     """A `MaskedViT` around `encoder`, trained on all pictures of `data.train` and none of their labels."""
-    from keras_vit.losses import MaskedReconstruction
-    from keras_vit.models import MaskedViT
 
     masked = MaskedViT(encoder, reconstruction=MaskedReconstruction(**RECONSTRUCTION), **MASKED)
     pictures = normalised(data.train.inputs["image"])
@@ -194,7 +191,6 @@ def pretrained(encoder, data):
 
 def classified(model, data):
     """Train a `ViT` on the labelled pictures alone; per cent of the test pictures that are then right."""
-    import keras
 
     labelled = data.train.groups["labelled"]
     pictures, labels = normalised(data.train.inputs["image"][labelled]), data.train.labels[labelled]
@@ -215,11 +211,6 @@ def normalised(pixels):
 
 def _optimizer(model, settings, examples):
     """AdamW with a linear warm-up and a cosine to zero."""
-    import keras
-
-    from keras_vit.models import is_decayed
-    from keras_vit.training.optimization.optimizer import warmup_cosine
-
     steps = -(-examples // settings["batch_size"])
     warmup = int(settings["warmup_epochs"] * steps)
     schedule = warmup_cosine(settings["learning_rate"], settings["epochs"] * steps, warmup)

@@ -4,7 +4,7 @@
 
 OUT/run          the trained model, a RUN like any other: quantize, export, evaluate, predict, explain
     NAME-alone   that of a model which never saw the other modalities
-    start.keras  the model before it, where parts of it had a training of their own
+    start.keras  the model before it, where parts of it were pretrained
     scores.json
 """
 
@@ -13,6 +13,7 @@ import json
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_vit.files import atomic_write, write_json
@@ -33,56 +34,54 @@ def run(name, out, console):
         {"scenario", "parameters", "seconds" of this training, "milliseconds" an example, "scores": see
         `scores`, "more": further figures of this scenario}; what `pretraining.run` gives for that scenario.
     """
-    ours, out = scenario(name), Path(out)
+    world, out = scenario(name), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    if hasattr(ours, "run"):
-        rows = ours.run(out, console)
+    if hasattr(world, "run"):
+        rows = world.run(out, console)
         write_json(out / "scores.json", rows)
         return rows
-    data, begun = ours.make(), time.perf_counter()
-    model = _trained(ours, data, out / "run", console)
-    seconds, rows = time.perf_counter() - begun, scores(model, data.test, ours)
-    for alone in getattr(ours, "ALONE", ()):
+    data, begun = world.make(), time.perf_counter()
+    model = _train(world, data, out / "run", console)
+    seconds, rows = time.perf_counter() - begun, scores(model, data.test, world)
+    for alone in getattr(world, "ALONE", ()):
         part = data.only([alone])
-        single = _trained(ours, part, out / f"{alone}-alone", console)
-        given = answers(single, part.test.inputs, len(part.test))
-        rows[f"{alone}, a model of its own"] = _by_group(given, part.test)
-    found = {
+        single = _train(world, part, out / f"{alone}-alone", console)
+        predicted = answers(single, part.test.inputs, len(part.test))
+        rows[f"{alone}, a model of its own"] = _by_group(predicted, part.test)
+    result = {
         "scenario": name,
         "parameters": model.count_params(),
         "seconds": seconds,
         "milliseconds": milliseconds(model, model.prepare(data.test.take(np.arange(1)))),
         "scores": rows,
-        "more": ours.more(model, data, rows, out) if hasattr(ours, "more") else {},
+        "more": world.more(model, data, rows, out) if hasattr(world, "more") else {},
     }
-    write_json(out / "scores.json", found)
+    write_json(out / "scores.json", result)
     return json.loads((out / "scores.json").read_text())
 
 
-def _trained(ours, data, folder, console):
+def _train(world, data, folder, console):
     """The model of a scenario, trained in a RUN folder on the modalities of `data`."""
-    import keras
 
-    variant, training, start = dict(ours.MODEL), dict(ours.TRAINING), None
+    variant, training, start = dict(world.MODEL), dict(world.TRAINING), None
     if len(data.modalities) == 1:
         variant.pop("visual_weight", None)  # nothing to predict
         training.pop("freeze", None)
     recipe = multimodal_recipe(data, variant=variant, **training)
-    if hasattr(ours, "teach") and len(data.modalities) > 1:
+    if hasattr(world, "pretrain") and len(data.modalities) > 1:
         keras.utils.set_random_seed(recipe.seed)
-        start = _taught(ours, recipe.build(len(data.labels)), folder.with_name("start.keras"), console)
+        start = _pretrained(world, recipe.build(len(data.labels)), folder.with_name("start.keras"), console)
     train(data, folder, recipe, console, start=start)
     return keras.models.load_model(folder / "model.keras", compile=False)
 
 
-def _taught(ours, model, path, console):
-    """The model before its training, parts of which have had their own; kept in a file."""
-    import keras
+def _pretrained(world, model, path, console):
+    """The model with pretrained parts, kept in a file."""
 
     if not path.exists():
-        progress = ProgressBar(console, "teach", 1, ours.SCHOOL["steps"], 0)
+        progress = ProgressBar(console, "pretrain", 1, world.PRETRAINING["steps"], 0)
         try:
-            ours.teach(model, callbacks=[progress])
+            world.pretrain(model, callbacks=[progress])
         finally:
             progress.close()
         with atomic_write(path) as temporary:
@@ -90,7 +89,7 @@ def _taught(ours, model, path, console):
     return keras.models.load_model(path, compile=False)
 
 
-def scores(model, examples, ours):
+def scores(model, examples, world):
     """{"image + text": {"all": share right, group: ...}, "image": ...} of each set of modalities.
 
     A scenario adds rows of its own by a function `controls(examples)` that gives {name: other examples}.
@@ -101,7 +100,7 @@ def scores(model, examples, ours):
     for some in sets[:8]:
         inputs = {name: examples.inputs[name] for name in some}
         table[" + ".join(some)] = _by_group(answers(model, inputs, len(examples)), examples)
-    controls = ours.controls(examples) if hasattr(ours, "controls") else {}
+    controls = world.controls(examples) if hasattr(world, "controls") else {}
     for name, others in controls.items():
         table[name] = _by_group(answers(model, others.inputs, len(others)), others)
     return table
@@ -109,16 +108,16 @@ def scores(model, examples, ours):
 
 def answers(model, inputs, count, batch_size=256):
     """The most probable class of each example: int [N]."""
-    found = []
+    predicted = []
     for start in range(0, count, batch_size):
         rows = np.arange(start, min(start + batch_size, count))
         batch = {name: np.asarray(x[rows]) for name, x in inputs.items()}
-        found.append(np.argmax(model(model.prepare(batch), training=False), axis=-1))
-    return np.concatenate(found)
+        predicted.append(np.argmax(model(model.prepare(batch), training=False), axis=-1))
+    return np.concatenate(predicted)
 
 
-def _by_group(given, examples):
-    right = given == examples.labels
+def _by_group(predicted, examples):
+    right = predicted == examples.labels
     groups = {"all": np.ones(len(right), "bool"), **examples.groups}
     return {name: float(right[mask].mean()) for name, mask in groups.items() if mask.any()}
 
@@ -133,30 +132,30 @@ def milliseconds(model, batch):
     return float(np.median(times[2:]))
 
 
-def table(found):
+def table(result: dict | list):
     """What `run` gave, as a `rich.table.Table`."""
     from rich.table import Table
 
-    if isinstance(found, list):
-        out = Table(*found[0])
-        for row in found:
+    if isinstance(result, list):
+        out = Table(*result[0])
+        for row in result:
             out.add_row(
                 *(f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values())
             )
         return out
-    groups = list(next(iter(found["scores"].values())))
+    groups = list(next(iter(result["scores"].values())))
     out = Table("given", *groups)
-    for name, row in found["scores"].items():
+    for name, row in result["scores"].items():
         out.add_row(name, *(f"{row[group]:.1%}" if group in row else "" for group in groups))
     return out
 
 
-def notes(found):
+def notes(result: dict | list) -> list[str]:
     """The lines below that table."""
-    if isinstance(found, list):
+    if isinstance(result, list):
         return []
     return [
-        *(f"{name}: {share:.1%}" for name, share in found["more"].items()),
-        f"{found['parameters']:,} parameters, {found['milliseconds']:.1f} ms an example in Keras, "
-        f"{found['seconds']:.0f} s of training",
+        *(f"{name}: {share:.1%}" for name, share in result["more"].items()),
+        f"{result['parameters']:,} parameters, {result['milliseconds']:.1f} ms an example in Keras, "
+        f"{result['seconds']:.0f} s of training",
     ]

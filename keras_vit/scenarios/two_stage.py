@@ -7,7 +7,7 @@ any order. The class is the colour of the uppermost object. Who knows only which
 it: the three colours are all there, so a bag of words is right in a third of the cases. Which colour
 belongs to which place takes the order of the words.
 
-First the vision module learns what is in each cell (`teach`) and is frozen. Then the text module learns
+First the vision module learns what is in each cell (`pretrain`) and is frozen. Then the text module learns
 to predict its features (cosine), and the whole to classify from both, from the picture alone and from the
 words alone.
 
@@ -16,11 +16,15 @@ pictures are found, and 100.0% of the classes from the words alone, where a bag 
 parameters, 4 minutes on two cores.
 """
 
+import keras
 import numpy as np
 
 from keras_vit.config import integer
 from keras_vit.data.examples import Examples, MultimodalData
+from keras_vit.layers import Linear
+from keras_vit.modalities import Image, Text, Vocabulary
 from keras_vit.scenarios.scenes import COLOURS, SHAPES, Scenes, distinct_colours, draw, fingerprint
+from keras_vit.training.optimization.optimizer import warmup_cosine
 
 CELLS, CELL, RADIUS = 3, 12, 4  # the canvas is 3 x 3 cells of 12 x 12 pixels, one object in each row
 SIZE, OBJECTS = CELLS * CELL, CELLS
@@ -33,7 +37,7 @@ CHOICE = 100  # pictures among which the words find theirs
 
 IMAGE = {"patch_size": 12, "depth": 2, "num_heads": 4, "mlp_width": 192}
 TEXT = {"length": LENGTH, "sentence": 4, "depth": 2, "num_heads": 4, "mlp_width": 192}
-SCHOOL = {
+PRETRAINING = {
     "steps": 4000,
     "batch_size": 64,
     "learning_rate": 2e-3,
@@ -49,7 +53,7 @@ MODEL = {
     "visual_weight": 10.0,
 }
 TRAINING = {
-    "freeze": ["image"],  # after `teach`: the features to predict stand still
+    "freeze": ["image"],  # after `pretrain`: the features to predict stand still
     "epochs": 6,
     "batch_size": 64,
     "learning_rate": 1e-3,
@@ -101,7 +105,6 @@ def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
 
     Inputs: image uint8 [N, 36, 36, 3]; text int32 [N, LENGTH].
     """
-    from keras_vit.modalities import Image, Text, Vocabulary
 
     seed = integer("seed", seed, 0)
     parts = []
@@ -174,42 +177,37 @@ def contents(scenes):
     return cells
 
 
-def teach(model, seed=0, callbacks=(), steps=None):
-    """Train the vision module of a fresh model, in place, so that its features tell what is in each cell.
+def pretrain(model, seed=0, callbacks=(), steps=None):
+    """Train the vision module of a fresh model, in place, to tell what is in each cell.
 
-    The scenes are fresh in every step, and none of `make`.
+    Every step has new scenes, none of those of `make`.
 
     Args:
         model: a `MultimodalViT` with the modalities of `make`.
-        callbacks: of Keras' `fit`; all is one epoch.
-        steps: None for those of `SCHOOL`.
+        callbacks: of Keras' `fit`, which has one epoch.
+        steps: None for those of `PRETRAINING`.
     """
-    import keras
-
-    from keras_vit.layers import Linear
-    from keras_vit.training.optimization.optimizer import warmup_cosine
-
-    steps = steps or SCHOOL["steps"]
+    steps = steps or PRETRAINING["steps"]
     image = model.modalities["image"]
     pixels = keras.Input((SIZE, SIZE, 3), name="pixels")
     feature = model.mean(image(pixels)[0])  # `MultimodalViT.visual_features`
-    kinds = 1 + len(COLOURS) * len(SHAPES)
-    cells = keras.layers.Reshape((CELLS * CELLS, kinds))(Linear(CELLS * CELLS * kinds)(feature))
-    school = keras.Model(pixels, cells)
-    schedule = warmup_cosine(SCHOOL["learning_rate"], steps, min(SCHOOL["warmup_steps"], steps - 1))
-    school.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=SCHOOL["weight_decay"], global_clipnorm=1.0),
+    num_contents = 1 + len(COLOURS) * len(SHAPES)
+    cells = keras.layers.Reshape((CELLS * CELLS, num_contents))(Linear(CELLS * CELLS * num_contents)(feature))
+    classifier = keras.Model(pixels, cells)
+    schedule = warmup_cosine(PRETRAINING["learning_rate"], steps, min(PRETRAINING["warmup_steps"], steps - 1))
+    classifier.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=PRETRAINING["weight_decay"], global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    school.fit(
-        _lessons(image, seed), steps_per_epoch=steps, callbacks=list(callbacks), shuffle=False, verbose=0
+    classifier.fit(
+        _batches(image, seed), steps_per_epoch=steps, callbacks=list(callbacks), shuffle=False, verbose=0
     )
 
 
-def _lessons(image, seed):
-    """Batches of fresh pictures and the contents of their cells, without end."""
+def _batches(image, seed):
+    """Endless batches of new images and the contents of their cells."""
     rng = np.random.default_rng([seed, 2])
     while True:
-        world = scenes(rng, SCHOOL["batch_size"])
+        world = scenes(rng, PRETRAINING["batch_size"])
         yield image.prepare(draw(world, SIZE, RADIUS)), contents(world)

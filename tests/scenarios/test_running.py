@@ -59,18 +59,24 @@ def small_world(**changes):
     def make():
         return two_stage.make(seed=0, train_scenes=64, test_scenes=20)
 
-    def teach(model, callbacks):
+    def pretrain(model, callbacks):
         image = model.modalities["image"]
         image.set_weights([np.full(weight.shape, 0.01) for weight in image.get_weights()])
 
     MODEL = {"width": 16, "depth": 1, "num_heads": 2, "visual_weight": 1.0, "modality_dropout": 0.5}
     TRAINING = {"epochs": 1, "batch_size": 32, "freeze": ["image"]}
-    world = {"make": make, "teach": teach, "SCHOOL": {"steps": 1}, "MODEL": MODEL, "TRAINING": TRAINING}
+    world = {
+        "make": make,
+        "pretrain": pretrain,
+        "PRETRAINING": {"steps": 1},
+        "MODEL": MODEL,
+        "TRAINING": TRAINING,
+    }
     return SimpleNamespace(**{**world, "ALONE": ("text",), **changes})
 
 
 @pytest.mark.slow
-def test_a_run_goes_from_a_taught_module_to_scores(monkeypatch, tmp_path):
+def test_a_run_goes_from_a_pretrained_module_to_scores(monkeypatch, tmp_path):
     world = small_world(more=lambda model, data, scores, out: {"classes": len(data.labels)})
     monkeypatch.setattr(running, "scenario", lambda name: world)
     found = running.run("small", tmp_path, Console(quiet=True))
@@ -85,7 +91,7 @@ def test_a_run_goes_from_a_taught_module_to_scores(monkeypatch, tmp_path):
     single = keras.models.load_model(tmp_path / "text-alone" / "model.keras", compile=False)
     assert list(single.modalities) == ["text"]
     # A second call finds all done, and the vision module need not learn again.
-    monkeypatch.setattr(world, "teach", None)
+    monkeypatch.setattr(world, "pretrain", None)
     assert running.run("small", tmp_path, Console(quiet=True))["scores"] == found["scores"]
 
 

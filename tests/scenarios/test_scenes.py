@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from keras_vit.errors import InputError
-from keras_vit.scenarios import missing_text, sort_of_clevr, two_stage
+from keras_vit.scenarios import (
+    missing_text,
+    sort_of_clevr,
+    sort_of_clevr_pretraining,
+    sort_of_clevr_questions,
+    two_stage,
+)
 from keras_vit.scenarios.scenes import COLOURS, SHAPES, Scenes, draw, outline, scatter
 from keras_vit.training.recipes import multimodal_recipe
 
@@ -126,7 +132,7 @@ def test_every_question_has_the_answer_that_the_picture_gives(data):
 def test_which_object_is_the_extreme():
     scenes = sort_of_clevr.scenes(np.random.default_rng(6), 50)
     for centres, (closest, furthest) in zip(
-        scenes.centres.astype(float), sort_of_clevr.extremes(scenes), strict=True
+        scenes.centres.astype(float), sort_of_clevr_questions.extremes(scenes), strict=True
     ):
         for k in range(6):
             away = np.hypot(*(centres - centres[k]).T)
@@ -139,7 +145,7 @@ def test_both_languages_ask_the_same():
     texts, meaning = sort_of_clevr.questions()
     found = {}
     for text, (kind, colour, language) in zip(texts, meaning, strict=True):
-        assert asked(text.lower()) == (sort_of_clevr.KINDS[kind], list(COLOURS)[colour])
+        assert asked(text.lower()) == (sort_of_clevr.QUESTION_TYPES[kind], list(COLOURS)[colour])
         assert text.isascii() == (sort_of_clevr.LANGUAGES[language] == "English")
         found.setdefault((kind, colour), []).append(language)
     assert len(found) == 36 and set(map(tuple, found.values())) == {(0, 0, 1, 1)}
@@ -163,10 +169,10 @@ def test_the_questions_are_balanced(data):
     assert train.groups["relational"].mean() == 0.5
     assert train.groups["English"].mean() == pytest.approx(0.5, abs=0.02)
     np.testing.assert_array_equal(train.groups["English"], ~train.groups["Chinese"])
-    for kind in sort_of_clevr.KINDS:
+    for kind in sort_of_clevr.QUESTION_TYPES:
         assert train.groups[kind].mean() == pytest.approx(1 / 6, abs=0.02)
     answers = sort_of_clevr.answers(sort_of_clevr.scenes(np.random.default_rng(1), 3000))
-    for kind, given in zip(sort_of_clevr.KINDS, np.moveaxis(answers, 1, 0), strict=True):
+    for kind, given in zip(sort_of_clevr.QUESTION_TYPES, np.moveaxis(answers, 1, 0), strict=True):
         shares = np.bincount(given.ravel(), minlength=len(sort_of_clevr.LABELS)) / given.size
         if kind == "count":  # one object, and how many of five others share its shape by chance
             expected = [0, 0, 0, 0, *np.array([1, 5, 10, 10, 5, 1]) / 32]
@@ -227,25 +233,25 @@ def test_the_order_of_the_words_does_not_tell_the_answer():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("world", "taught"),
+    ("world", "pretrained"),
     [(two_stage, {"image"}), (sort_of_clevr, {"image", "text", "block_0"})],
 )
-def test_parts_go_to_school_and_the_others_wait(data, world, taught):
+def test_parts_are_pretrained_and_the_others_stay(data, world, pretrained):
     model = multimodal_recipe(data[world], variant=world.MODEL).build(len(data[world].labels))
     parts = {part.name: part for part in (*model.modalities.values(), *model.blocks, model.norm, model.head)}
     before = {name: part.get_weights() for name, part in parts.items()}
-    world.teach(model, steps=2)
+    world.pretrain(model, steps=2)
     for name, part in parts.items():
         same = [np.array_equal(*pair) for pair in zip(before[name], part.get_weights(), strict=True)]
-        assert not all(same) if name in taught else all(same), name
-    assert taught >= set(world.TRAINING["freeze"])
+        assert not all(same) if name in pretrained else all(same), name
+    assert pretrained >= set(world.TRAINING["freeze"])
 
 
-def test_lessons_ask_what_they_answer(data):
-    """A lesson of Sort-of-CLEVR, each answer computed again from what the picture shows."""
+def test_pretraining_asks_what_it_answers(data):
+    """A batch of Sort-of-CLEVR's pretraining, each answer computed again from what the picture shows."""
     world, (texts, meaning) = data[sort_of_clevr], sort_of_clevr.questions()
     model = SimpleNamespace(modalities={"image": SimpleNamespace(prepare=lambda pixels: pixels)})
-    inputs, told = next(sort_of_clevr._lessons(model, meaning, seed=5))
+    inputs, told = next(sort_of_clevr_pretraining.batches(model, meaning, seed=5))
     for n in range(3):
         objects = seen(inputs["pixels"][n])
         for q, text in enumerate(inputs["chosen"][n]):

@@ -112,13 +112,13 @@ def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
 def controls(examples):
     """{name: the same examples, of which some have no text}."""
     hidden = np.random.default_rng(0).permutation(len(examples)) / len(examples)
-    hidden_texts = {}
+    examples_by_title = {}
     for share in SHARES:
         present = np.stack([np.ones(len(examples)), hidden >= share], axis=1).astype("float32")
-        hidden_texts[_title(share)] = dataclasses.replace(
+        examples_by_title[_title(share)] = dataclasses.replace(
             examples, inputs={**examples.inputs, "present": present}
         )
-    return hidden_texts
+    return examples_by_title
 
 
 def more(model, data, scores, out):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from made_pictures import chunk, content, exif, png, segment, with_segments
 from PIL import Image, ImageCms, ImageOps
 
-from keras_vit.data import decoding, headers, tf_decoding
+from keras_vit.data import decoding, headers, tf_decoding, tf_headers
 from keras_vit.data.decoding import decode
 from keras_vit.errors import InputError
 
@@ -324,7 +324,7 @@ def test_large_pictures_are_decoded_one_by_one_and_by_bands(monkeypatch):
     expected = served(files)[0]
     monkeypatch.setattr(tf_decoding, "LARGE", 1000)
     monkeypatch.setattr(tf_decoding, "BAND", 7 * 60)  # 40 rows are five bands of 7, and 5 rows
-    monkeypatch.setattr(tf_decoding, "MAX_SCALED_PIXELS", 10_000)  # and those that would be, after scaling
+    monkeypatch.setattr(tf_headers, "MAX_SCALED_PIXELS", 10_000)  # and those that would be, after scaling
     files.append(header_of(1, 100))
     given, errors = tf.function(lambda files: tf_decoding.pictures(files, SIZE))(tf.constant(files))
     np.testing.assert_array_equal(given[:-1], expected)

@@ -231,6 +231,11 @@ def test_the_order_of_the_words_does_not_tell_the_answer():
     np.testing.assert_allclose(np.bincount(two_stage.answers(scenes)) / 3000, 1 / 6, atol=0.03)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_scenario_that_freezes_parts_can_pretrain_them(world):
+    assert hasattr(world, "pretrain") == hasattr(world, "PRETRAINING") == ("freeze" in world.TRAINING)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "pretrained"),

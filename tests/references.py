@@ -73,9 +73,9 @@ def attention(layer, queries, tokens, mask=None, bias=None, rotary=None):
                 if bias is not None:
                     scores[key] += (bias if bias.ndim == 3 else bias[i])[h, j, key]
             chosen = visible
-            if layer.kind == "hard":
+            if layer.attention_type == "hard":
                 chosen = sorted(visible, key=lambda key: -scores[key])[: layer.top_k]
-            if layer.kind == "relu":
+            if layer.attention_type == "relu":
                 weights[i, h, j, chosen] = np.maximum(scores[chosen], 0.0) / len(visible)
             else:
                 e = np.exp(scores[chosen] - scores[chosen].max())

@@ -9,8 +9,8 @@ These kinds are all that a ViT needs:
 - "range": int8 with a moving average of the tensor's range (tfmot MovingAverageQuantizer);
 - "symmetric_range": the same with zero point 0, range (-128 s, 127 s): what XNNPACK demands of
   the right-hand side of a batched matmul (keys and values);
-- "biased_range": "range" of scores with a mask added, and with room for the masked ones (`HIDDEN_STEP`);
-- "inverse_range": "range" of 1 / deviation, tokens that are zero left out (`NO_TOKEN`);
+- "biased_range": "range" of scores with a mask added, and with room for the masked ones (`MASKED_MARGIN`);
+- "inverse_range": "range" of 1 / deviation, tokens that are zero left out (`ZERO_TOKEN_INVERSE`);
 - "pixels": the fixed range 0..255, exact for 8-bit images (tfmot FixedQuantizer);
 - "image": the fixed range of normalised images, for stems that need those (tfmot FixedQuantizer);
 - "constant": int8 with the extremes of a tensor that is no input: positions (tfmot LastValueQuantizer);
@@ -25,15 +25,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vit.layers.masks import HIDDEN
+from keras_vit.layers.masks import MASK_BIAS
 
 BLOCK = 32  # inputs that share a scale in "weight4_block"
 # A masked score (of -30000) need only be so far below the lowest of the others that int8 softmax, which
 # counts in 1/256, makes 0 of it: e^-8 = 0.09 / 256. One range for both then loses few of its steps.
-HIDDEN_STEP = 8.0
+MASKED_MARGIN = 8.0
 # 1 / sqrt(epsilon) is 1000: a number from here on is that of a masked token, all 0, and is multiplied by 0. A
 # range with it would round those of the others, around 1, to 0.
-NO_TOKEN = 900.0
+ZERO_TOKEN_INVERSE = 900.0
 FIXED = {"pixels": (0.0, 255.0), "probability": (0.0, 255 / 256)}
 
 
@@ -130,10 +130,10 @@ def image_limits(low, high):
 
 
 def _with_room(scores):
-    """Flat `scores`, masked ones raised to `HIDDEN_STEP` below the lowest others; that number once more."""
+    """Flat `scores`, masked ones raised to `MASKED_MARGIN` below the lowest others; that number once more."""
     flat = tf.reshape(scores, (-1,))
-    lowest = tf.minimum(tf.reduce_min(tf.where(flat > HIDDEN / 2, flat, 0.0)), 0.0)
-    floor = tf.stop_gradient(lowest) - HIDDEN_STEP
+    lowest = tf.minimum(tf.reduce_min(tf.where(flat > MASK_BIAS / 2, flat, 0.0)), 0.0)
+    floor = tf.stop_gradient(lowest) - MASKED_MARGIN
     return tf.concat([tf.maximum(flat, floor), [floor]], axis=0)
 
 
@@ -189,7 +189,7 @@ class FakeQuantizer(keras.layers.Layer):
             y = tf.reshape(y, tf.shape(x))
         else:
             if self.kind == "inverse_range":
-                highest = tf.reduce_max(tf.where(y < NO_TOKEN, y, 0.0))
+                highest = tf.reduce_max(tf.where(y < ZERO_TOKEN_INVERSE, y, 0.0))
                 y = tf.minimum(y, tf.maximum(highest, ranges["max_var"]))
             y = self.quantizer(y, training, ranges)
         return tf.cast(y, x.dtype)
@@ -205,14 +205,14 @@ class FakeQuantizer(keras.layers.Layer):
     def observed(self, x):
         """The numbers of the array x, as it arrives here, that a range has to hold."""
         if self.kind == "biased_range":
-            return np.append(x[x > HIDDEN / 2], 0.0)
-        return np.append(x[x < NO_TOKEN], 0.0) if self.kind == "inverse_range" else x
+            return np.append(x[x > MASK_BIAS / 2], 0.0)
+        return np.append(x[x < ZERO_TOKEN_INVERSE], 0.0) if self.kind == "inverse_range" else x
 
     def set_range(self, low, high):
         """Start the moving average from the range [low, high] of a calibration pass."""
         low, high = min(float(low), 0.0), max(float(high), 0.0)
         if self.kind == "biased_range":
-            low -= HIDDEN_STEP
+            low -= MASKED_MARGIN
         if high == low:
             high = 1.0  # a tensor that was always zero: any range but an empty one
         if self.kind == "symmetric_range":

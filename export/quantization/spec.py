@@ -181,7 +181,7 @@ def _kernel(name, layer, profile, patches):
 def _full(name, layer, model, profile):
     """Role -> kind for one layer when every operator is int8."""
     if isinstance(layer, Attention):
-        soft = layer.kind == "soft"
+        soft = layer.attention_type == "soft"
         return {"scores": "range", "probabilities": "probability" if soft else "range"}
     if isinstance(layer, Convolution):
         roles = {"kernel": "weight", "output": "range"}

@@ -22,8 +22,8 @@ from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import name_within, variables_by_name
 from keras_vit.models.vit import ViT
 
-LAST = ("attention/output", "mlp/contract")  # whose outputs a block adds to its tokens
-NOT_ADDED = ("rotary2d", "relative")  # positions that act inside the attention
+RESIDUAL_OUTPUTS = ("attention/output", "mlp/contract")  # whose outputs a block adds to its tokens
+POSITIONS_IN_ATTENTION = ("rotary2d", "relative")  # positions that act inside the attention
 
 
 def fold(model, pixels=True, rewrites=None):
@@ -42,11 +42,13 @@ def fold(model, pixels=True, rewrites=None):
         InputError: the model is neither, or has no head.
     """
     if not isinstance(model, ViT | MultimodalViT) or model.head is None:
-        ours = isinstance(model, ViT | MultimodalViT)
-        kind = f"a {type(model).__name__} without a head (num_classes=None)" if ours else _described(model)
+        known = isinstance(model, ViT | MultimodalViT)
+        described = (
+            f"a {type(model).__name__} without a head (num_classes=None)" if known else _described(model)
+        )
         raise InputError(
             "only a keras_vit.ViT or MultimodalViT with classes can be exported, not "
-            f"{kind}: {_way_out(model)}"
+            f"{described}: {_way_out(model)}"
         )
     names = [one_of("rewrite", name, REWRITES) for name in (REWRITES if rewrites is None else rewrites)]
     if isinstance(model, MultimodalViT):
@@ -63,7 +65,7 @@ def fold(model, pixels=True, rewrites=None):
     changes = {"patch_mask": False}
     if config.stem == "conv":
         changes["stem"] = "linear"
-    if config.position not in ("learned", *NOT_ADDED):
+    if config.position not in ("learned", *POSITIONS_IN_ATTENTION):
         changes["position"] = "learned"
         tabulate_positions(weights, model)
     done = {name: REWRITES[name](weights, model) for name in names}
@@ -203,10 +205,13 @@ def fold_means(weights, model):
     """
     if "patches/projection/kernel" not in weights or any(name.endswith("/gamma") for name in weights):
         return False
-    added = ["patches/projection", *(f"block_{i}/{part}" for i in range(model.config.depth) for part in LAST)]
+    added = [
+        "patches/projection",
+        *(f"block_{i}/{part}" for i in range(model.config.depth) for part in RESIDUAL_OUTPUTS),
+    ]
     names = [f"{layer}/{part}" for layer in added for part in ("kernel", "bias")]
     names += ["cls", "distillation", "registers"]
-    if model.config.position not in NOT_ADDED:
+    if model.config.position not in POSITIONS_IN_ATTENTION:
         names.append("positions/table")
     for name in names:
         if name in weights:
@@ -233,7 +238,7 @@ def fold_norms(weights, model):
 
 def _after(norm, weights):
     """Names of the `Linear` layers that take the output of the LayerNorm called `norm`, if only they do."""
-    block, _, kind = norm.rpartition("/")
+    block, _, name = norm.rpartition("/")
     mlp = [f"{block}/mlp/{layer}" for layer in ("gate", "expand")]
     decodes = f"{block}/cross_attention/query/kernel" in weights
     follow = {
@@ -241,7 +246,7 @@ def _after(norm, weights):
         "norm_2": [f"{block}/cross_attention/query"] if decodes else mlp,
         "norm_3": mlp,
         "norm": mlp,  # in attention pooling; that of a modality's encoder has no MLP beside it
-    }.get(kind, [])
+    }.get(name, [])
     if norm == "norm":  # the last one of the model
         pooled = "pool/attention/key/kernel" in weights
         follow = ["pool/attention/key", "pool/attention/value"] if pooled else ["head", "head_distillation"]
@@ -260,7 +265,7 @@ def fold_attention_scale(weights, model):
         )
         for name in parts:
             weights[name] = weights[name] / math.sqrt(width)
-        if layer.kind == "relu":
+        if layer.attention_type == "relu":
             for part in ("kernel", "bias"):
                 value = f"{attention}/value/{part}"
                 weights[value] = weights[value] / _tokens(attention, model)
@@ -270,7 +275,7 @@ def fold_attention_scale(weights, model):
 def fold_value_bias(weights, model):
     """The weights of a softmax sum to one: the values' bias passes through, into the output projection."""
     attentions = list(_attentions(model))
-    if any(layer.kind == "relu" for _, layer in attentions):
+    if any(layer.attention_type == "relu" for _, layer in attentions):
         return False
     for attention, _ in attentions:
         bias = weights.pop(f"{attention}/value/bias")
@@ -281,8 +286,8 @@ def fold_value_bias(weights, model):
 def drop_key_bias(weights, model):
     """It adds the same number to all scores of a query: no softmax sees it, unless positions turn keys."""
     attentions = list(_attentions(model))
-    turned = isinstance(model, ViT) and model.config.position == "rotary2d"
-    if turned or any(layer.kind == "relu" or layer.qk_norm for _, layer in attentions):
+    uses_rotary = isinstance(model, ViT) and model.config.position == "rotary2d"
+    if uses_rotary or any(layer.attention_type == "relu" or layer.qk_norm for _, layer in attentions):
         return False
     for attention, _ in attentions:
         del weights[f"{attention}/key/bias"]
@@ -306,7 +311,7 @@ def _tokens(attention, model):
 
 def fold_patch_bias(weights, model):
     """W x + b + p = W x + (p + b): the patches' bias into the positions, where the converter would put it."""
-    if "patches/projection/bias" not in weights or model.config.position in NOT_ADDED:
+    if "patches/projection/bias" not in weights or model.config.position in POSITIONS_IN_ATTENTION:
         return False
     weights["positions/table"][:, model.class_tokens :] += weights.pop("patches/projection/bias")
     return True

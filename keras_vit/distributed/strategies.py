@@ -54,7 +54,7 @@ def strategy(name="auto", seconds=SECONDS):
         )
     replicas.install()
     resolver = _resolver()
-    meet(resolver.cluster_spec().job_tasks("worker"), resolver.task_id, seconds)
+    wait_for_workers(resolver.cluster_spec().job_tasks("worker"), resolver.task_id, seconds)
     return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
@@ -117,7 +117,7 @@ def _tf_config():
     return config
 
 
-def meet(workers, index, seconds):
+def wait_for_workers(workers, index, seconds):
     """Wait until every worker has an open port; without TensorFlow, which would wait for an hour.
 
     Each listens at its own address meanwhile. Who has seen all of the others goes on: TensorFlow then listens

@@ -46,7 +46,7 @@ def features(model, images, names):
     for name in names:
         if name not in places:
             raise InputError(f"this model has no value named {name!r}: {_known(name, places)}")
-    with recording(model, names, _numpy, every_token=True) as values:
+    with recording(model, names, _numpy, compute_all_tokens=True) as values:
         model(images, training=False)
     for name in names:
         if name not in values:
@@ -62,7 +62,7 @@ def feature_names(model):
     """
     vit = vit_in(model)
     blank = np.zeros((1, *vit.signature()["image"]["shape"]), "float32")
-    with recording(model, _places(vit), lambda value: True, every_token=True) as values:
+    with recording(model, _places(vit), lambda value: True, compute_all_tokens=True) as values:
         model(blank, training=False)
     return list(values)
 
@@ -102,14 +102,14 @@ def _places(root):
 
 
 @contextlib.contextmanager
-def recording(model, names, keep=lambda value: value, every_token=False):
+def recording(model, names, keep=lambda value: value, compute_all_tokens=False):
     """Within, a call of `model` fills the dictionary that is yielded: {name: keep(value)}, in their order.
 
     Args:
         model: as in `features`.
         names: names of `feature_names`.
         keep: what to make of a value; by itself it is the backend's tensor, symbolic in a traced call.
-        every_token: compute those that the last block leaves out, too.
+        compute_all_tokens: compute those that the last block leaves out, too.
     """
     places, values = _places(model_in(model)), {}
 
@@ -118,7 +118,7 @@ def recording(model, names, keep=lambda value: value, every_token=False):
             values[name] = keep(value)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced(model_in(model), "every_token", every_token))
+        stack.enter_context(_replaced(model_in(model), "compute_all_tokens", compute_all_tokens))
         for name in names:
             layer, role = places[name]
             attribute, watched = ("call", _call) if role is None else ("fake_quantize", _hook)

@@ -6,7 +6,7 @@ from keras import ops
 from keras_vit.errors import InputError
 from keras_vit.inspect.capture import features, vit_in
 from keras_vit.layers import Attention
-from keras_vit.layers.masks import UNSEEN
+from keras_vit.layers.masks import MASKED_SCORE
 
 
 def attention_maps(model, images):
@@ -122,7 +122,7 @@ def _merging(merger, normalised, real):
     """The weights [B, tokens, N] of a `PatchMerger`, from its normalised input [B, N, D]."""
     scores = ops.matmul(ops.cast(merger.queries, "float32"), ops.transpose(normalised, (0, 2, 1)))
     if real is not None:
-        scores = ops.where(ops.expand_dims(real, 1) > 0, scores, UNSEEN)
+        scores = ops.where(ops.expand_dims(real, 1) > 0, scores, MASKED_SCORE)
     return ops.softmax(scores, axis=-1)
 
 

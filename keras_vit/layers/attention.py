@@ -7,8 +7,8 @@ from keras import ops
 
 from keras_vit.config import ATTENTIONS, Renamed, boolean, folds, integer, positive, rate
 from keras_vit.errors import InputError, one_of
-from keras_vit.layers.linear import Linear, untouched
-from keras_vit.layers.masks import UNSEEN, ExplicitMask, combine
+from keras_vit.layers.linear import Linear, identity
+from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, combine
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.positions.rotary import rotate
 
@@ -38,7 +38,7 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
 
     Args:
         num_heads: number of heads; must divide D.
-        kind: "soft", "hard" or "relu".
+        attention_type: "soft", "hard" or "relu". (`kind` before version 0.2; both are taken.)
         top_k: number of keys for "hard".
         qk_norm: LayerNorm over each head's queries and keys (Dehghani et al. 2023, arXiv:2302.05442).
         dropout: rate on the weights, in training.
@@ -52,7 +52,7 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
     def __init__(
         self,
         num_heads,
-        kind="soft",
+        attention_type="soft",
         top_k=None,
         qk_norm=False,
         dropout=0.0,
@@ -61,13 +61,14 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
         folded=(),
         **kwargs,
     ):
+        attention_type = kwargs.pop("kind", attention_type)
         super().__init__(**kwargs)
         self.num_heads = integer("num_heads", num_heads, at_least=1)
-        self.kind = one_of("attention", kind, ATTENTIONS)
-        if kind == "hard":
+        self.attention_type = one_of("attention", attention_type, ATTENTIONS)
+        if attention_type == "hard":
             integer("top_k, which hard attention needs,", top_k, at_least=1)
         elif top_k is not None:
-            raise InputError(f"top_k={top_k!r} belongs to hard attention, not to {kind!r}.")
+            raise InputError(f"top_k={top_k!r} belongs to hard attention, not to {attention_type!r}.")
         self.top_k = top_k
         self.qk_norm = boolean("qk_norm", qk_norm)
         self.dropout = rate("attention dropout", dropout)
@@ -76,7 +77,7 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
             raise InputError(f"fused must be True, False or None, not {fused!r}.")
         self.fused = fused
         self.folded = folds(folded)
-        self.fake_quantize = untouched
+        self.fake_quantize = identity
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
     def build(self, queries_shape, tokens_shape):
@@ -174,7 +175,7 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
         """Scores [B, num_heads, M, N] in float32 to weights; rows without a visible key are cleared later."""
         if bias is not None:
             scores = self.fake_quantize("biased", scores + ops.cast(bias, "float32"))
-        if self.kind == "relu":
+        if self.attention_type == "relu":
             weights = ops.relu(scores)
             if visible is None:
                 return weights if "attention_scale" in self.folded else weights / scores.shape[-1]
@@ -182,19 +183,19 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
             seen = ops.sum(ops.cast(visible, "float32"), axis=-1, keepdims=True)
             return ops.where(visible, weights, 0.0) / ops.maximum(seen, 1.0)
         if visible is not None:
-            scores = ops.where(ops.expand_dims(visible, 1), scores, UNSEEN)
+            scores = ops.where(ops.expand_dims(visible, 1), scores, MASKED_SCORE)
         weights = softmax(scores)
-        if self.kind == "hard" and (scores.shape[-1] is None or self.top_k < scores.shape[-1]):
+        if self.attention_type == "hard" and (scores.shape[-1] is None or self.top_k < scores.shape[-1]):
             # By index, not by threshold: equal scores must not let more than top_k keys in.
             best = ops.top_k(scores, self.top_k)[1]
             chosen = ops.any(ops.one_hot(best, scores.shape[-1], dtype="bool"), axis=-2)
-            hard = softmax(ops.where(chosen, scores, UNSEEN))
+            hard = softmax(ops.where(chosen, scores, MASKED_SCORE))
             weights = weights + ops.stop_gradient(hard - weights) if training else hard
         return weights
 
     def _can_fuse(self, training, return_scores):
         fused = self.fused if self.fused is not None else keras.backend.backend() in ("jax", "torch")
-        plain = self.kind == "soft" and self.fake_quantize is untouched and not return_scores
+        plain = self.attention_type == "soft" and self.fake_quantize is identity and not return_scores
         # JAX has no such kernel for float16 on a CPU.
         return fused and plain and self.compute_dtype != "float16" and not (training and self.dropout)
 
@@ -221,7 +222,7 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
-            "kind": self.kind,
+            "attention_type": self.attention_type,
             "top_k": self.top_k,
             "qk_norm": self.qk_norm,
             "dropout": self.dropout,

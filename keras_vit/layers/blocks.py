@@ -6,14 +6,14 @@ from keras_vit.config import Renamed, boolean, folds, integer, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import custom
 from keras_vit.layers.attention import Attention
-from keras_vit.layers.linear import untouched
+from keras_vit.layers.linear import identity
 from keras_vit.layers.masks import ExplicitMask
 from keras_vit.layers.mlp import mlp_for
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.remat import rematerialised
 from keras_vit.layers.residual import LayerScale, StochasticDepth
 
-ATTENTION_OPTIONS = ("kind", "top_k", "qk_norm", "dropout", "fused")
+ATTENTION_OPTIONS = ("attention_type", "top_k", "qk_norm", "dropout", "fused")
 
 
 class _Block(Renamed, ExplicitMask, keras.layers.Layer):
@@ -22,7 +22,8 @@ class _Block(Renamed, ExplicitMask, keras.layers.Layer):
     Args:
         num_heads: attention heads.
         mlp_width: hidden width of the MLP.
-        attention: dictionary of further arguments of `Attention`: kind, top_k, qk_norm, dropout, fused.
+        attention: dictionary of further arguments of `Attention`: attention_type, top_k, qk_norm,
+            dropout, fused.
         mlp: "gelu", "gelu_tanh" or "swiglu".
         dropout: rate inside the MLP.
         stochastic_depth: rate at which a branch is skipped in training.
@@ -54,12 +55,14 @@ class _Block(Renamed, ExplicitMask, keras.layers.Layer):
         if attention is not None and not isinstance(attention, dict):
             raise InputError(f"attention must be a dictionary of {ATTENTION_OPTIONS}, not {attention!r}.")
         self.attention_options = dict(attention or {})
+        if "kind" in self.attention_options:  # before version 0.2
+            self.attention_options["attention_type"] = self.attention_options.pop("kind")
         for option in self.attention_options:
             one_of("option of attention", option, ATTENTION_OPTIONS)
         self.mlp_kind, self.dropout, self.epsilon = mlp, dropout, positive("epsilon", epsilon)
         self.stochastic_depth, self.layer_scale = stochastic_depth, layer_scale
         self.remat, self.folded = boolean("remat", remat), folds(folded)
-        self.fake_quantize = untouched  # the hook of `Linear`, for "sum_1", "sum_2", ...: after each branch
+        self.fake_quantize = identity  # the hook of `Linear`, for "sum_1", "sum_2", ...: after each branch
 
     def _attention(self, name):
         return Attention(
@@ -114,8 +117,8 @@ class EncoderBlock(_Block):
 
         x = x + Attention(LayerNorm(x));  x = x + Mlp(LayerNorm(x))
 
-    Tokens [B, N, D] -> [B, N, D], or [B, rows, D] with `rows`. Arguments: see `_Block`; `attention` and `mlp`
-    may also be layers of your own, see `keras_vit.layers.custom`.
+    Tokens [B, N, D] -> [B, N, D], or [B, num_queries, D] with `num_queries`. Arguments: see `_Block`;
+    `attention` and `mlp` may also be layers of your own, see `keras_vit.layers.custom`.
     """
 
     __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
@@ -154,24 +157,26 @@ class EncoderBlock(_Block):
         else:
             self.mlp.build(input_shape)
 
-    def call(self, tokens, mask=None, bias=None, rotary=None, rows=None, training=None):
-        """`mask`, `bias`, `rotary`: see `Attention`. `rows`: compute only that many leading tokens; the
-        rest are looked at, not updated."""
+    def call(self, tokens, mask=None, bias=None, rotary=None, num_queries=None, training=None):
+        """`mask`, `bias`, `rotary`: see `Attention`. `num_queries`: return only that many leading
+        tokens, which attend to all of them."""
 
         def forward(tokens, bias):
             y = self.norm_1(tokens)
             x, queries, seen, offsets = tokens, y, mask, bias
-            if rows is not None:
-                x, queries = tokens[:, :rows], y[:, :rows]
-                seen = mask[:, :rows] if mask is not None and len(mask.shape) == 3 else mask
-                offsets = bias[..., :rows, :] if bias is not None else None
+            if num_queries is not None:
+                x, queries = tokens[:, :num_queries], y[:, :num_queries]
+                seen = mask[:, :num_queries] if mask is not None and len(mask.shape) == 3 else mask
+                offsets = bias[..., :num_queries, :] if bias is not None else None
             if "attention" in self.custom:
-                y = custom.answer(self.attention, y, mask=mask, bias=bias, rotary=rotary, training=training)
-                y = y if rows is None else y[:, :rows]
+                y = custom.call_layer(
+                    self.attention, y, mask=mask, bias=bias, rotary=rotary, training=training
+                )
+                y = y if num_queries is None else y[:, :num_queries]
             else:
                 y = self.attention(queries, y, mask=seen, bias=offsets, rotary=rotary, training=training)
             x = self.fake_quantize("sum_1", x + self._run(self.branch_1, y, training))
-            y = custom.answer(self.mlp, self.norm_2(x), training=training)
+            y = custom.call_layer(self.mlp, self.norm_2(x), training=training)
             return self.fake_quantize("sum_2", x + self._run(self.branch_2, y, training))
 
         if self.remat and training:
@@ -191,8 +196,8 @@ class EncoderBlock(_Block):
         }
         return super().from_config({**config, **saved})
 
-    def compute_output_spec(self, tokens, mask=None, bias=None, rotary=None, rows=None, training=None):
-        shape = tokens.shape if rows is None else (tokens.shape[0], rows, tokens.shape[2])
+    def compute_output_spec(self, tokens, mask=None, bias=None, rotary=None, num_queries=None, training=None):
+        shape = tokens.shape if num_queries is None else (tokens.shape[0], num_queries, tokens.shape[2])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

@@ -32,10 +32,10 @@ import keras
 
 from keras_vit.errors import InputError
 
-OPTIONS = ("mask", "bias", "rotary", "training")  # what `call` may ask for
+CALL_ARGUMENTS = ("mask", "bias", "rotary", "training")  # what `call` may ask for
 
 
-def made(field, registered, config, index, name, dtype):
+def make_layer(field, registered, config, index, name, dtype):
     """The layer of the user's for one block.
 
     Args:
@@ -64,7 +64,7 @@ def made(field, registered, config, index, name, dtype):
         "rotary": config.position == "rotary2d" and "position='rotary2d'",
     }
     for option, why in needed.items() if field != "mlp" else ():
-        if why and option not in taken(type(layer)):
+        if why and option not in accepted_arguments(type(layer)):
             raise InputError(
                 f"{field}={registered} cannot be in a ViT with {why}: give its `call` an argument `{option}`."
             )
@@ -72,14 +72,18 @@ def made(field, registered, config, index, name, dtype):
 
 
 @functools.cache
-def taken(kind):
-    """Those of `OPTIONS` that the `call` of a class of layers has arguments for."""
-    return tuple(option for option in OPTIONS if option in inspect.signature(kind.call).parameters)
+def accepted_arguments(layer_class):
+    """Those of `CALL_ARGUMENTS` that the `call` of a class of layers has arguments for."""
+    return tuple(
+        option for option in CALL_ARGUMENTS if option in inspect.signature(layer_class.call).parameters
+    )
 
 
-def answer(layer, tokens, **options):
+def call_layer(layer, tokens, **options):
     """`layer(tokens)` with those of the options that it takes."""
-    return layer(tokens, **{name: options[name] for name in taken(type(layer)) if name in options})
+    return layer(
+        tokens, **{name: options[name] for name in accepted_arguments(type(layer)) if name in options}
+    )
 
 
 def build(layer, shape):
@@ -89,7 +93,7 @@ def build(layer, shape):
         InputError: it does not keep the shape of the tokens.
     """
     tokens = keras.KerasTensor(shape, dtype=layer.compute_dtype)
-    result = answer(layer, tokens, **dict.fromkeys(OPTIONS))
+    result = call_layer(layer, tokens, **dict.fromkeys(CALL_ARGUMENTS))
     if tuple(getattr(result, "shape", ())) != tuple(shape):
         made = getattr(result, "shape", type(result).__name__)
         raise InputError(

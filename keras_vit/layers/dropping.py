@@ -14,7 +14,7 @@ class PatchDropout(ExplicitMask, keras.layers.Layer):
 
     `call` gives the indices of the tokens to keep, in rising order: int32 [B, prefix + K] with
     K = round((1 - rate) * (N - prefix)), at least 1; or None when nothing is left out. `take_tokens`
-    and `take_geometry` apply them. Prefix tokens always stay; of a padded sequence the real tokens go first.
+    and `take_positions` apply them. Prefix tokens always stay; of a padded sequence the real tokens go first.
 
     Args:
         rate: share of the patches that is left out.
@@ -53,16 +53,16 @@ def take_tokens(x, keep):
     return ops.take_along_axis(x, ops.expand_dims(keep, 2) if len(x.shape) == 3 else keep, axis=1)
 
 
-def take_geometry(geometry, keep):
+def take_positions(positions, keep):
     """What `for_attention` of a position layer gave, for the tokens `keep` [B, K] of each example."""
-    taken = dict(geometry)
-    if "rotary" in geometry:
-        taken["rotary"] = tuple(ops.take(table, keep, axis=0) for table in geometry["rotary"])
-    if "bias" in geometry:
-        num_heads, length, _ = geometry["bias"].shape
+    taken = dict(positions)
+    if "rotary" in positions:
+        taken["rotary"] = tuple(ops.take(table, keep, axis=0) for table in positions["rotary"])
+    if "bias" in positions:
+        num_heads, length, _ = positions["bias"].shape
         pairs = ops.expand_dims(keep, 2) * length + ops.expand_dims(keep, 1)  # [B, K, K]
         taken["bias"] = ops.transpose(
-            ops.take(ops.reshape(geometry["bias"], (num_heads, -1)), pairs, axis=1), (1, 0, 2, 3)
+            ops.take(ops.reshape(positions["bias"], (num_heads, -1)), pairs, axis=1), (1, 0, 2, 3)
         )
     return taken
 

@@ -6,7 +6,7 @@ from keras import ops
 from keras_vit.config import boolean, integer
 
 
-def untouched(role, tensor):
+def identity(role, tensor):
     """The default `fake_quantize` hook: leaves every tensor as it is."""
     return tensor
 
@@ -39,7 +39,7 @@ class Linear(keras.layers.Layer):
         self.use_bias = boolean("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.fake_quantize = untouched
+        self.fake_quantize = identity
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
@@ -77,7 +77,7 @@ class Convolution(keras.layers.Conv2D):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fake_quantize = untouched
+        self.fake_quantize = identity
 
     def call(self, x):
         kernel = self.fake_quantize("kernel", self.kernel)

@@ -11,8 +11,8 @@ from keras_vit.config import pair
 from keras_vit.errors import InputError
 
 # In float32 exp(-1e30 - x) is exactly 0, and unlike -infinity it never makes a NaN.
-UNSEEN = -1e30
-HIDDEN = -30000.0  # what `as_bias` adds
+MASKED_SCORE = -1e30
+MASK_BIAS = -30000.0  # what `as_bias` adds
 
 
 class ExplicitMask:
@@ -35,7 +35,7 @@ def as_bias(mask):
     below 10000. (A larger number would be infinite in a file with float16 weights.)
     """
     visible = ops.cast(combine(mask), "float32")
-    return ops.expand_dims((visible - 1.0) * -HIDDEN, 1)
+    return ops.expand_dims((visible - 1.0) * -MASK_BIAS, 1)
 
 
 def token_mask(mask, batch, tokens):

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_vit.config import folds, integer, positive
 from keras_vit.layers.attention import softmax
-from keras_vit.layers.masks import UNSEEN, ExplicitMask, token_mask
+from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, token_mask
 from keras_vit.layers.norm import LayerNorm
 
 
@@ -44,7 +44,7 @@ class PatchMerger(ExplicitMask, keras.layers.Layer):
         scores = ops.matmul(self.queries, ops.transpose(self.norm(tokens), (0, 2, 1)))
         scores = ops.cast(scores, "float32")  # [B, tokens, N]
         if mask is not None:
-            scores = ops.where(ops.expand_dims(mask, 1), scores, UNSEEN)
+            scores = ops.where(ops.expand_dims(mask, 1), scores, MASKED_SCORE)
         weights = ops.cast(softmax(scores), self.compute_dtype)
         return ops.matmul(weights, tokens)
 

@@ -88,8 +88,8 @@ class SwiGlu(keras.layers.Layer):
         return {**super().get_config(), "hidden": self.hidden, "dropout": self.dropout}
 
 
-def mlp_for(kind, hidden, dropout=0.0, **kwargs):
-    """The MLP layer named `kind`: "gelu", "gelu_tanh" or "swiglu"."""
-    if one_of("mlp", kind, MLPS) == "swiglu":
+def mlp_for(name, /, hidden, dropout=0.0, **kwargs):
+    """The MLP layer called `name`: "gelu", "gelu_tanh" or "swiglu"."""
+    if one_of("mlp", name, MLPS) == "swiglu":
         return SwiGlu(hidden, dropout, **kwargs)
-    return Mlp(hidden, dropout, approximate=kind == "gelu_tanh", **kwargs)
+    return Mlp(hidden, dropout, approximate=name == "gelu_tanh", **kwargs)

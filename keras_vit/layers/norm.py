@@ -4,10 +4,10 @@ import keras
 from keras import ops
 
 from keras_vit.config import boolean, positive
-from keras_vit.layers.linear import untouched
+from keras_vit.layers.linear import identity
 
 
-def _normalised(x, epsilon, fake_quantize=untouched, centre=True):
+def _normalised(x, epsilon, fake_quantize=identity, centre=True):
     """x - mean over the deviation, and one over the deviation; float32."""
     centred = ops.cast(x, "float32")
     if centre:
@@ -65,7 +65,7 @@ class LayerNorm(keras.layers.Layer):
         super().__init__(**kwargs)
         self.epsilon = positive("epsilon", epsilon)
         self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)
-        self.fake_quantize = untouched
+        self.fake_quantize = identity
 
     def build(self, input_shape):
         if self.affine:
@@ -76,7 +76,7 @@ class LayerNorm(keras.layers.Layer):
             self.shift = self.add_weight(initializer="zeros", name="shift", **options)
 
     def call(self, x, training=None):
-        if training and self.affine and self.centre and self.fake_quantize is untouched:
+        if training and self.affine and self.centre and self.fake_quantize is identity:
             # Tensors, not variables: TensorFlow's custom gradients refuse to close over a variable.
             scale, shift = ops.add(self.scale, 0.0), ops.add(self.shift, 0.0)
             return _normalised_with_gradient(x, scale, shift, self.epsilon, self.compute_dtype)

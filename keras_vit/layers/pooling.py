@@ -10,7 +10,7 @@ from keras_vit.layers.masks import ExplicitMask, token_mask
 from keras_vit.layers.mlp import mlp_for
 from keras_vit.layers.norm import LayerNorm
 
-KINDS = ("cls", "mean", None)
+POOLINGS = ("cls", "mean", None)
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -21,37 +21,45 @@ class Pooling(ExplicitMask, keras.layers.Layer):
     None gives zeros for the others.
 
     Args:
-        kind: "cls" takes the first token, "mean" averages the tokens after the prefix, None keeps them.
+        pool_type: "cls" takes the first token, "mean" averages the tokens after the prefix, None keeps them.
+            (`kind` before version 0.2; saved models that have it still load.)
         prefix: leading tokens that are no patches.
     """
 
-    def __init__(self, kind, prefix=0, **kwargs):
+    def __init__(self, pool_type, prefix=0, **kwargs):
         super().__init__(**kwargs)
-        self.kind = one_of("pooling", kind, KINDS)
+        self.pool_type = one_of("pooling", pool_type, POOLINGS)
         self.prefix = integer("prefix", prefix, at_least=0)
 
     def call(self, tokens, mask=None):
-        if self.kind == "cls":
+        if self.pool_type == "cls":
             # A reshape, not tokens[:, 0]: a slice that drops an axis is no operator of XNNPACK.
             return ops.reshape(tokens[:, :1], (-1, tokens.shape[2]))
         if mask is not None:
             mask = ops.expand_dims(token_mask(mask, *tokens.shape[:2])[:, self.prefix :], 2)
         tokens = tokens[:, self.prefix :] if self.prefix else tokens
         if mask is None:
-            return ops.mean(tokens, axis=1) if self.kind == "mean" else tokens
+            return ops.mean(tokens, axis=1) if self.pool_type == "mean" else tokens
         tokens = ops.where(mask, tokens, 0)
-        if self.kind is None:
+        if self.pool_type is None:
             return tokens
         count = ops.maximum(ops.sum(ops.cast(mask, "float32"), axis=1), 1.0)
         return ops.cast(ops.sum(ops.cast(tokens, "float32"), axis=1) / count, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
-        if self.kind is None:
+        if self.pool_type is None:
             return (input_shape[0], input_shape[1] - self.prefix, input_shape[2])
         return (input_shape[0], input_shape[2])
 
     def get_config(self):
-        return {**super().get_config(), "kind": self.kind, "prefix": self.prefix}
+        return {**super().get_config(), "pool_type": self.pool_type, "prefix": self.prefix}
+
+    @classmethod
+    def from_config(cls, config):
+        if "kind" in config:
+            config = {**config, "pool_type": config["kind"]}
+            del config["kind"]
+        return super().from_config(config)
 
 
 @keras.saving.register_keras_serializable("keras_vit")

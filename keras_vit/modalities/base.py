@@ -50,7 +50,7 @@ from keras import ops
 
 from keras_vit.config import integer
 from keras_vit.errors import InputError
-from keras_vit.layers.linear import untouched
+from keras_vit.layers.linear import identity
 from keras_vit.layers.masks import ExplicitMask, as_mask
 from keras_vit.layers.patches import only_real
 
@@ -77,7 +77,7 @@ class Modality(ExplicitMask, keras.layers.Layer):
     def __init__(self, width=None, **kwargs):
         super().__init__(**kwargs)
         self._width = None if width is None else integer("width", width, 1)
-        self.fake_quantize = untouched
+        self.fake_quantize = identity
 
     @property
     def width(self):

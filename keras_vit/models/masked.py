@@ -14,7 +14,7 @@ from keras import ops
 from keras_vit.config import integer
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, SinCos2DPositions, grid_sizes
-from keras_vit.layers.dropping import take_geometry, take_tokens
+from keras_vit.layers.dropping import take_positions, take_tokens
 from keras_vit.layers.masks import ExplicitMask, as_mask
 from keras_vit.layers.patches import cut
 from keras_vit.losses import MaskedReconstruction, patch_statistics
@@ -43,7 +43,7 @@ class MaskedViT(ChecksArrays, Model):
 
     The encoder is trained in place: `masked.encoder` is the one that was given, and `classifier` makes a
     classifier of it. Its head and pooling take no part and stay as they are, nor do its `patch_dropout` and
-    its `every_token`. Build it with the pooling that the classifier will have.
+    its `compute_all_tokens`. Build it with the pooling that the classifier will have.
 
     What makes this a model of images is in a few small methods. A subclass for other tokens overrides them:
     `grid` (how tokens lie), `real` (which are no padding), `tokens` (input to tokens), `targets` and
@@ -219,14 +219,14 @@ class MaskedViT(ChecksArrays, Model):
         x = encoder.positions(x, grid=grid, sizes=None if real is None else grid_sizes(real, grid))
         x = encoder.drop(encoder._with_registers(x), training=training)
         mask = encoder._mask_with_prefix(seen)
-        geometry = encoder.positions.for_attention(grid, encoder.prefix)
+        positions = encoder.positions.for_attention(grid, encoder.prefix)
         if keep is not None:
             first = ops.zeros_like(keep[:, :1]) + ops.arange(encoder.prefix, dtype="int32")
             keep = ops.concatenate([first, keep + encoder.prefix], axis=1)
-            x, geometry = take_tokens(x, keep), take_geometry(geometry, keep)
+            x, positions = take_tokens(x, keep), take_positions(positions, keep)
             mask = None if mask is None else take_tokens(mask, keep)
         for block in encoder.blocks:
-            x = encoder.through(block, x, mask=mask, training=training, **geometry)
+            x = encoder.through(block, x, mask=mask, training=training, **positions)
         return encoder.norm(x, training=training)
 
     def _with_mask_tokens(self, x, places, visible):

@@ -16,7 +16,7 @@ from keras import ops
 from keras_vit.config import PRESENT, folds, integer, number, rate, with_new_names
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
-from keras_vit.layers.linear import untouched
+from keras_vit.layers.linear import identity
 from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
 from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
@@ -122,7 +122,7 @@ class MultimodalViT(WithActivation, ChecksArrays, Model):
         self.head = (
             Linear(num_classes, kernel_initializer="zeros", name="head", **shared) if num_classes else None
         )
-        self.fake_quantize = untouched  # the hook of `Linear`, here for "joined": what enters the trunk
+        self.fake_quantize = identity  # the hook of `Linear`, here for "joined": what enters the trunk
         self.prediction = self._predicted = None
         if self.visual_weight:
             self._sentence, self._picture = self._pair_to_predict()
@@ -196,8 +196,8 @@ class MultimodalViT(WithActivation, ChecksArrays, Model):
         bias = as_bias(mask)
         x = self.drop(self.fake_quantize("joined", x), training=training)
         for i, block in enumerate(self.blocks):
-            rows = 1 if i == len(self.blocks) - 1 else None  # only [CLS] leaves the last block
-            x = block(x, bias=bias, rows=rows, training=training)
+            num_queries = 1 if i == len(self.blocks) - 1 else None  # only [CLS] leaves the last block
+            x = block(x, bias=bias, num_queries=num_queries, training=training)
         feature = ops.reshape(self.norm(x)[:, :1], (-1, self.width))
         return feature if self.head is None else self.head(feature)
 

@@ -24,8 +24,8 @@ from keras_vit.layers import (
     positions_for,
     stem_for,
 )
-from keras_vit.layers.dropping import take_geometry, take_tokens
-from keras_vit.layers.linear import untouched
+from keras_vit.layers.dropping import take_positions, take_tokens
+from keras_vit.layers.linear import identity
 from keras_vit.layers.masks import as_mask
 from keras_vit.modalities.pixels import ChecksArrays, RangeCheck, checked_preprocessing, for_channels
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
@@ -93,9 +93,9 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
         # scaled to cover the image size and cropped in the centre.
         self.preprocessing = checked_preprocessing(preprocessing or None, config.channels)
         self.include_preprocessing = boolean("include_preprocessing", include_preprocessing)
-        self.fake_quantize = untouched  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
-        self.every_token = False  # True: the last block computes all tokens, not only those that are pooled
-        self.each_head = False  # True: in training, both heads' logits [B, 2, num_classes] if distilled
+        self.fake_quantize = identity  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
+        self.compute_all_tokens = False  # True: the last block also computes tokens that are not pooled
+        self.return_both_heads = False  # True: a distilled model gives [B, 2, num_classes] in training
 
         # Tokens stand in this order: [CLS], the distillation token, registers, patches.
         self.class_tokens = (config.pooling == "cls") + config.distilled
@@ -154,7 +154,7 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
     def _block(self, index, skip_rate):
         config, shared = self.config, {"dtype": self.dtype_policy}
         theirs = {
-            field: custom.made(
+            field: custom.make_layer(
                 field,
                 registered,
                 config,
@@ -167,7 +167,7 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
         if "block" in theirs:
             return theirs["block"]
         attention = {
-            "kind": config.attention,
+            "attention_type": config.attention,
             "top_k": config.top_k,
             "qk_norm": config.qk_norm,
             "dropout": config.attention_dropout,
@@ -248,24 +248,24 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
         x = self.fake_quantize("embedded", self._with_registers(x))
         mask = self._mask_with_prefix(mask)
         x = self.drop(x, training=training)
-        geometry = self.positions.for_attention(grid, self.prefix)  # rotary angles, or a bias on the scores
+        positions = self.positions.for_attention(grid, self.prefix)  # rotary angles, or a bias on the scores
         keep = self.patch_drop(x, mask=mask, training=training)
         if keep is not None:
-            x, geometry = take_tokens(x, keep), take_geometry(geometry, keep)
+            x, positions = take_tokens(x, keep), take_positions(positions, keep)
             mask = None if mask is None else take_tokens(mask, keep)
         for i, block in enumerate(self.blocks):
             if self.merger is not None and i == self.config.merge[0]:
-                x, mask, geometry = self._merged(x, mask), None, {}
+                x, mask, positions = self._merged(x, mask), None, {}
             # Only [CLS] leaves the last block, so only its row is computed: exact, and less work.
-            last = i == len(self.blocks) - 1 and self.class_tokens and not self.every_token
-            rows = self.class_tokens if last else None
-            x = self.through(block, x, mask=mask, rows=rows, training=training, **geometry)
+            last = i == len(self.blocks) - 1 and self.class_tokens and not self.compute_all_tokens
+            num_queries = self.class_tokens if last else None
+            x = self.through(block, x, mask=mask, num_queries=num_queries, training=training, **positions)
         return self._answer(self.norm(x), mask, training)
 
     def through(self, block, tokens, **options):
         """Tokens through one of `blocks`; one of the user's gets those of the options that it takes."""
         return (
-            custom.answer(block, tokens, **options)
+            custom.call_layer(block, tokens, **options)
             if "block" in self.config.custom
             else block(tokens, **options)
         )
@@ -336,8 +336,10 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
         if self.config.distilled:
             second = self.pool(x[:, 1:])
             if self.head is not None:
-                both = self.head(pooled), self.head_distillation(second)
-                return ops.stack(both, axis=1) if self.each_head and training else (both[0] + both[1]) / 2
+                logits = self.head(pooled), self.head_distillation(second)
+                if self.return_both_heads and training:
+                    return ops.stack(logits, axis=1)
+                return (logits[0] + logits[1]) / 2
             return (pooled + second) / 2
         return pooled if self.head is None else self.head(pooled)
 

@@ -24,7 +24,7 @@ def read_run(folder):
 
 
 @contextlib.contextmanager
-def held(folder):
+def locked_run(folder):
     """Keep a folder for this process while the block runs, or until the process ends in whatever way.
 
     Raises:

@@ -32,7 +32,7 @@ from keras_vit.training.optimization.averaging import EvaluateAverages
 from keras_vit.training.optimization.optimizer import LayerwiseAdamW, SummedAdamW, warmup_cosine
 from keras_vit.training.progress import reporter
 from keras_vit.training.recipes import MultimodalRecipe, PretrainingRecipe
-from keras_vit.training.runs import held, open_run
+from keras_vit.training.runs import locked_run, open_run
 from keras_vit.training.stopping import Stop
 
 
@@ -219,7 +219,7 @@ def fit(
     parts += [(epoch + bool(step), recipe.epochs, 0)]
     try:
         with (
-            held(folder) if leads else contextlib.nullcontext(),
+            locked_run(folder) if leads else contextlib.nullcontext(),
             stop,
             watched(data.train, folder),
             _lost_workers(strategy, stop, keeper),

@@ -38,18 +38,18 @@ def files(variant, image_size, folder):
             variable.assign(variable + np.random.default_rng(1).normal(0, 0.1, variable.shape))
     images = np.random.default_rng(2).integers(0, 256, (4, *model.image_size, 3), dtype=np.uint8)
 
-    def write(name, plain, aware=None, conv=False, every_token=False):
+    def write(name, plain, aware=None, conv=False, compute_all_tokens=False):
         if conv:
             plain = plain.rebuilt(stem="conv")
-        plain.every_token = every_token
+        plain.compute_all_tokens = compute_all_tokens
         (folder / f"float32 {name}.tflite").write_bytes(float_file(plain))
         if aware is None:
             return
         aware = QuantizeAware(aware, "int8_static")
-        aware.model.every_token = every_token
+        aware.model.compute_all_tokens = compute_all_tokens
         aware.calibrate(images)
         plain, ranges = aware.deploy()
-        plain.every_token = every_token
+        plain.compute_all_tokens = compute_all_tokens
         # Some factors the converter itself moves into a kernel, which then is none of the model's any more.
         with contextlib.suppress(RuntimeError):
             content = quantized_file(plain, ranges, aware.kinds)
@@ -57,7 +57,9 @@ def files(variant, image_size, folder):
 
     write("all", fold(model), fold(model, pixels=False))
     write("patches as a matrix product", fold(model), conv=True)
-    write("only [CLS] through the last block", fold(model), fold(model, pixels=False), every_token=True)
+    write(
+        "only [CLS] through the last block", fold(model), fold(model, pixels=False), compute_all_tokens=True
+    )
     for left_out in REWRITES:
         others = [name for name in REWRITES if name != left_out]
         aware = None if left_out == "pixels" else fold(model, pixels=False, rewrites=others)

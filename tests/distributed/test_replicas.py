@@ -234,13 +234,13 @@ def test_who_does_not_come_is_named_in_time():
     here, there = (f"127.0.0.1:{port}" for port in launching.free_ports(2))
     start = time.monotonic()
     with pytest.raises(InputError, match=f"after 1 s worker 0 cannot reach {there}: start all"):
-        strategies.meet([here, there], 0, seconds=1)
+        strategies.wait_for_workers([here, there], 0, seconds=1)
     assert time.monotonic() - start < 30
     with socket.socket() as taken:
         taken.bind(("", int(here.rpartition(":")[2])))
         taken.listen()
         with pytest.raises(InputError, match=rf"worker 0 cannot listen at {here}.*another process"):
-            strategies.meet([here, there], 0, seconds=1)
+            strategies.wait_for_workers([here, there], 0, seconds=1)
 
 
 def test_workers_that_come_late_meet():
@@ -250,7 +250,7 @@ def test_workers_that_come_late_meet():
 
         def second():
             time.sleep(1)
-            strategies.meet(places, 1, seconds=30)
+            strategies.wait_for_workers(places, 1, seconds=30)
             later.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             later.bind(("", int(places[1].rpartition(":")[2])))
             later.listen()
@@ -258,7 +258,7 @@ def test_workers_that_come_late_meet():
 
         thread = threading.Thread(target=second)
         thread.start()
-        strategies.meet(places, 0, seconds=30)
+        strategies.wait_for_workers(places, 0, seconds=30)
         with socket.socket() as first:
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             first.bind(("", int(places[0].rpartition(":")[2])))

@@ -72,7 +72,7 @@ def state(model):
     return (
         hooks,
         [vars(part).get("call") for part in parts],
-        [vars(part).get("every_token") for part in parts],
+        [vars(part).get("compute_all_tokens") for part in parts],
     )
 
 

@@ -80,7 +80,7 @@ def test_only_the_rows_that_are_asked_for_are_computed_and_they_are_the_same(row
         "nothing": {},
     }[seen]
     block = encoder_block()
-    few = values(block, TOKENS, rows=rows, **given)
+    few = values(block, TOKENS, num_queries=rows, **given)
     assert few.shape == (3, rows, 8)
     np.testing.assert_allclose(few, values(block, TOKENS, **given)[:, :rows], atol=1e-6)
 
@@ -89,7 +89,7 @@ def test_blocks_can_be_called_on_symbolic_tensors():
     tokens, memory, mask = keras.Input((5, 8)), keras.Input((4, 6)), keras.Input((5,), dtype="bool")
     pairs, memory_mask = keras.Input((5, 5), dtype="bool"), keras.Input((4,), dtype="bool")
     assert encoder_block()(tokens, mask=mask).shape == (None, 5, 8)
-    assert encoder_block()(tokens, rows=2).shape == (None, 2, 8)
+    assert encoder_block()(tokens, num_queries=2).shape == (None, 2, 8)
     assert encoder_block()(tokens, mask=pairs, bias=BIAS, rotary=ROTARY).shape == (None, 5, 8)
     assert decoder_block()(tokens, memory).shape == (None, 5, 8)
     assert decoder_block()(tokens, memory, mask=causal_mask(5), memory_mask=memory_mask).shape == (None, 5, 8)
@@ -268,7 +268,10 @@ def test_inference_does_not_rematerialise():
         ({"remat": "yes"}, "remat must be True or False, not 'yes'"),
         ({"folded": 1}, "folded must be True, False or some of .* not 1"),
         ({"attention": {"kind": "softer"}}, "unknown attention 'softer'"),
-        ({"attention": {"kinds": "soft"}}, "unknown option of attention 'kinds'.*Did you mean 'kind'"),
+        (
+            {"attention": {"attention_types": "soft"}},
+            "unknown option of attention 'attention_types'.*Did you mean 'attention_type'",
+        ),
         ({"attention": {"num_heads": 3}}, "unknown option of attention 'num_heads'"),
         ({"attention": {"kind": "hard"}}, "top_k"),
         ({"attention": "hard"}, "attention must be .* not 'hard'"),

@@ -13,7 +13,7 @@ from keras_vit.layers import (
     RelativePositions,
     RotaryPositions,
 )
-from keras_vit.layers.dropping import take_geometry, take_tokens
+from keras_vit.layers.dropping import take_positions, take_tokens
 
 TOKENS = noise(4, 10, 8)
 MASK = np.arange(10) < np.array([[10], [7], [1], [0]])
@@ -143,21 +143,21 @@ def test_tokens_and_masks_are_taken():
     np.testing.assert_array_equal(array(take_tokens(MASK, keep)), expected)
 
 
-def test_geometry_is_taken_for_each_example():
+def test_positions_are_taken_for_each_example():
     keep = np.array([[0, 1, 4], [0, 2, 3]], "int32")
     relative = RelativePositions((2, 3), 2)
     relative.build((None, 6, 8))
     relative.table.assign(noise(3, 5, 2))
-    geometry = {
+    positions = {
         **RotaryPositions(4).for_attention((2, 3), prefix=1),
         **relative.for_attention((2, 3), prefix=1),
     }
-    taken = take_geometry(geometry, keep)
-    assert set(taken) == {"rotary", "bias"} and take_geometry({}, keep) == {}
-    bias = array(geometry["bias"])
+    taken = take_positions(positions, keep)
+    assert set(taken) == {"rotary", "bias"} and take_positions({}, keep) == {}
+    bias = array(positions["bias"])
     assert array(taken["bias"]).shape == (2, 2, 3, 3)
     for b, k in enumerate(keep):
-        for whole, part in zip(geometry["rotary"], taken["rotary"], strict=True):
+        for whole, part in zip(positions["rotary"], taken["rotary"], strict=True):
             np.testing.assert_array_equal(array(part)[b], whole[k])
         np.testing.assert_array_equal(array(taken["bias"])[b], bias[:, k][:, :, k])
 
@@ -169,13 +169,13 @@ def test_attention_among_the_kept_is_attention_with_the_others_masked(kind):
     relative = RelativePositions((2, 3), 2)
     relative.build((None, 6, 8))
     relative.table.assign(3 * noise(3, 5, 2))
-    geometry = (RotaryPositions(4) if kind == "rotary" else relative).for_attention((2, 3), prefix=1)
+    positions = (RotaryPositions(4) if kind == "rotary" else relative).for_attention((2, 3), prefix=1)
     layer = built(Attention(2), tokens, tokens)
     mask = np.zeros((2, 7), bool)
     np.put_along_axis(mask, keep, True, axis=1)
-    whole = values(layer, tokens, tokens, mask=mask, **geometry)
+    whole = values(layer, tokens, tokens, mask=mask, **positions)
     few = array(take_tokens(tokens, keep))
-    part = values(layer, few, few, **take_geometry(geometry, keep))
+    part = values(layer, few, few, **take_positions(positions, keep))
     np.testing.assert_allclose(part, np.take_along_axis(whole, keep[..., None], axis=1), atol=2e-6)
     assert np.abs(part - values(layer, few, few)).max() > 1e-2
 

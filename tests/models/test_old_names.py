@@ -9,7 +9,7 @@ import pytest
 from random_weights import randomize
 
 import keras_vit
-from keras_vit import MaskedViT, MultimodalViT, ViT, modalities
+from keras_vit import MaskedViT, MultimodalViT, ViT, layers, modalities
 from keras_vit.errors import InputError
 from keras_vit.mobile_demo.server import CIFAR10
 from keras_vit.training.recipes import recipe_from
@@ -81,6 +81,26 @@ def test_the_kept_run_and_its_quantized_models():
         answers = np.asarray(keras.models.load_model(path)(images))
         assert answers.shape == (2, 10) and np.abs(answers - float32).max() < 5, path
     assert keras_vit.ViTConfig.of(recipe.variant).num_heads == model.config.num_heads
+
+
+@pytest.mark.parametrize(
+    ("layer", "new", "old"),
+    [
+        (layers.Attention(2, "hard", top_k=2), "attention_type", "kind"),
+        (layers.Pooling("mean"), "pool_type", "kind"),
+    ],
+)
+def test_layers(layer, new, old):
+    config = layer.get_config()
+    saved = {old if key == new else key: value for key, value in config.items()}
+    assert type(layer).from_config(saved).get_config() == config != saved
+
+
+def test_options_of_attention_in_a_saved_block():
+    config = layers.EncoderBlock(2, 8, {"attention_type": "relu"}).get_config()
+    saved = {**config, "attention": {"kind": "relu"}}
+    block = layers.EncoderBlock.from_config(saved)
+    assert block.attention.attention_type == "relu" and block.get_config() == config
 
 
 def test_an_old_name_in_code_is_refused_with_the_new_one():

@@ -183,7 +183,7 @@ def test_only_the_class_token_leaves_the_last_block_and_nothing_is_lost():
     for changes in ({}, {"registers": 2}, {"distilled": True}, {"position": "relative", "merge": (2, 3)}):
         model = small(**changes)
         short = np.asarray(model(noise()))
-        model.every_token = True
+        model.compute_all_tokens = True
         np.testing.assert_allclose(np.asarray(model(noise())), short, atol=1e-5)
 
 
@@ -199,7 +199,7 @@ def test_mean_pooling_leaves_registers_out():
 
 def test_a_distilled_model_averages_two_heads():
     model = small(distilled=True)
-    model.every_token = True
+    model.compute_all_tokens = True
     tokens = {}
     model.norm.call = lambda x, call=model.norm.call: tokens.setdefault("x", call(x))
     answer = np.asarray(model(noise()))

@@ -21,7 +21,7 @@ from keras_vit.data.image_data import Split
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.training import ImageData, recipe, train
 from keras_vit.training.callbacks import Keeper
-from keras_vit.training.runs import held
+from keras_vit.training.runs import locked_run
 
 QUICK = {"epochs": 4, "batch_size": 12, "dropout": 0.1, "warmup_epochs": 1}
 
@@ -178,8 +178,8 @@ def test_states_within_an_epoch(tmp_path, monkeypatch):
 
 HOLDER = """
 import sys, time
-from keras_vit.training.runs import held
-with held(sys.argv[1]):
+from keras_vit.training.runs import locked_run
+with locked_run(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -196,7 +196,7 @@ def test_two_runs_on_one_folder_refuse_each_other(tmp_path):
     finally:
         other.kill()
         other.wait()
-    with held(run):  # killed, it holds nothing
+    with locked_run(run):  # killed, it holds nothing
         pass
     assert not (run / ".lock").exists()
 

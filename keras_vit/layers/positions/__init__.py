@@ -44,16 +44,16 @@ POSITION_LAYERS = {
 }
 
 
-def positions_for(kind, /, grid, prefix, width, num_heads, **kwargs):
+def positions_for(name, /, grid, prefix, width, num_heads, **kwargs):
     """The position layer that `ViTConfig.position` names.
 
     Args:
-        kind: a key of `POSITION_LAYERS`.
+        name: a key of `POSITION_LAYERS`.
         grid: (rows, columns) of patches, or one integer for a sequence.
         prefix: number of leading tokens that are no patches.
         width, num_heads: of the encoder.
         **kwargs: what the layer takes besides (dtype, name, convention ...).
     """
-    return POSITION_LAYERS[one_of("position", kind, POSITION_LAYERS)](
+    return POSITION_LAYERS[one_of("position", name, POSITION_LAYERS)](
         grid, prefix, width, num_heads, **kwargs
     )

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_vit.config import positive
 from keras_vit.errors import InputError, one_of
-from keras_vit.layers.linear import untouched
+from keras_vit.layers.linear import identity
 from keras_vit.layers.positions.base import Positions, grid_of
 from keras_vit.layers.positions.resize import resize_matrix, resize_positions
 
@@ -57,7 +57,7 @@ class LearnedPositions(Positions):
     def __init__(self, grid, prefix=0, stddev=0.02, **kwargs):
         super().__init__(grid, prefix, **kwargs)
         self.stddev = positive("stddev", stddev)
-        self.fake_quantize = untouched
+        self.fake_quantize = identity
 
     def build(self, tokens_shape, sizes_shape=None):
         super().build(tokens_shape)

@@ -112,7 +112,7 @@ def teach(student, teacher, kind, weight=0.5, temperature=3.0):
     convert = as_seen_by(teacher, student)
     label_loss, metrics = student.compute_loss, student.compute_metrics
     apart = student.config.distilled
-    student.each_head = apart
+    student.return_both_heads = apart
 
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not training:

@@ -2,6 +2,8 @@
 
 import difflib
 import re
+from collections.abc import Iterable
+from typing import Any
 
 LONGEST_WORD, LONGEST_LINE = 300, 2000  # characters of a message
 
@@ -50,12 +52,12 @@ class Interrupted(Exception):
         code: the command line's exit code: 130 after Ctrl-C; 0 after SIGTERM, when all is saved.
     """
 
-    def __init__(self, message, code=130):
+    def __init__(self, message: str, code: int = 130):
         super().__init__(message)
         self.code = code
 
 
-def one_of(what, given, known):
+def one_of(what: str, given: object, known: Iterable) -> Any:
     """Return `given` if it is among `known`, else raise `InputError` that lists them.
 
     Args:

@@ -12,7 +12,9 @@ import re
 import shutil
 import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from keras_vit.answers import PROBABILITY, labels_fit
 from keras_vit.errors import InputError, Notice
@@ -27,7 +29,7 @@ KINDS = {  # of what is no regular file, by its type in `stat`
 }
 
 
-def open_regular(path, name=None):
+def open_regular(path: str | Path, name: str | None = None) -> BinaryIO:
     """Open a regular file for reading: a binary file object.
 
     A pipe or a device (also one that a link leads to) would block, or never end.
@@ -59,7 +61,7 @@ def open_regular(path, name=None):
     return file
 
 
-def read_regular(path, most, name=None):
+def read_regular(path: str | Path, most: int, name: str | None = None) -> bytes:
     """The bytes of a regular file (see `open_regular`); an InputError if there are more than `most`."""
     name = str(path) if name is None else name
     with open_regular(path, name) as file:
@@ -85,7 +87,7 @@ def _check_regular(found, name):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     The temporary name keeps the suffix, since Keras looks at it. It is removed when the block
@@ -106,7 +108,7 @@ def atomic_write(path):
 
 
 @contextlib.contextmanager
-def naming(path, temporary=None):
+def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
     """Name `path` in what is raised when there is no room: NumPy, h5py and zipfile leave that out.
 
     Args:
@@ -143,7 +145,7 @@ def _errno(error):
     return errno.ENOSPC if re.search(r"\d+ requested and \d+ written", str(error)) else None  # NumPy 2
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     """Write `value` to `path` as JSON, atomically. NaN is an `InputError`, since JSON has none."""
     try:
         text = json.dumps(value, indent=2, allow_nan=False) + "\n"
@@ -166,7 +168,7 @@ def finite(value: object) -> object:
 
 
 @contextlib.contextmanager
-def atomic_directory(path):
+def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes the place of `path` if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +192,7 @@ def atomic_directory(path):
         shutil.rmtree(old, ignore_errors=True)
 
 
-def find_labels(path, num_classes, output=PROBABILITY):
+def find_labels(path: str | Path, num_classes: int | None, output: str = PROBABILITY) -> list[str] | None:
     """The lines of the nearest labels.txt, in the folder of a model file or up to three above, or None.
 
     One with another number of lines belongs to something else: a wrong name is worse than none. For the

@@ -2,6 +2,7 @@
 
 import numbers
 import unicodedata
+from collections.abc import Iterable
 
 from keras_vit.errors import InputError
 
@@ -27,7 +28,7 @@ def label_problem(label: str) -> str | None:
     return None if any(c.isprintable() and not c.isspace() for c in label) else EMPTY
 
 
-def checked_labels(labels) -> list[str]:
+def checked_labels(labels: Iterable[str | int]) -> list[str]:
     """`labels` (texts, or integers) as a list of texts, each one line that is not empty, or an `InputError`.
 
     Two classes may share a name, as in ImageNet.
@@ -45,7 +46,7 @@ def checked_labels(labels) -> list[str]:
     return names
 
 
-def check_class_names(names, source) -> None:
+def check_class_names(names: Iterable[str], source: object) -> None:
     """Refuse classes of a data set that could not be told apart, or written to a labels.txt.
 
     Raises:

@@ -15,9 +15,10 @@ import subprocess
 import sys
 import threading
 import weakref
+from typing import Any
 
 
-def start(module, *arguments, **options):
+def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen:
     """Run `python -m MODULE ARGUMENTS`, until it ends or this process does.
 
     Args:

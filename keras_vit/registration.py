@@ -61,7 +61,7 @@ REGISTERED = {  # module -> the classes that it registers; tests/test_keras_cont
 }
 
 
-def register_with_keras():
+def register_with_keras() -> None:
     """Register all of these: now, or as soon as Keras is imported."""
     if sys.modules.get("keras"):
         _register()

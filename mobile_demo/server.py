@@ -28,8 +28,10 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from keras_vit.errors import InputError
@@ -100,7 +102,15 @@ class DemoServer(ThreadingHTTPServer):
     allow_reuse_port = False
     request_queue_size = CONNECTIONS
 
-    def __init__(self, address, directory, page, certificate=None, token="", network=False):
+    def __init__(
+        self,
+        address: tuple[str, int],
+        directory: str | Path,
+        page: str | Path,
+        certificate: str | Path | None = None,
+        token: str = "",
+        network: bool = False,
+    ):
         self.directory, self.page, self.context = directory, page, None
         self.token, self.network, self.names = token, network, set(LOCAL)
         self._free = threading.BoundedSemaphore(CONNECTIONS)
@@ -109,29 +119,29 @@ class DemoServer(ThreadingHTTPServer):
             self.context.load_cert_chain(certificate)
         super().__init__(address, DemoHandler)
 
-    def process_request(self, request, client_address):
+    def process_request(self, request: socket.socket, client_address: Any) -> None:
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
-    def process_request_thread(self, request, client_address):
+    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
-    def finish_request(self, request, client_address):
+    def finish_request(self, request: socket.socket, client_address: Any) -> None:
         # In the thread of this request: a browser that dislikes the certificate must not hold up the others.
         if self.context:
             request.settimeout(HEAD_SECONDS)
             request = self.context.wrap_socket(request, server_side=True)
         super().finish_request(request, client_address)
 
-    def handle_error(self, request, client_address):
+    def handle_error(self, request: socket.socket, client_address: Any) -> None:
         """Say nothing: a browser that left, or that does not trust the certificate, is no error."""
 
-    def find(self, path):
+    def find(self, path: str) -> tuple[Path | None, bool]:
         """(the file for a path without its token, or None; whether it is stored as .gz).
 
         Only files that are listed exist, so there is no way out of the two folders.
@@ -156,11 +166,11 @@ class DemoHandler(BaseHTTPRequestHandler):
     timeout = SEND_SECONDS
     error_message_format, error_content_type = "%(code)d %(message)s\n", "text/plain; charset=utf-8"
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.received = b""  # and not yet taken for a request
 
-    def handle_one_request(self):
+    def handle_one_request(self) -> None:
         """One request, or the end of the connection.
 
         The base class would wait for a line without end, read what follows a line that is no header as
@@ -181,7 +191,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         else:
             self.answer()
 
-    def handle(self):
+    def handle(self) -> None:
         super().handle()
         # To close with bytes unread would reset the connection, and the answer might not arrive.
         with contextlib.suppress(OSError, ValueError):
@@ -243,10 +253,10 @@ class DemoHandler(BaseHTTPRequestHandler):
         _, _, port = host.rpartition(":")
         return port if port.isdigit() and port.isascii() else ""
 
-    def handle_expect_100(self):
+    def handle_expect_100(self) -> bool:
         return True  # no body is wanted
 
-    def answer(self):
+    def answer(self) -> None:
         path = self.path.partition("?")[0]
         if self.server.token:
             _, given, rest = path.split("/", 2) if path.count("/") > 1 else (None, path[1:], None)
@@ -271,7 +281,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         with content:
             self.send_file(content, Path(file.name), packed)
 
-    def send_file(self, content, name, packed):
+    def send_file(self, content: bytes, name: str, packed: bool) -> None:
         facts = os.fstat(content.fileno())
         size, tag = facts.st_size, f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
         if self.headers.get("If-None-Match") == tag:
@@ -295,16 +305,24 @@ class DemoHandler(BaseHTTPRequestHandler):
             return
         shutil.copyfileobj(content if body is None else io.BytesIO(body), self.wfile)
 
-    def end_headers(self):
+    def end_headers(self) -> None:
         for name, value in HEADERS.items():
             self.send_header(name, value)
         super().end_headers()
 
-    def log_message(self, format, *arguments):
+    def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing: a page loads dozens of files."""
 
 
-def make_server(directory, host="127.0.0.1", port=0, certificate=None, page=PAGE, token="", network=False):
+def make_server(
+    directory: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    certificate: str | Path | None = None,
+    page: str | Path = PAGE,
+    token: str = "",
+    network: bool = False,
+) -> DemoServer:
     """A `DemoServer` that listens, to be started with `serve_forever()`.
 
     Args:
@@ -335,7 +353,7 @@ def make_server(directory, host="127.0.0.1", port=0, certificate=None, page=PAGE
         raise InputError(f"{port} is no port: choose one from 1024 to 65535, or 0 for any.") from error
 
 
-def write_site(directory, out, page=PAGE):
+def write_site(directory: str | Path, out: str | Path, page: str | Path = PAGE) -> None:
     """Write page and export directory as one folder, for a web server that serves files.
 
     Raises:
@@ -359,30 +377,30 @@ def write_site(directory, out, page=PAGE):
             shutil.copyfile(file, temporary / "export" / file.name)
 
 
-def page_files(page):
+def page_files(page: str | Path) -> dict[str, Path]:
     """{name: path} of the built page's files."""
     return {
         file.relative_to(page).as_posix(): file for file in Path(page).rglob("*") if is_offered(file, page)
     }
 
 
-def exported_files(directory):
+def exported_files(directory: str | Path) -> list[Path]:
     """The files of an export directory that the page needs."""
     files = sorted(Path(directory).iterdir())
     return [file for file in files if is_exported(file) and is_offered(file, directory)]
 
 
-def is_exported(file):
+def is_exported(file: Path) -> bool:
     return file.name in ("manifest.json", "labels.txt") or file.suffix == ".tflite"
 
 
-def is_offered(file, folder):
+def is_offered(file: Path, folder: str | Path) -> bool:
     """Whether `file` is a regular file of `folder`: neither hidden nor a link that leads out."""
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     return not hidden and file.is_file() and file.resolve().is_relative_to(Path(folder).resolve())
 
 
-def open_file(path):
+def open_file(path: str | Path) -> BinaryIO:
     """Open a regular file for reading. Raises OSError if it became a link, a pipe or a device meanwhile."""
     number = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(number).st_mode):
@@ -391,7 +409,7 @@ def open_file(path):
     return open(number, "rb")
 
 
-def check_export(directory):
+def check_export(directory: str | Path) -> None:
     """Raises InputError if `directory` has no manifest, no .tflite file, or links to files elsewhere."""
     read_manifest(directory)
     inside = Path(directory).resolve()
@@ -402,7 +420,7 @@ def check_export(directory):
         raise InputError(f"{directory} holds no .tflite file: export the model with keras-vit export.")
 
 
-def check_page(page=PAGE):
+def check_page(page: str | Path = PAGE) -> None:
     """Raises InputError if the page was not built, or only in part."""
     files = page_files(page)
     if "index.html" not in files or not any(name.endswith(".wasm.gz") for name in files):
@@ -412,7 +430,7 @@ def check_page(page=PAGE):
         )
 
 
-def network_address():
+def network_address() -> str | None:
     """This machine's address in its network, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -422,7 +440,7 @@ def network_address():
             return None
 
 
-def make_certificate(folder, hosts):
+def make_certificate(folder: Path, hosts: Sequence[str]) -> Path:
     """A PEM file in `folder` with a key and a self-signed certificate for `hosts`, valid for a month."""
     key, certificate = Path(folder) / "key.pem", Path(folder) / "certificate.pem"
     names = ",".join(f"{'IP' if host[-1].isdigit() else 'DNS'}:{host}" for host in hosts)
@@ -450,6 +468,6 @@ def make_certificate(folder, hosts):
     return both
 
 
-def temporary_folder():
+def temporary_folder() -> tempfile.TemporaryDirectory:
     """Where a certificate lives while the server runs."""
     return tempfile.TemporaryDirectory(prefix="keras-vit-")

@@ -17,7 +17,7 @@ from keras_vit.labels import check_class_names
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def open_built_in(source, test_fraction, seed):
+def open_built_in(source: str, test_fraction: float, seed: int) -> ImageIndex:
     """The `ImageIndex` called `source`. Raises InputError."""
     if source.startswith(TFDS):
         return _tfds(source, test_fraction, seed)

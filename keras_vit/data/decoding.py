@@ -7,7 +7,7 @@ that they cannot see them differently.
 import io
 import struct
 import zlib
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -43,7 +43,7 @@ TURN = {
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 
 
-def is_image_name(name):
+def is_image_name(name: str) -> bool:
     """True if `name` looks like a picture: by its suffix, and neither hidden nor made by an archiver.
 
     `name` may have folders in it; a hidden one (".cache") or "__MACOSX" hides what is below, so
@@ -54,7 +54,11 @@ def is_image_name(name):
     return not hidden and path.suffix.lower() in SUFFIXES
 
 
-def decode(source, image_size=None, name=None):
+def decode(
+    source: str | Path | bytes | bytearray | memoryview,
+    image_size: int | tuple[int, int] | None = None,
+    name: str | None = None,
+) -> np.ndarray:
     """The picture in `source` as uint8 RGB [height, width, 3].
 
     It is turned upright (EXIF orientation); transparency shows white; 16-bit grey is divided by
@@ -99,7 +103,7 @@ def decode(source, image_size=None, name=None):
         raise InputError(f"{name!r} {what} ({why}): get the whole file again.") from error
 
 
-def fit(picture, image_size):
+def fit(picture: np.ndarray | Image.Image, image_size: int | tuple[int, int]) -> np.ndarray:
     """`picture` scaled to cover `image_size`, its aspect ratio kept, and cropped in the centre.
 
     With the picture h x w and the target H x W, in float64, `round` to the nearest integer and

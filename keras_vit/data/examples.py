@@ -6,6 +6,7 @@ NumPy alone, but for the modalities themselves, which are Keras layers.
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Shared:
         rows: integers [N], which row of `values` each example has.
     """
 
-    def __init__(self, values, rows):
+    def __init__(self, values: np.ndarray, rows: Sequence[int] | np.ndarray):
         self.values, self.rows = values, np.asarray(rows)
         self.shape, self.dtype = (len(self.rows), *values.shape[1:]), values.dtype
 
@@ -49,11 +50,11 @@ class Examples:
     def __len__(self):
         return len(self.labels)
 
-    def take(self, rows, names=None):
+    def take(self, rows: slice | np.ndarray, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """{name: array} of some rows, of all inputs or of those named."""
         return {name: np.asarray(self.inputs[name][rows]) for name in names or self.inputs}
 
-    def only(self, names):
+    def only(self, names: Iterable[str]) -> "Examples":
         """The same examples with fewer inputs."""
         return dataclasses.replace(self, inputs={name: self.inputs[name] for name in names})
 
@@ -82,11 +83,11 @@ class MultimodalData:
     val: Examples | None = None
 
     @property
-    def choosing(self):
+    def choosing(self) -> Examples:
         """The examples that choices are made by: `val`, or `test` where there is none."""
         return self.test if self.val is None else self.val
 
-    def only(self, names):
+    def only(self, names: Iterable[str]) -> "MultimodalData":
         """The same data with fewer modalities."""
         return dataclasses.replace(
             self,

@@ -10,7 +10,9 @@ import dataclasses
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -76,20 +78,20 @@ class ImageData:
     val: Split | None = None
 
     @property
-    def choosing(self):
+    def choosing(self) -> Split:
         """The pictures that choices are made by: `val`, or `test` where there is none."""
         return self.test if self.val is None else self.val
 
 
 def load_data(
-    source,
-    image_size=None,
-    test_fraction=0.2,
-    seed=0,
-    skip_bad=False,
-    progress=None,
-    service=None,
-    channels=3,
+    source: str | Path,
+    image_size: int | tuple[int, int] | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    service: str | None = None,
+    channels: int = 3,
 ) -> ImageData:
     """Load a labelled set of pictures.
 

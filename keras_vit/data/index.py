@@ -6,11 +6,13 @@ Nothing is decoded before it is asked for.
 import contextlib
 import dataclasses
 import io
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from keras_vit.data.decoding import FORMATS, decode, fit
+from keras_vit.data.layout import Item
 from keras_vit.errors import InputError
 
 
@@ -40,17 +42,19 @@ class ImageIndex:
     records: list | None = None
     ignored: dict = dataclasses.field(default_factory=dict)
 
-    def picture(self, i, image_size=None):
+    def picture(self, i: int, image_size: tuple[int, int] | None = None) -> np.ndarray:
         """Item i as uint8 [H, W, 3]; None leaves its size. Raises InputError."""
         return self.decoded(self.read(i), i, image_size)
 
-    def decoded(self, raw, i, image_size=None):
+    def decoded(
+        self, raw: bytes | np.ndarray, i: int, image_size: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """The same from `raw`, what `read(i)` gave."""
         if isinstance(raw, bytes):
             return decode(raw, image_size, self.items[i].name)
         return raw if image_size is None else fit(raw, image_size)
 
-    def complaint(self, problems):
+    def complaint(self, problems: dict[int, str]) -> str:
         """What to say about {index: why it cannot be used}."""
         reasons = [problems[i].rstrip(".") for i in sorted(problems)]
         more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
@@ -60,7 +64,7 @@ class ImageIndex:
             "out."
         )
 
-    def check_none_emptied(self, kept):
+    def check_none_emptied(self, kept: Iterable[Item]) -> None:
         """Raise an InputError if a class has none left of its pictures in a split."""
         lost = {(item.label, item.split) for item in self.items} - {(item.label, item.split) for item in kept}
         if lost:
@@ -71,7 +75,7 @@ class ImageIndex:
             )
 
 
-def median_size(items, read):
+def median_size(items: Sequence[Item], read: Callable[[int], bytes]) -> int:
     """What `suggest_image_size` says, from `read(i)`, the bytes of the file of each item."""
     sides = []
     for i in np.unique(np.linspace(0, len(items) - 1, 64).astype(int)):

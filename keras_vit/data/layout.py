@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from keras_vit.data.decoding import SUFFIXES
-from keras_vit.data.sources import EXPECTED, count_suffixes
+from keras_vit.data.sources import EXPECTED, Tree, count_suffixes
 from keras_vit.errors import InputError
 from keras_vit.labels import check_class_names
 
@@ -28,7 +29,7 @@ class Item:
     mark: str = ""  # what the fingerprint says about it
 
 
-def layout(tree, test_fraction, seed):
+def layout(tree: Tree, test_fraction: float, seed: int) -> tuple[list[str], list[Item]]:
     """(class names, [Item]), in the order of `PARTS`."""
     top = ""
     while True:
@@ -158,25 +159,25 @@ def _kinds(tree, prefix, folders):
     return " ".join(SUFFIXES) + (f"; found: {found}" if found else "")
 
 
-def choose(count, fraction, seed, label):
+def choose(count: int, fraction: float, seed: int, label: int) -> set[int]:
     """The indices that are for testing: 1 to count - 1 of them."""
     testing = min(max(1, round(count * fraction)), count - 1)
     return set(np.random.default_rng([seed, label]).permutation(count)[:testing].tolist())
 
 
-def natural(name):
+def natural(name: str) -> tuple[list, str]:
     """A sort key under which "2" < "10"."""
     parts = re.split(r"(\d+)", name)
     # Python makes no integer of more than 4300 digits.
     return [int(part[:4000]) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def listed(names, most=5):
+def listed(names: Sequence[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
 
 
-def digest(parts):
+def digest(parts: Iterable[str | bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         part = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
@@ -185,5 +186,5 @@ def digest(parts):
     return digest.hexdigest()[:16]
 
 
-def fingerprint_of(class_names, items):
+def fingerprint_of(class_names: Sequence[str], items: Iterable[Item]) -> str:
     return digest([*class_names, *sorted(item.mark for item in items)])

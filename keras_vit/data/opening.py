@@ -1,6 +1,8 @@
 """`open_index`: the `ImageIndex` of any source: a folder, a .zip, a packed set, a name."""
 
 import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 from keras_vit.data import builtin, packed
 from keras_vit.data.index import ImageIndex, median_size
@@ -9,7 +11,9 @@ from keras_vit.data.sources import BUILT_IN, count_suffixes, is_name, open_tree
 
 
 @contextlib.contextmanager
-def open_index(source, test_fraction=0.2, seed=0, skip_bad=False):
+def open_index(
+    source: str | Path, test_fraction: float = 0.2, seed: int = 0, skip_bad: bool = False
+) -> Iterator[ImageIndex]:
     """Yield the `ImageIndex` of a source; the arguments are those of `load_data`."""
     if packed.is_packed(source):
         yield packed.open_packed(source, skip_bad)
@@ -34,7 +38,7 @@ def open_index(source, test_fraction=0.2, seed=0, skip_bad=False):
             )
 
 
-def suggest_image_size(source) -> int:
+def suggest_image_size(source: str | Path) -> int:
     """The image size that suits a source, from the headers of up to 64 of its pictures.
 
     By the median of their shorter sides: up to 16, that (to a multiple of 2); up to 64, the

@@ -58,11 +58,11 @@ class Record:
     length: int
 
 
-def shard_name(split, index, count):
+def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
-def is_packed(source):
+def is_packed(source: object) -> bool:
     """Whether `source` is a folder that `pack` made."""
     try:
         folder = Path(source).expanduser()
@@ -71,7 +71,7 @@ def is_packed(source):
         return False
 
 
-def read_contents(source):
+def read_contents(source: str | Path) -> Contents:
     """What dataset.json of a packed set holds. Raises InputError."""
     path = Path(source).expanduser() / CONTENTS
     contents = read_document(path, Contents, "pack the set again")
@@ -79,7 +79,7 @@ def read_contents(source):
     return contents
 
 
-def open_packed(source, skip_bad=False):
+def open_packed(source: str | Path, skip_bad: bool = False) -> ImageIndex:
     """The `ImageIndex` of a packed set, in the order they had in what was packed.
 
     All shards are read once, for their checksums, labels and names; each picture again when it is decoded.

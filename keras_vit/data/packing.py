@@ -6,9 +6,11 @@ load_data("flowers.packed")  # as from flowers.zip: the same pictures in the sam
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +25,15 @@ from keras_vit.files import atomic_directory, write_json
 from keras_vit.formats import FORMAT
 
 
-def pack(source, out, shards=16, image_size=None, seed=0, skip_bad=False, progress=None):
+def pack(
+    source: str | Path,
+    out: str | Path,
+    shards: int = 16,
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
     """Write the pictures of `source` into the folder `out`, which appears whole or not at all.
 
     Each picture is decoded once, so that no bad one gets in. Without `image_size` the files go in as

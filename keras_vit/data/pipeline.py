@@ -6,21 +6,30 @@ workers, each of which makes only its part of every batch, what one would see al
 """
 
 import math
+from collections.abc import Callable, Sized
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_vit.data.augment import policy
+from keras_vit.data.examples import Examples
+from keras_vit.data.image_data import Split
 from keras_vit.data.service import ServedSplit
 
 GROUP = 32  # examples that are augmented, and mixed, together: a worker does those groups that it needs
+AnySplit = Split | ServedSplit | Examples
 
 
-def steps_per_epoch(split, batch_size):
+def steps_per_epoch(split: Sized, batch_size: int) -> int:
     return math.ceil(len(split) / batch_size)
 
 
-def distributed(strategy, make):
+def distributed(
+    strategy: tf.distribute.Strategy | None,
+    make: Callable[[tf.distribute.InputContext | None], tf.data.Dataset],
+) -> tf.data.Dataset:
     """The data set that `make(tf.distribute.InputContext)` makes, for the replicas of `strategy`.
 
     Without a strategy, what `make(None)` makes.
@@ -28,7 +37,16 @@ def distributed(strategy, make):
     return make(None) if strategy is None else strategy.distribute_datasets_from_function(make)
 
 
-def training_batches(split, model, recipe, first_epoch, last_epoch, even=False, skipped=0, context=None):
+def training_batches(
+    split: AnySplit,
+    model: keras.Model,
+    recipe: Any,
+    first_epoch: int,
+    last_epoch: int,
+    even: bool = False,
+    skipped: int = 0,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """Batches (what `model` takes, labels float32 [B, num_classes]) of epochs [first, last), without
     the `skipped` first batches of the first one.
 
@@ -97,7 +115,9 @@ def training_batches(split, model, recipe, first_epoch, last_epoch, even=False, 
     return batches.prefetch(2)
 
 
-def evaluation_batches(split, model, batch_size=256, even=False):
+def evaluation_batches(
+    split: AnySplit, model: keras.Model, batch_size: int = 256, even: bool = False
+) -> tf.data.Dataset:
     """The same for evaluation: in order, unchanged but for the normalisation."""
     count = steps_per_epoch(split, batch_size) * batch_size
 
@@ -110,7 +130,7 @@ def evaluation_batches(split, model, batch_size=256, even=False):
     return tf.data.Dataset.range(len(split)).batch(batch_size).map(load, num_parallel_calls=2).prefetch(2)
 
 
-def targets(labels, model):
+def targets(labels: tf.Tensor, model: keras.Model) -> tf.Tensor:
     """Integer labels [B] as what the loss of `model` takes, float32 [B, num_classes]: of one class 0 or 1."""
     if model.num_classes == 1:
         return tf.cast(labels, tf.float32)[:, None]

@@ -18,9 +18,15 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_vit.distributed.addresses import bind, is_address, parts, why_silent
 from keras_vit.errors import InputError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 SECONDS = 10  # to wait for the service at first
 LOST = 60  # and when it was there before
@@ -45,7 +51,7 @@ class ServedSplit:
     def __len__(self):
         return len(self.records)
 
-    def gather(self, indices):
+    def gather(self, indices: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
         """(float32 [n, H, W, C] in 0..255, labels int32 [n]) of `indices`, by TensorFlow's operators."""
         import tensorflow as tf
 
@@ -73,7 +79,7 @@ class ServedSplit:
         images = found.batch(tf.size(indices, tf.int64)).get_single_element()
         return images, tf.gather(labels, indices)
 
-    def distribute(self, batches):
+    def distribute(self, batches: "tf.data.Dataset") -> "tf.data.Dataset":
         """The same batches, made by the service. Each element of the source goes to one of its workers."""
         import tensorflow as tf
 
@@ -82,7 +88,7 @@ class ServedSplit:
         return batches.apply(service.distribute(mode, f"grpc://{self.service}"))
 
 
-def check_service(address, seconds=SECONDS):
+def check_service(address: object, seconds: float = SECONDS) -> str:
     """Raise an InputError when nothing answers at "HOST:PORT", where TensorFlow would wait. Returns it."""
     place = str(address).removeprefix("grpc://")
     if not is_address(place):
@@ -99,7 +105,7 @@ def check_service(address, seconds=SECONDS):
 
 
 @contextlib.contextmanager
-def watched(split, folder, seconds=LOST):
+def watched(split: object, folder: str | Path, seconds: float = LOST) -> Iterator[None]:
     """Say what it means when the service of a `ServedSplit` fails or goes away, while it is trained on.
 
     When it does not answer for so many seconds, this process ends: TensorFlow would wait for ever, where
@@ -143,7 +149,9 @@ def watched(split, folder, seconds=LOST):
         done.set()
 
 
-def serve(port=0, host=None, join=None, seconds=SECONDS):
+def serve(
+    port: int = 0, host: str | None = None, join: str | None = None, seconds: float = SECONDS
+) -> tuple[str, list]:
     """Start a worker of a data service, and its dispatcher unless it joins another one.
 
     Args:

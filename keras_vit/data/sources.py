@@ -12,6 +12,7 @@ import stat
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -63,12 +64,12 @@ class Tree:
             raise InputError(f"{name!r} cannot be read: {why}.") from error
 
 
-def is_name(source):
+def is_name(source: object) -> bool:
     """Whether `source` is no path, but the name of a set."""
     return isinstance(source, str) and (source in BUILT_IN or source.startswith(TFDS))
 
 
-def found_path(source) -> Path:
+def found_path(source: str | Path) -> Path:
     """The path of a source that is no name. Raises InputError where nothing lies there."""
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"the data is a {type(source).__name__}: {EXPECTED}.")
@@ -85,7 +86,7 @@ def found_path(source) -> Path:
 
 
 @contextlib.contextmanager
-def open_tree(source):
+def open_tree(source: str | Path) -> Iterator[Tree]:
     """Yield the `Tree` of a folder or a .zip. Raises InputError."""
     path = found_path(source)
     if path.is_dir():
@@ -106,7 +107,7 @@ def open_tree(source):
             yield _zip_tree(str(path), archive, os.fstat(file.fileno()).st_size)
 
 
-def count_suffixes(names) -> dict:
+def count_suffixes(names: Iterable[str]) -> dict:
     """{suffix: how many of `names` have it}, the most frequent first; "" for those that have none."""
     suffixes = (PurePosixPath(name).suffix.lower() for name in names)
     # A suffix tells what kind of file it is: a long one, or one with odd characters, does not.

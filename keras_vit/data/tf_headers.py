@@ -190,7 +190,7 @@ def _starts_with(content, prefix):
     return tf.equal(tf.strings.substr(content, 0, len(prefix)), prefix)
 
 
-def is_one_of(value, values):
+def is_one_of(value: tf.Tensor, values: tuple[int, ...]) -> tf.Tensor:
     return tf.reduce_any(tf.equal(value, values))
 
 

@@ -8,6 +8,8 @@ A name is the path of a layer, as its parts are called in `keras_vit.layers`: "p
 
 import contextlib
 import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +23,7 @@ from keras_vit.models.vit import ViT
 ROLES = {Linear: ("input", "kernel", "output"), Attention: ("scores", "probabilities")}
 
 
-def features(model, images, names):
+def features(model: keras.Model, images: Any, names: str | Iterable[str]) -> dict[str, np.ndarray]:
     """Intermediate values of one pass in inference; the model is left as it was.
 
     All tokens are computed, also by the last block, where a pass that only wants the answer
@@ -55,7 +57,7 @@ def features(model, images, names):
     return {name: values[name] for name in names}
 
 
-def feature_names(model):
+def feature_names(model: keras.Model) -> list[str]:
     """The names that `features` knows, in the order in which the model computes them.
 
     They are found by a pass over a blank image.
@@ -67,12 +69,12 @@ def feature_names(model):
     return list(values)
 
 
-def vit_in(model):
+def vit_in(model: keras.Model) -> ViT:
     """The `ViT` that `model` is, or that it carries as its attribute `model`, as `QuantizeAware` does."""
     return _inside(model, ViT, "a ViT")
 
 
-def model_in(model):
+def model_in(model: keras.Model) -> ViT | MultimodalViT:
     """The `ViT` or `MultimodalViT` that `model` is or carries."""
     return _inside(model, ViT | MultimodalViT, "a ViT, a MultimodalViT")
 
@@ -102,7 +104,12 @@ def _places(root):
 
 
 @contextlib.contextmanager
-def recording(model, names, keep=lambda value: value, compute_all_tokens=False):
+def recording(
+    model: keras.Model,
+    names: Iterable[str],
+    keep: Callable[[Any], Any] = lambda value: value,
+    compute_all_tokens: bool = False,
+) -> Iterator[dict[str, Any]]:
     """Within, a call of `model` fills the dictionary that is yielded: {name: keep(value)}, in their order.
 
     Args:

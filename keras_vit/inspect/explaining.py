@@ -12,14 +12,16 @@ from keras_vit.errors import InputError
 from keras_vit.files import find_labels, open_regular
 from keras_vit.inspect.capture import model_in
 from keras_vit.inspect.multimodal import draw_multimodal_explanation
-from keras_vit.inspect.plots import check_suffix, draw_explanation
+from keras_vit.inspect.plots import Predictions, check_suffix, draw_explanation
 from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.saved import load_saved
 
 WAY_OUT = "explain looks inside the Keras model, e.g. RUN/model.keras, or RUN itself."
 
 
-def explain(model_path, image_path, out, **others):
+def explain(
+    model_path: str | Path, image_path: str | Path | None, out: str | Path, **others: str | Path | None
+) -> "Predictions":
     """Draw what the model of a RUN looked at: `draw_explanation`, from files to a file.
 
     Args:

@@ -1,5 +1,10 @@
 """What a `MultimodalViT` looked at: the share of each word, patch and step in its answer, and the picture."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
 import numpy as np
 from keras import ops
 
@@ -9,6 +14,7 @@ from keras_vit.inspect.channels import as_rgb
 from keras_vit.inspect.plots import (
     BARS,
     FAINT,
+    Predictions,
     check_labels,
     check_suffix,
     overlay,
@@ -22,7 +28,7 @@ from keras_vit.modalities import Image, Text
 MOST_WORDS = 24  # in a picture
 
 
-def token_shares(model, inputs):
+def token_shares(model: keras.Model, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
     """How much of each token of each modality reaches the answer, by attention rollout through the trunk.
 
     As `attention_rollout`; of a visual sentence, its share goes to the words as the last block of its
@@ -66,7 +72,13 @@ def token_shares(model, inputs):
     return shares
 
 
-def draw_multimodal_explanation(model, raw, path, labels=None, top=5):
+def draw_multimodal_explanation(
+    model: keras.Model,
+    raw: dict[str, np.ndarray],
+    path: str | Path,
+    labels: Sequence[str] | None = None,
+    top: int = 5,
+) -> Predictions:
     """Draw which words and which patches an answer comes from, in one picture.
 
     Args:

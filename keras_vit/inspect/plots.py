@@ -3,8 +3,11 @@
 Drawn on a `Figure` of its own, never through pyplot: whoever works in a notebook keeps their backend.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -18,6 +21,10 @@ from keras_vit.inspect.rollout import attention_rollout
 from keras_vit.inspect.similarity import position_similarity
 from keras_vit.models.activation import activate
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 BARS, FAINT = ("#3b6fb6", "#a9bfdd", "#eef0f3"), "#6b7280"  # the first, the others, behind them; small print
 DIM = (0.12, 0.55)  # the greys that black and white become under the heat
@@ -26,7 +33,13 @@ LONGEST_LABEL = 34  # characters
 LEAST_SPAN = 0.1  # of an even share: smaller differences are not made to look large
 
 
-def draw_explanation(model, picture, path, labels=None, top=5):
+def draw_explanation(
+    model: keras.Model,
+    picture: np.ndarray | str | Path,
+    path: str | Path,
+    labels: Sequence[str] | None = None,
+    top: int = 5,
+) -> "Predictions":
     """Draw what `model` sees, what it looked at (`attention_rollout`), and its most probable classes.
 
     The heat is scaled from the least to the most of this picture, so that also a faint preference shows;
@@ -70,7 +83,7 @@ def draw_explanation(model, picture, path, labels=None, top=5):
     return predictions
 
 
-def draw_position_similarity(model, path):
+def draw_position_similarity(model: keras.Model, path: str | Path) -> None:
     """Draw `position_similarity` as in Dosovitskiy et al. 2020, figure 7: a heat map for every patch.
 
     The heat map at (row, column) shows how similar the encoding of that patch is to those of all others.
@@ -88,7 +101,7 @@ def draw_position_similarity(model, path):
     save(_tiles(similarity.reshape(*grid, *grid)), path)
 
 
-def check_suffix(path):
+def check_suffix(path: str | Path) -> None:
     """Refuse a path of a picture whose suffix is none of `SUFFIXES`."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise InputError(
@@ -99,12 +112,12 @@ def check_suffix(path):
 class Predictions(list):
     """[(label, value)], the highest first. `output` says what the values are: "probability" or "logits"."""
 
-    def __init__(self, pairs=(), output=PROBABILITY):
+    def __init__(self, pairs: Iterable[tuple[str, float]] = (), output: str = PROBABILITY):
         super().__init__(pairs)
         self.output = output
 
 
-def check_labels(model, labels):
+def check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
     """Refuse labels that do not fit a model with a head."""
     if not model.num_classes or labels is None:
         return
@@ -114,7 +127,7 @@ def check_labels(model, labels):
         )
 
 
-def predictions_of(model, images, labels, top):
+def predictions_of(model: keras.Model, images: Any, labels: Sequence[str] | None, top: int) -> Predictions:
     """[(label, probability)] of the `top` most probable classes of the first example."""
     activation = model_in(model).activation
     answer = ops.convert_to_numpy(activate(model(images, training=False), activation))[0]
@@ -147,7 +160,7 @@ def _explanation(pixels, rollout, predictions):
     return figure
 
 
-def overlay(figure, axis, pixels, rollout, scale):
+def overlay(figure: "Figure", axis: "Axes", pixels: np.ndarray, rollout: np.ndarray, scale: float) -> None:
     """The picture, grey and dim so that nothing in it is as bright as heat, and the heat glowing on top.
 
     `scale` is in inches a pixel, for a bar beside it that is as wide on every picture.
@@ -178,7 +191,7 @@ def overlay(figure, axis, pixels, rollout, scale):
     bar.outline.set_visible(False)
 
 
-def prediction_bars(axis, predictions):
+def prediction_bars(axis: "Axes", predictions: Predictions) -> None:
     """The names above their bars, so that long ones have room; logits, which have no limits, get none."""
     for place, (label, value) in enumerate(predictions):
         if predictions.output == PROBABILITY:
@@ -229,7 +242,7 @@ def _tiles(similarity):
     return figure
 
 
-def save(figure, path, dpi=150):
+def save(figure: "Figure", path: str | Path, dpi: int = 150) -> None:
     """Write a figure, whole or not at all."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=dpi)

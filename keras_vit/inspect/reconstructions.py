@@ -1,5 +1,8 @@
 """`draw_reconstructions`: what a `MaskedViT` was shown, and what it made of it."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from keras import ops
 
@@ -8,11 +11,14 @@ from keras_vit.inspect.channels import as_rgb
 from keras_vit.inspect.plots import FAINT, check_suffix, save
 from keras_vit.models.masked import MaskedViT
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COVER = 235  # the grey of a hidden patch, which stands apart from most pictures
 MOST = 64  # pictures that are drawn
 
 
-def draw_reconstructions(model, images, path=None):
+def draw_reconstructions(model: MaskedViT, images: Any, path: str | Path | None = None) -> "Figure":
     """Draw pictures in three rows: as they are, as the model sees them, and with hidden patches predicted.
 
     Args:

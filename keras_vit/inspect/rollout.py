@@ -1,5 +1,9 @@
 """Where a model looks: the attention of each block, and the way from the answer back to the patches."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 import numpy as np
 from keras import ops
 
@@ -7,9 +11,10 @@ from keras_vit.errors import InputError
 from keras_vit.inspect.capture import features, vit_in
 from keras_vit.layers import Attention
 from keras_vit.layers.masks import MASKED_SCORE
+from keras_vit.models import ViT
 
 
-def attention_maps(model, images):
+def attention_maps(model: keras.Model, images: Any) -> list[np.ndarray]:
     """The attention weights of every block.
 
     Args:
@@ -25,7 +30,7 @@ def attention_maps(model, images):
     return [values[name] for name in names]
 
 
-def attention_rollout(model, images):
+def attention_rollout(model: keras.Model, images: Any) -> np.ndarray:
     """Attention rollout, how much of each patch reaches the answer: Abnar and Zuidema 2020, arXiv:2005.00928.
 
     A residual connection adds each token to what it attends to, so a block mixes tokens by
@@ -52,14 +57,14 @@ def attention_rollout(model, images):
     return ops.convert_to_numpy(rollout_from(vit, values, pictures.shape[1:3], mask))
 
 
-def rollout_names(vit):
+def rollout_names(vit: ViT) -> list[str]:
     """The values from which `rollout_from` computes."""
     extras = ["merger.norm"] if vit.config.merge else []
     extras += ["pool.attention.probabilities"] if vit.config.pooling == "attention" else []
     return [*_map_names(vit), *extras]
 
 
-def rollout_from(vit, values, image_size, mask=None):
+def rollout_from(vit: ViT, values: Mapping[str, Any], image_size: tuple[int, int], mask: Any = None) -> Any:
     """`attention_rollout` from what a pass computed, in operators of Keras: also inside a traced graph.
 
     Args:
@@ -109,7 +114,7 @@ def _weights(vit, attention):
     return attention
 
 
-def mixing(attention):
+def mixing(attention: Any) -> Any:
     """[B, num_heads, M, N] -> [B, M, N] with rows of sum 1, of the first M tokens.
 
     ReLU attention need not have that sum by itself.

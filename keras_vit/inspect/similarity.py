@@ -1,5 +1,6 @@
 """`position_similarity`: which places look alike to a model."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -8,7 +9,7 @@ from keras_vit.inspect.capture import vit_in
 from keras_vit.layers.positions import Positions
 
 
-def position_similarity(model):
+def position_similarity(model: keras.Model) -> np.ndarray:
     """Cosine similarity of the patches' position encodings (Dosovitskiy et al. 2020, figure 7, centre).
 
     Args:

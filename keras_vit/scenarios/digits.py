@@ -1,15 +1,18 @@
 """What the scenarios with handwritten digits share: the digits, split once, and examples made from them."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from keras_vit.config import integer
-from keras_vit.data.examples import MultimodalData
+from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.data.layout import digest
+from keras_vit.modalities import Modality
 
 HELD_OUT = 3  # one digit of so many is for testing only
 
 
-def handwritten(seed=0):
+def handwritten(seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """scikit-learn's 1,797 digits (Alpaydin and Kaynak 1998), of which a third is held out, class by class.
 
     Returns:
@@ -26,7 +29,7 @@ def handwritten(seed=0):
     return tuple((pictures[rows], labels[rows]) for rows in (order[~held_out], order[held_out]))
 
 
-def drawn(labels, num_classes, count, rng):
+def drawn(labels: np.ndarray, num_classes: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Rows of `labels` for `count` examples, each class equally often, in random order: int [count]."""
     wanted = rng.permutation(np.arange(count) % num_classes)
     rows = np.empty(count, int)
@@ -37,13 +40,15 @@ def drawn(labels, num_classes, count, rng):
     return rows
 
 
-def grey(pictures):
+def grey(pictures: np.ndarray) -> np.ndarray:
     """Brightness float [..., H, W], 0 to 1 and cut there, as pixels uint8 [..., H, W, 3]."""
     pixels = np.rint(255 * np.clip(pictures, 0, 1)).astype("uint8")
     return np.repeat(pixels[..., np.newaxis], 3, axis=-1)
 
 
-def assembled(train, test, labels, modalities, source):
+def assembled(
+    train: Examples, test: Examples, labels: Iterable[str], modalities: dict[str, Modality], source: str
+) -> MultimodalData:
     """`MultimodalData` of two `Examples`, with the fingerprint of what they hold."""
     parts = [source, *labels]
     for examples in (train, test):

@@ -14,7 +14,7 @@ may have been; what a blot leaves are others.
 
 import numpy as np
 
-from keras_vit.data.examples import Examples
+from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.errors import InputError
 from keras_vit.modalities import Audio, Image
 from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
@@ -41,9 +41,8 @@ TRAINING = {
 }
 
 
-def make(seed=0):
+def make(seed: int = 0) -> MultimodalData:
     """`MultimodalData` with "image" uint8 [N, 8, 8, 3] and "audio" float32 [N, 4096] at 8 kHz."""
-
     halves = handwritten(seed)
     examples = [
         _examples(*half, count, np.random.default_rng([seed, i]))
@@ -56,7 +55,7 @@ def make(seed=0):
     return assembled(*examples, [str(k) for k in range(10)], modalities, "digits-audio")
 
 
-def tones(digit):
+def tones(digit: int) -> tuple[int, int]:
     """(row, column) of a telephone's key, in Hz."""
     for keys, row in zip(KEYS, ROWS, strict=True):
         if digit in range(10) and str(digit) in keys:
@@ -64,7 +63,7 @@ def tones(digit):
     raise InputError(f"{digit!r} has no key here: give a digit from 0 to 9.")
 
 
-def sound(digit, levels, rng):
+def sound(digit: int, levels: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
     """The key of a digit in white noise.
 
     Args:
@@ -82,7 +81,7 @@ def sound(digit, levels, rng):
     return np.clip(wave, -1, 1).astype("float32")
 
 
-def blotted(pictures, rng):
+def blotted(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Pictures [N, 8, 8] with a square of half-tone at a random place of each, and noise all over."""
     pictures = pictures.copy()
     corners = rng.integers(0, 8 - BLOT + 1, (len(pictures), 2))

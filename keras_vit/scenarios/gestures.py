@@ -11,9 +11,11 @@ training"). Four of them come in pairs that differ in time only: a circle clockw
 spiral inwards or outwards.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-from keras_vit.data.examples import Examples
+from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.errors import one_of
 from keras_vit.modalities import Action
 from keras_vit.scenarios.digits import assembled
@@ -36,21 +38,25 @@ TRAINING = {
 }
 
 
-def circle(t):
+Points = tuple[np.ndarray, np.ndarray]  # x [T], y [T]
+Shape = Callable[[np.ndarray], Points]  # of t [T], 0 to 1
+
+
+def circle(t: np.ndarray) -> Points:
     return np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)
 
 
-def spiral(t):
+def spiral(t: np.ndarray) -> Points:
     """From the middle outwards, two turns."""
     return t * np.cos(4 * np.pi * t), t * np.sin(4 * np.pi * t)
 
 
-def eight(t):
+def eight(t: np.ndarray) -> Points:
     """Lemniscate of Gerono."""
     return np.cos(2 * np.pi * t), np.sin(4 * np.pi * t) / 2
 
 
-def polyline(*corners):
+def polyline(*corners: tuple[float, float]) -> Shape:
     """The track through corners (x, y) at an even pace: t [T], 0 to 1 -> (x [T], y [T])."""
     corners = np.array(corners, float)
     lengths = np.hypot(*np.diff(corners, axis=0).T)
@@ -62,7 +68,7 @@ def _polygon(corners):
     return polyline(*np.transpose(circle(np.arange(corners + 1) / corners)))
 
 
-def backwards(shape):
+def backwards(shape: Shape) -> Shape:
     return lambda t: shape(1 - t)
 
 
@@ -81,9 +87,8 @@ GESTURES = {
 }
 
 
-def make(seed=0):
+def make(seed: int = 0) -> MultimodalData:
     """`MultimodalData` with "action" float32 [N, 32, 4], see `track`; steps of four zeros are no steps."""
-
     action = Action(STEPS, features=4, padding=0.0)
     examples = []
     for i, count in enumerate((TRAIN, TEST)):
@@ -94,7 +99,7 @@ def make(seed=0):
     return assembled(*examples, GESTURES, {"action": action}, "gestures")
 
 
-def track(name, rng, tremble=TREMBLE):
+def track(name: str, rng: np.random.Generator, tremble: float = TREMBLE) -> np.ndarray:
     """One drawing of a gesture.
 
     Args:

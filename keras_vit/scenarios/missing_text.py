@@ -13,6 +13,8 @@ parameters, 6 minutes on two cores for both.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from keras_vit.config import integer
 from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.inspect.plots import save
 from keras_vit.modalities import Image, Text, Vocabulary
+from keras_vit.models import MultimodalViT
 from keras_vit.scenarios.scenes import BACKGROUND, COLOURS, SHAPES, Scenes, draw, fingerprint, scatter
 
 SIZE, RADIUS = 32, 5
@@ -36,7 +39,7 @@ TRAIN_SCENES, TEST_SCENES = 30000, 4000
 SHARES = (0.3, 0.7, 1.0)  # of the texts that are hidden in a test
 
 
-def scenes(rng, count):
+def scenes(rng: np.random.Generator, count: int) -> Scenes:
     """`Scenes` of one object."""
     return Scenes(
         scatter(rng, count, 1, SIZE, RADIUS, 0),
@@ -45,12 +48,12 @@ def scenes(rng, count):
     )
 
 
-def answers(scenes):
+def answers(scenes: Scenes) -> np.ndarray:
     """The class of each scene's object, colour and shape: int32 [N], indices into `LABELS`."""
     return scenes.colours[:, 0] * len(SHAPES) + scenes.shapes[:, 0]
 
 
-def photograph(rng, scenes):
+def photograph(rng: np.random.Generator, scenes: Scenes) -> np.ndarray:
     """Pixels uint8 [N, 32, 32, 3] as a bad camera in the fog takes them: low contrast, much noise."""
     low, high = CONTRAST
     images = np.empty((len(scenes), SIZE, SIZE, 3), np.uint8)
@@ -65,7 +68,7 @@ def photograph(rng, scenes):
     return images
 
 
-def captions(rng, scenes):
+def captions(rng: np.random.Generator, scenes: Scenes) -> list[str]:
     """A text for each scene that tells the colour or the shape of its object."""
     colours, texts = list(COLOURS), []
     for said, phrasing, colour, shape in zip(
@@ -82,12 +85,11 @@ def captions(rng, scenes):
     return texts
 
 
-def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
+def make(seed: int = 0, train_scenes: int = TRAIN_SCENES, test_scenes: int = TEST_SCENES) -> MultimodalData:
     """`MultimodalData` of that many noisy pictures, each with a text that tells half of the class.
 
     Inputs: image uint8 [N, 32, 32, 3]; text int32 [N, LENGTH].
     """
-
     seed = integer("seed", seed, 0)
     parts = []
     for part, count in enumerate((train_scenes, test_scenes)):
@@ -109,7 +111,7 @@ def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
     )
 
 
-def controls(examples):
+def controls(examples: Examples) -> dict[str, Examples]:
     """{name: the same examples, of which some have no text}."""
     hidden = np.random.default_rng(0).permutation(len(examples)) / len(examples)
     examples_by_title = {}
@@ -121,7 +123,9 @@ def controls(examples):
     return examples_by_title
 
 
-def more(model, data, scores, out):
+def more(
+    model: MultimodalViT, data: MultimodalData, scores: dict[str, dict[str, float]], out: Path
+) -> dict[str, float]:
     """How far the model without any text is below one that never saw a text; draws "missing.png"."""
     shares = [0, *SHARES]
     accuracies = [scores["image + text"]["all"], *(scores[_title(share)]["all"] for share in SHARES)]
@@ -130,7 +134,9 @@ def more(model, data, scores, out):
     return {"least above image alone": min(accuracies) - alone}
 
 
-def draw_missing(shares, accuracies, alone, path):
+def draw_missing(
+    shares: Sequence[float], accuracies: Sequence[float], alone: float, path: str | Path
+) -> None:
     """Accuracy over the share of texts that are missing, beside that of a model of pictures alone."""
     from matplotlib.figure import Figure
 

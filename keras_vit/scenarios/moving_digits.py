@@ -17,7 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_vit.data.examples import Examples
+from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.modalities import Video
 from keras_vit.scenarios.digits import assembled, drawn, grey, handwritten
 
@@ -40,9 +40,8 @@ TRAINING = {
 }
 
 
-def make(seed=0):
+def make(seed: int = 0) -> MultimodalData:
     """`MultimodalData` with "video" uint8 [N, 9, 24, 24, 3]; a label for each direction."""
-
     halves = handwritten(seed)
     examples = [
         _examples(half[0], count, np.random.default_rng([seed, i]))
@@ -52,7 +51,7 @@ def make(seed=0):
     return assembled(*examples, DIRECTIONS, {"video": video}, "moving-digits")
 
 
-def places(direction, steps, corner, rng):
+def places(direction: str, steps: np.ndarray, corner: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Where the digit is in each frame.
 
     Args:
@@ -73,7 +72,7 @@ def places(direction, steps, corner, rng):
     return np.array(corner) + grid.reshape(FRAMES, 2) * steps
 
 
-def clip(picture, corners):
+def clip(picture: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """A picture [8, 8] at each of the corners [T, 2]: float32 [T, 24, 24]."""
     frames = np.zeros((len(corners), SIZE, SIZE), "float32")
     for frame, (top, left) in zip(frames, corners, strict=True):
@@ -81,19 +80,19 @@ def clip(picture, corners):
     return frames
 
 
-def one_frame(examples, seed=0):
+def one_frame(examples: Examples, seed: int = 0) -> Examples:
     """The same `Examples` with time standing still: one frame of each clip, all the time."""
     rng = np.random.default_rng(seed)
     return _rearranged(examples, np.repeat(rng.integers(0, FRAMES, (len(examples), 1)), FRAMES, axis=1))
 
 
-def shuffled(examples, seed=0):
+def shuffled(examples: Examples, seed: int = 0) -> Examples:
     """The same `Examples` with the frames of each clip in random order."""
     rng = np.random.default_rng(seed)
     return _rearranged(examples, rng.permuted(np.tile(np.arange(FRAMES), (len(examples), 1)), axis=1))
 
 
-def controls(examples):
+def controls(examples: Examples) -> dict[str, Examples]:
     """{name: the same examples without time}."""
     return {"one frame": one_frame(examples), "shuffled frames": shuffled(examples)}
 

@@ -14,12 +14,14 @@ first seen all of the pictures as a masked autoencoder (He et al. 2021, arXiv:21
 
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+from rich.console import Console
 
 from keras_vit.config import ViTConfig
-from keras_vit.data.examples import Examples
+from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.inspect.reconstructions import draw_reconstructions
 from keras_vit.losses import MaskedReconstruction
 from keras_vit.modalities import Image
@@ -58,9 +60,8 @@ TRAINING = {
 }
 
 
-def make(seed=0):
+def make(seed: int = 0) -> MultimodalData:
     """`MultimodalData` with "image" uint8 [N, 32, 32, 3]; the group "labelled" of `train` has labels."""
-
     halves = handwritten(seed)
     examples = [
         _examples(*half, count, np.random.default_rng([seed, i]))
@@ -69,7 +70,7 @@ def make(seed=0):
     return assembled(*examples, [str(k) for k in range(10)], {"image": Image(SIZE, 4)}, "pretraining")
 
 
-def placed(pictures, sides, tilts, corners):
+def placed(pictures: np.ndarray, sides: np.ndarray, tilts: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """Each picture on a canvas of its own.
 
     Args:
@@ -129,7 +130,7 @@ def _examples(pictures, labels, count, rng):
     return Examples({"image": pixels}, labels[rows], {"labelled": labelled})
 
 
-def run(out, console=None):
+def run(out: str | Path, console: Console | None = None) -> list[dict[str, Any]]:
     """Train both for each seed.
 
     Args:
@@ -141,7 +142,6 @@ def run(out, console=None):
         of the test pictures that are right, the difference in points, the time that all of it took, and what
         the classifier has and takes for one picture.
     """
-
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -173,15 +173,14 @@ def run(out, console=None):
     return rows
 
 
-def encoder(seed):
+def encoder(seed: int) -> ViT:
     """A fresh `ViT` without a head."""
     keras.utils.set_random_seed(seed)
     return ViT(ViTConfig(**MODEL), image_size=SIZE, num_classes=None, preprocessing=PREPROCESSING)
 
 
-def pretrained(encoder, data):
+def pretrained(encoder: ViT, data: MultimodalData) -> MaskedViT:
     """A `MaskedViT` around `encoder`, trained on all pictures of `data.train` and none of their labels."""
-
     masked = MaskedViT(encoder, reconstruction=MaskedReconstruction(**RECONSTRUCTION), **MASKED)
     pictures = normalised(data.train.inputs["image"])
     masked.compile(_optimizer(masked, PRETRAINING, len(pictures)))
@@ -189,9 +188,8 @@ def pretrained(encoder, data):
     return masked
 
 
-def classified(model, data):
+def classified(model: ViT, data: MultimodalData) -> float:
     """Train a `ViT` on the labelled pictures alone; per cent of the test pictures that are then right."""
-
     labelled = data.train.groups["labelled"]
     pictures, labels = normalised(data.train.inputs["image"][labelled]), data.train.labels[labelled]
     model.compile(
@@ -204,7 +202,7 @@ def classified(model, data):
     return 100 * float(np.mean(logits.argmax(axis=1) == data.test.labels))
 
 
-def normalised(pixels):
+def normalised(pixels: np.ndarray) -> np.ndarray:
     """uint8 0..255 -> float32 -1..1, as `PREPROCESSING` says."""
     return ((pixels / 255 - PREPROCESSING["mean"]) / PREPROCESSING["std"]).astype("float32")
 

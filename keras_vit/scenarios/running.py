@@ -12,18 +12,26 @@ import itertools
 import json
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from rich.console import Console
 
+from keras_vit.data.examples import Examples
 from keras_vit.files import atomic_write, write_json
+from keras_vit.models import MultimodalViT
 from keras_vit.scenarios import scenario
 from keras_vit.training.progress import ProgressBar
 from keras_vit.training.recipes import multimodal_recipe
 from keras_vit.training.trainer import train
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def run(name, out, console):
+
+def run(name: str, out: str | Path, console: Console) -> Any:
     """Train the scenario called `name` and score it on its held-out examples.
 
     Args:
@@ -62,7 +70,6 @@ def run(name, out, console):
 
 def _train(world, data, folder, console):
     """The model of a scenario, trained in a RUN folder on the modalities of `data`."""
-
     variant, training, start = dict(world.MODEL), dict(world.TRAINING), None
     if len(data.modalities) == 1:
         variant.pop("visual_weight", None)  # nothing to predict
@@ -77,7 +84,6 @@ def _train(world, data, folder, console):
 
 def _pretrained(world, model, path, console):
     """The model with pretrained parts, kept in a file."""
-
     if not path.exists():
         progress = ProgressBar(console, "pretrain", 1, world.PRETRAINING["steps"], 0)
         try:
@@ -89,7 +95,7 @@ def _pretrained(world, model, path, console):
     return keras.models.load_model(path, compile=False)
 
 
-def scores(model, examples, world):
+def scores(model: MultimodalViT, examples: Examples, world: ModuleType) -> dict[str, dict[str, float]]:
     """{"image + text": {"all": share right, group: ...}, "image": ...} of each set of modalities.
 
     A scenario adds rows of its own by a function `controls(examples)` that gives {name: other examples}.
@@ -106,7 +112,7 @@ def scores(model, examples, world):
     return table
 
 
-def answers(model, inputs, count, batch_size=256):
+def answers(model: MultimodalViT, inputs: dict[str, Any], count: int, batch_size: int = 256) -> np.ndarray:
     """The most probable class of each example: int [N]."""
     predicted = []
     for start in range(0, count, batch_size):
@@ -122,7 +128,7 @@ def _by_group(predicted, examples):
     return {name: float(right[mask].mean()) for name, mask in groups.items() if mask.any()}
 
 
-def milliseconds(model, batch):
+def milliseconds(model: keras.Model, batch: Any) -> float:
     """The median time of a batch in Keras."""
     times = []
     for _ in range(12):
@@ -132,7 +138,7 @@ def milliseconds(model, batch):
     return float(np.median(times[2:]))
 
 
-def table(result: dict | list):
+def table(result: dict | list) -> "Table":
     """What `run` gave, as a `rich.table.Table`."""
     from rich.table import Table
 

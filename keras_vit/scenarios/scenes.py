@@ -42,7 +42,9 @@ class Scenes:
         return len(self.centres)
 
 
-def scatter(rng, count, objects, size, radius, gap):
+def scatter(
+    rng: np.random.Generator, count: int, objects: int, size: int, radius: int, gap: int
+) -> np.ndarray:
     """Random centres, int32 [count, objects, 2], of objects that lie wholly inside and do not touch.
 
     No centre lies on the middle line of a canvas of odd size: each is left or right, above or below.
@@ -77,7 +79,7 @@ def scatter(rng, count, objects, size, radius, gap):
     return centres
 
 
-def draw(scenes, size, radius):
+def draw(scenes: Scenes, size: int, radius: int) -> np.ndarray:
     """Pixels uint8 [N, size, size, 3] of scenes whose objects reach `radius` pixels from their centres."""
     images = np.full((len(scenes), size, size, 3), BACKGROUND, np.uint8)
     palette = np.array(list(COLOURS.values()), np.uint8)
@@ -89,7 +91,7 @@ def draw(scenes, size, radius):
     return images
 
 
-def outline(shape, radius):
+def outline(shape: str, radius: int) -> np.ndarray:
     """Which pixels a shape covers: boolean [2 * radius + 1, 2 * radius + 1]."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     if shape == "square":
@@ -99,12 +101,12 @@ def outline(shape, radius):
     return 2 * np.abs(x) <= y + radius  # a triangle, its tip up
 
 
-def distinct_colours(rng, count, objects):
+def distinct_colours(rng: np.random.Generator, count: int, objects: int) -> np.ndarray:
     """int32 [count, objects], no colour twice in a row."""
     return rng.permuted(np.tile(np.arange(len(COLOURS), dtype=np.int32), (count, 1)), axis=1)[:, :objects]
 
 
-def fingerprint(*arrays):
+def fingerprint(*arrays: np.ndarray) -> str:
     """16 hex digits that tell arrays apart."""
     digest = hashlib.sha256()
     for array in arrays:

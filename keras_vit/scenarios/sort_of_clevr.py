@@ -60,13 +60,12 @@ TRAINING = {
 }
 
 
-def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
+def make(seed: int = 0, train_scenes: int = TRAIN_SCENES, test_scenes: int = TEST_SCENES) -> MultimodalData:
     """`MultimodalData` of that many scenes, each with `QUESTIONS` of the questions about it.
 
     Inputs, both `Shared`: image uint8 [N, 75, 75, 3]; text int32 [N, LENGTH]. Groups: relational,
     non-relational, English, Chinese, and the types of question.
     """
-
     seed = integer("seed", seed, 0)
     texts, meaning = questions()
     vocabulary = Vocabulary.from_texts(texts)

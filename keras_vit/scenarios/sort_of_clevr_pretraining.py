@@ -6,6 +6,7 @@ object is the closest to the one in question, which the furthest, and where it i
 """
 
 import warnings
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from keras import ops
 
 from keras_vit.layers import LayerNorm, Linear
 from keras_vit.layers.masks import as_bias
+from keras_vit.models import MultimodalViT
 from keras_vit.scenarios.scenes import draw
 from keras_vit.scenarios.sort_of_clevr_questions import (
     LABELS,
@@ -36,7 +38,12 @@ PRETRAINING = {
 }
 
 
-def pretrain(model, seed=0, callbacks=(), steps=None):
+def pretrain(
+    model: MultimodalViT,
+    seed: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    steps: int | None = None,
+) -> None:
     """Pretrain the vision module, the text module and the first trunk block of a fresh model, in place.
 
     Every step has new scenes, none of those of `make`.
@@ -101,7 +108,9 @@ def _pretraining_model(model, texts):
     return keras.Model({"pixels": pixels, "chosen": chosen}, outputs)
 
 
-def batches(model, meaning, seed):
+def batches(
+    model: MultimodalViT, meaning: np.ndarray, seed: int
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Endless batches of new scenes, with questions about each and the targets of all three outputs."""
     rng, batch, asked = np.random.default_rng([seed, 2]), PRETRAINING["batch_size"], PRETRAINING["questions"]
     scene = np.arange(batch)[:, None]

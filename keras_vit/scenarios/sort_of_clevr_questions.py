@@ -41,7 +41,7 @@ LABELS = ["square", "circle", "yes", "no", *(str(number) for number in range(1, 
 YES, NO, ONE = 2, 3, 4
 
 
-def scenes(rng, count):
+def scenes(rng: np.random.Generator, count: int) -> Scenes:
     """`Scenes` of six objects, one of each colour in the order of `COLOURS`: squares and circles."""
     return Scenes(
         scatter(rng, count, OBJECTS, SIZE, RADIUS, GAP),
@@ -50,7 +50,7 @@ def scenes(rng, count):
     )
 
 
-def answers(scenes):
+def answers(scenes: Scenes) -> np.ndarray:
     """The answer to every question that there is: int32 [N, 6 types, 6 colours], indices into `LABELS`.
 
     The object itself counts in "count".
@@ -71,7 +71,7 @@ def answers(scenes):
     ).astype(np.int32)
 
 
-def extremes(scenes):
+def extremes(scenes: Scenes) -> np.ndarray:
     """Which other object is the closest to each, and which the furthest: int32 [N, 2, 6 colours].
 
     Distances are those between the centres. Of equal ones the first in the order of the colours counts.
@@ -83,7 +83,7 @@ def extremes(scenes):
     )
 
 
-def questions():
+def questions() -> tuple[list[str], np.ndarray]:
     """All questions there are, each in all its words.
 
     Returns:

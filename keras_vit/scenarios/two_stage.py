@@ -16,6 +16,9 @@ pictures are found, and 100.0% of the classes from the words alone, where a bag 
 parameters, 4 minutes on two cores.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import keras
 import numpy as np
 
@@ -23,6 +26,7 @@ from keras_vit.config import integer
 from keras_vit.data.examples import Examples, MultimodalData
 from keras_vit.layers import Linear
 from keras_vit.modalities import Image, Text, Vocabulary
+from keras_vit.models import MultimodalViT
 from keras_vit.scenarios.scenes import COLOURS, SHAPES, Scenes, distinct_colours, draw, fingerprint
 from keras_vit.training.optimization.optimizer import warmup_cosine
 
@@ -63,7 +67,7 @@ TRAINING = {
 }
 
 
-def scenes(rng, count):
+def scenes(rng: np.random.Generator, count: int) -> Scenes:
     """`Scenes` of three objects: one in each row of cells, in any column, in any order."""
     rows = rng.permuted(np.tile(np.arange(CELLS), (count, 1)), axis=1)
     cells = np.stack([rows, rng.integers(CELLS, size=(count, CELLS))], axis=2)
@@ -75,13 +79,13 @@ def scenes(rng, count):
     )
 
 
-def answers(scenes):
+def answers(scenes: Scenes) -> np.ndarray:
     """The colour of the uppermost object of each scene: int32 [N], indices into `LABELS`."""
     uppermost = scenes.centres[..., 0].argmin(1)
     return np.take_along_axis(scenes.colours, uppermost[:, None], 1)[:, 0]
 
 
-def captions(rng, scenes):
+def captions(rng: np.random.Generator, scenes: Scenes) -> list[str]:
     """A caption of each scene: all its objects, in the order of the arrays."""
     phrasings = rng.integers(len(PHRASINGS), size=(len(scenes), OBJECTS))
     colours, texts = list(COLOURS), []
@@ -100,12 +104,11 @@ def captions(rng, scenes):
     return texts
 
 
-def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
+def make(seed: int = 0, train_scenes: int = TRAIN_SCENES, test_scenes: int = TEST_SCENES) -> MultimodalData:
     """`MultimodalData` of that many scenes, each with its caption; the class is the uppermost colour.
 
     Inputs: image uint8 [N, 36, 36, 3]; text int32 [N, LENGTH].
     """
-
     seed = integer("seed", seed, 0)
     parts = []
     for part, count in enumerate((train_scenes, test_scenes)):
@@ -133,7 +136,9 @@ def make(seed=0, train_scenes=TRAIN_SCENES, test_scenes=TEST_SCENES):
     )
 
 
-def more(model, data, scores, out):
+def more(
+    model: MultimodalViT, data: MultimodalData, scores: dict[str, dict[str, float]], out: Path
+) -> dict[str, float]:
     """How often the words find their picture, and what a bag of words knows of the class."""
     return {
         f"right picture of {CHOICE}": retrieval(model, data.test),
@@ -141,7 +146,7 @@ def more(model, data, scores, out):
     }
 
 
-def retrieval(model, examples):
+def retrieval(model: MultimodalViT, examples: Examples) -> float:
     """How often, of `CHOICE` pictures, that of the text has the features that are most like those predicted.
 
     Like: by cosine. Each text has the pictures of its own hundred to choose from.
@@ -155,7 +160,7 @@ def retrieval(model, examples):
     return float(np.mean(found))
 
 
-def bag_of_words(data):
+def bag_of_words(data: MultimodalData) -> float:
     """Accuracy of a logistic regression on how often each word is in the text."""
     from sklearn.linear_model import LogisticRegression
 
@@ -168,7 +173,7 @@ def bag_of_words(data):
     return float(model.score(counts[1], data.test.labels))
 
 
-def contents(scenes):
+def contents(scenes: Scenes) -> np.ndarray:
     """What is in each cell: int32 [N, 9], 0 for nothing, else 1 + colour * 3 + shape. Cells row by row."""
     cells = np.zeros((len(scenes), CELLS * CELLS), np.int32)
     row, column = np.moveaxis(scenes.centres // CELL, 2, 0)
@@ -177,7 +182,12 @@ def contents(scenes):
     return cells
 
 
-def pretrain(model, seed=0, callbacks=(), steps=None):
+def pretrain(
+    model: MultimodalViT,
+    seed: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    steps: int | None = None,
+) -> None:
     """Train the vision module of a fresh model, in place, to tell what is in each cell.
 
     Every step has new scenes, none of those of `make`.

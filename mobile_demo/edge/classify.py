@@ -8,13 +8,14 @@ import hashlib
 import json
 import multiprocessing
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 
-def picture(path, height, width):
+def picture(path: str | Path, height: int, width: int) -> np.ndarray:
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         image = Image.fromarray(((np.asarray(image).astype(int).clip(0, 65535) + 128) // 257).astype("uint8"))
@@ -27,7 +28,7 @@ def picture(path, height, width):
     return np.asarray(image.crop((left, top, left + width, top + height)), np.float32)
 
 
-def isolated(classify, script):
+def isolated(classify: Callable[[str, str], None], script: str) -> None:
     """Run classify(model, picture), with the words of the command line, in a process of its own.
 
     A damaged file can crash the runtime: then this process says so. What is not the file that was exported is
@@ -47,7 +48,7 @@ def isolated(classify, script):
     sys.exit(process.exitcode)
 
 
-def check(model):
+def check(model: Path) -> None:
     """Refuse a file that is not what the manifest.json beside it says, if there is one."""
     if not model.is_file():
         sys.exit(f"there is no file {model}.")
@@ -62,7 +63,7 @@ def check(model):
         sys.exit(f"{model} is not the file that manifest.json describes: copy it again.")
 
 
-def classify(model, picture_file):
+def classify(model: str, picture_file: str) -> None:
     from ai_edge_litert.interpreter import Interpreter  # here, since mediapipe_classify.py has no LiteRT
 
     model = Path(model)

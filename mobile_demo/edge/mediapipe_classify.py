@@ -14,7 +14,7 @@ from classify import picture
 from mediapipe.tasks.python import BaseOptions, vision
 
 
-def main():
+def main() -> None:
     if len(sys.argv) != 3:
         sys.exit("usage: python mediapipe_classify.py EXPORT_DIR/int8_static.tflite picture.jpg")
     model = Path(sys.argv[1])

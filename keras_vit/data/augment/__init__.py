@@ -13,6 +13,7 @@ from keras_vit.data.augment.erasing import erase
 from keras_vit.data.augment.geometry import affine, crop_and_resize, mirror, shift
 from keras_vit.data.augment.mixing import cut_mix, either, mix_up
 from keras_vit.data.augment.rand_augment import rand_augment
+from keras_vit.data.augment.step import Step
 from keras_vit.errors import one_of
 
 # What each policy does, as {title: step}. "strong" is nearly what DeiT (Touvron et al. 2021) and Compact
@@ -32,7 +33,7 @@ POLICIES = {
 }
 
 
-def policy(name):
+def policy(name: str) -> Step:
     """The augmentation called `name`: (images, labels, seed) -> (images, labels).
 
     Args:
@@ -53,7 +54,7 @@ def policy(name):
     return augment
 
 
-def parts(name):
+def parts(name: str) -> dict[str, Step]:
     """{title: step} of a policy, each alone and sure to act, to be looked at: `keras-vit show`."""
     sure = {"mirror": mirror(1.0), "erasing": erase(1.0)}
     steps = {

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def sides(draw, area, ratio):
+def sides(draw: tf.Tensor, area: tuple[float, float], ratio: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Two sides float32 [B], at most 1, of rectangles of random area and aspect, as shares of the picture's.
 
     Args:
@@ -16,7 +16,9 @@ def sides(draw, area, ratio):
     return tf.minimum(tf.sqrt(area * quotient), 1.0), tf.minimum(tf.sqrt(area / quotient), 1.0)
 
 
-def random_mask(share_high, share_wide, size, seed):
+def random_mask(
+    share_high: tf.Tensor, share_wide: tf.Tensor, size: tuple[int, int], seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Rectangles of whole pixels around random middles; what would hang over the edge is cut off.
 
     Args:

@@ -4,11 +4,12 @@ import tensorflow as tf
 
 from keras_vit.data.augment.boxes import random_mask, sides
 from keras_vit.data.augment.layers import keras_layer
+from keras_vit.data.augment.step import Step
 
 AREA, RATIO = (0.02, 1 / 3), 10 / 3  # share of the area, and the aspect ratio: from 0.3 to 1 / 0.3
 
 
-def erase(rate=0.25):
+def erase(rate: float = 0.25) -> Step:
     """Replace 2% to 33% of the area by noise, in that share of the pictures.
 
     A rectangle that hangs over the edge is cut there, so that the corners are erased as often as the middle.

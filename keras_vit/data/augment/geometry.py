@@ -4,11 +4,12 @@ import tensorflow as tf
 
 from keras_vit.data.augment.boxes import sides
 from keras_vit.data.augment.layers import keras_layer
+from keras_vit.data.augment.step import Step
 
 AREA, RATIO = (0.6, 1.0), 4 / 3  # of `crop_and_resize`: share of the area; the aspect changes by up to that
 
 
-def mirror(rate=0.5):
+def mirror(rate: float = 0.5) -> Step:
     """Swap left and right in that share of the pictures."""
     layer = keras_layer("RandomFlip", mode="horizontal")
 
@@ -19,7 +20,7 @@ def mirror(rate=0.5):
     return step
 
 
-def crop_and_resize():
+def crop_and_resize() -> Step:
     """Crop 60% to 100% of the area with aspect ratio 3/4 to 4/3, and stretch it to the size it was.
 
     These are the pictures that keras-cv's RandomCropAndResize makes of the same boxes. It takes one picture
@@ -34,7 +35,7 @@ def crop_and_resize():
     return step
 
 
-def random_boxes(count, seed):
+def random_boxes(count: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:
     """`count` boxes float32 [count, 4]: top, left, bottom, right from 0 to 1, for `crop_and_resize`."""
     draw = tf.random.stateless_uniform([4, count], seed)
     width, height = sides(draw, AREA, RATIO)
@@ -42,7 +43,7 @@ def random_boxes(count, seed):
     return tf.stack([top, left, top + height, left + width], axis=1)
 
 
-def shift():
+def shift() -> Step:
     """Pad by 1/8 of the size with a reflection, and crop a random window of the old size.
 
     Keras' RandomCrop cuts the same window out of the whole batch, so this is our own.
@@ -62,7 +63,7 @@ def shift():
     return step
 
 
-def affine():
+def affine() -> Step:
     """Turn by up to 12 degrees, stretch each side by up to 15%, shear, move by up to 1/10 of the size.
 
     No mirroring: it suits characters. What comes in at the border repeats the edge pixels.
@@ -82,7 +83,14 @@ def affine():
     return step
 
 
-def warp(images, matrix, move_x, move_y, fill_mode, fill_value=0.0):
+def warp(
+    images: tf.Tensor,
+    matrix: tf.Tensor,
+    move_x: tf.Tensor,
+    move_y: tf.Tensor,
+    fill_mode: str,
+    fill_value: float = 0.0,
+) -> tf.Tensor:
     """Each output pixel p, seen from the middle, takes what is at `matrix` p + (move_x, move_y); bilinear.
 
     Args:

@@ -5,9 +5,13 @@ This is the only file that knows keras-cv, which is no longer developed.
 
 import contextlib
 import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
 
 
-def keras_layer(kind, **options):
+def keras_layer(kind: str, **options: object) -> "keras.layers.Layer":
     """A layer of Keras' `image_preprocessing`, for its `transform_images` and `transform_labels`.
 
     These take the transformation, which we draw ourselves.
@@ -27,7 +31,7 @@ def keras_layer(kind, **options):
     return layer
 
 
-def sharpness():
+def sharpness() -> "keras.layers.Layer":
     """keras-cv's RandomSharpness, for its `augment_images(images, factor [B, 1, 1, 1])`.
 
     Factor 1 is smooth, 0 the image, -1 twice as sharp. Unlike Keras' own, it does not darken the border.

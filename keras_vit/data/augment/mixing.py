@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from keras_vit.data.augment.boxes import random_mask
 from keras_vit.data.augment.layers import keras_layer
+from keras_vit.data.augment.step import Step
 
 
-def mix_up(alpha=0.8):
+def mix_up(alpha: float = 0.8) -> Step:
     """w of a picture and 1 - w of another, in pixels and labels, w ~ Beta(alpha, alpha), for each picture.
 
     Zhang et al. 2017, arXiv:1710.09412.
@@ -27,7 +28,7 @@ def mix_up(alpha=0.8):
     return step
 
 
-def cut_mix(alpha=1.0):
+def cut_mix(alpha: float = 1.0) -> Step:
     """A rectangle of another picture in each, whose share of the label is its share of the area, exactly.
 
     Yun et al. 2019, arXiv:1905.04899: the rectangle's area is 1 - w before it is cut at the edges, with
@@ -50,7 +51,7 @@ def cut_mix(alpha=1.0):
     return step
 
 
-def either(one, other):
+def either(one: Step, other: Step) -> Step:
     """One of two steps, for the whole batch."""
 
     def step(images, labels, seed):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_vit.data.augment.geometry import warp
 from keras_vit.data.augment.layers import keras_layer, sharpness
+from keras_vit.data.augment.step import Step
 
 # At magnitude 1, as in the paper and torchvision.
 TURN, SHEAR, MOVE = 0.524, 0.3, 150 / 331  # radians (30 degrees), pixels a pixel, share of the side
@@ -17,7 +18,7 @@ GREY = 128.0  # comes in at the border
 GEOMETRIC = 5  # operations that are one affine map: turn, shear x, shear y, move x, move y
 
 
-def rand_augment(count=2, magnitude=0.3):
+def rand_augment(count: int = 2, magnitude: float = 0.3) -> Step:
     """`count` operations for each picture, one after another.
 
     Args:
@@ -117,7 +118,7 @@ def _geometric(images, kind, strength, signed):
     return warp(images, matrix, move_x, move_y, "CONSTANT", GREY)
 
 
-def equalize(images):
+def equalize(images: tf.Tensor) -> tf.Tensor:
     """Spread the values of each channel of each picture evenly over 0..255, as Pillow does.
 
     Keras' Equalization takes one histogram of the whole batch, and keras-cv's loops over the pictures.

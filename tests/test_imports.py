@@ -5,18 +5,18 @@ Imports inside functions count like those at the top of a file: they are there f
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"keras_vit": "keras_vit", "export": "keras_vit.export", "mobile_demo": "mobile_demo"}  # by folder
+PACKAGES = {"keras_vit": "keras_vit", "export": "keras_vit.export", "mobile_demo": "keras_vit.mobile_demo"}
 
 # From the top down: a module imports from its own floor and from those below.
 FLOORS = [
-    {"mobile_demo"},
     {"cli", "commands"},
-    {"export", "scenarios"},
+    {"export", "scenarios", "mobile_demo"},
     {"training"},
     {"inspect", "distributed", "data"},
     {"models"},
@@ -175,3 +175,34 @@ def test_circles_and_arrows_are_found():
     assert upward(down) == [] and circles(down) == []
     three = {"a": {("b", 1)}, "b": {("c", 1)}, "c": {("a", 1), ("d", 1)}, "d": set()}
     assert circles(three) == [["a", "b", "c"]]
+
+
+PROGRAM = re.compile(r"(?:^|[\"';])[ >]*from (keras_vit[\w.]*) import (\([^)]*\)|[^\n;#\"'\\]*)", re.MULTILINE)
+QUOTED = re.compile(r"[\"'](keras_vit(?:\.\w+)+)[\"']")
+
+
+def test_programs_in_strings_and_documents_import_what_exists():
+    """What other processes run, and what a reader copies: no linter looks into these."""
+    files = modules()
+    texts = {module: file.read_text(encoding="utf-8") for module, file in files.items()}
+    lazy = {module: lazy_names(ast.parse(text)) for module, text in texts.items()}
+    paths = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "tests").rglob("*.py"),
+        *files.values(),
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+    checked, wrong = 0, []
+    for path in set(paths) - {Path(__file__).resolve()}:
+        text = path.read_text(encoding="utf-8")
+        for module, names in PROGRAM.findall(text):
+            for name in re.findall(r"(\w+)(?: as \w+)?", names):
+                checked += 1
+                known = f"{module}.{name}" in files or name in lazy.get(module, ())
+                if not known and not re.search(rf"\b{name}\b", texts.get(module, "")):
+                    wrong.append((path.name, module, name))
+        for name in QUOTED.findall(text):
+            # A module; something in one; or a whole package, as a prefix.
+            if name not in files and name.rpartition(".")[0] not in files:
+                wrong.append((path.name, name, ""))
+    assert wrong == [] and checked > 1000

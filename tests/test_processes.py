@@ -36,7 +36,7 @@ elif sys.argv[1:]:
 time.sleep(600)
 """
 ASKING = """
-from keras_vit.export.workers import Worker
+from keras_vit.export.verification.workers import Worker
 
 with Worker("busy", {}) as worker:
     print(worker.answer(), flush=True)

@@ -92,7 +92,7 @@ def test_shape_dtype_range_and_the_sum_of_labels_stay(name, count):
 
 DIGEST = """
 import hashlib, numpy as np, tensorflow as tf
-from keras_vit.training.augment import policy
+from keras_vit.data.augment import policy
 images = np.random.default_rng(0).uniform(0, 255, (16, 16, 24, 3)).astype("float32")
 labels = np.eye(16, dtype="float32")
 found = policy("strong")(tf.constant(images), tf.constant(labels), tf.constant([5, 6]))

@@ -27,7 +27,7 @@ from keras_vit.training import strategy
 devices = strategy("multiworker")  # before anything else of TensorFlow
 sys.path.insert(0, sys.argv[1])
 from test_sharding import CASES, made, pictures
-from keras_vit.training import pipeline
+from keras_vit.data import pipeline
 
 found = {}
 for number, case in enumerate(CASES):

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from keras_vit.errors import Interrupted
 from keras_vit.training import recipe, strategy
-from keras_vit.training.data import ImageData, Split
+from keras_vit.data.image_data import ImageData, Split
 from keras_vit.training.trainer import built, fit, scope
 
 devices, out = strategy("auto"), Path(sys.argv[1])
@@ -142,7 +142,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from keras_vit.training import strategy
-from keras_vit.training.optimizer import SummedAdamW
+from keras_vit.training.optimization.optimizer import SummedAdamW
 
 two = strategy("mirrored")
 assert two.num_replicas_in_sync == 2

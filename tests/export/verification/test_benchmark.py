@@ -175,7 +175,7 @@ def test_the_worker_runs_the_model_and_not_something_else(directory, models):
 def test_the_number_of_threads_reaches_the_runtimes(directory, tmp_path, threads):
     code = (
         "import sys, json, tensorflow as tf\n"
-        "from keras_vit.export import benchmark_worker\n"
+        "from keras_vit.export.verification import benchmark_worker\n"
         "from ai_edge_litert import interpreter\n"
         "made = interpreter.Interpreter\n"
         "interpreter.Interpreter = lambda *a, **k: print('litert', k['num_threads']) or made(*a, **k)\n"

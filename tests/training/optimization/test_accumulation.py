@@ -80,9 +80,9 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from keras_vit.training import strategy
-from keras_vit.training.accumulation import accumulate
-from keras_vit.training.averaging import averaged_weights
-from keras_vit.training.optimizer import SummedAdamW
+from keras_vit.training.optimization.accumulation import accumulate
+from keras_vit.training.optimization.averaging import averaged_weights
+from keras_vit.training.optimization.optimizer import SummedAdamW
 
 two = strategy("mirrored")
 random = np.random.default_rng(0)

@@ -177,7 +177,7 @@ def test_circles_and_arrows_are_found():
     assert circles(three) == [["a", "b", "c"]]
 
 
-PROGRAM = re.compile(r"(?:^|[\"';])[ >]*from (keras_vit[\w.]*) import (\([^)]*\)|[^\n;#\"'\\]*)", re.MULTILINE)
+PROGRAM = re.compile(r"(?m)(?:^|[\"';])[ >]*from (keras_vit[\w.]*) import (\([^)]*\)|[^\n;#\"'\\]*)")
 QUOTED = re.compile(r"[\"'](keras_vit(?:\.\w+)+)[\"']")
 
 

@@ -23,23 +23,24 @@ import secrets
 import shutil
 import socket
 import ssl
-import stat
-import subprocess
-import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote
 
 from keras_vit.errors import InputError
-from keras_vit.export.verification.manifest import read_manifest
-from keras_vit.files import atomic_directory
+from keras_vit.mobile_demo.site import (
+    CONTENT_POLICY,
+    PAGE,
+    check_export,
+    check_page,
+    exported_files,
+    open_file,
+    page_files,
+)
 
-PAGE = Path(__file__).parent / "page"
-CIFAR10 = Path(__file__).parent / "cifar10" / "export"  # what is shown when no other model is given
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -52,19 +53,6 @@ TYPES = {
     ".wasm": "application/wasm",
     ".webmanifest": "application/manifest+json",
 }
-POLICY = {
-    "default-src": "'none'",
-    "script-src": "'self' 'wasm-unsafe-eval'",  # which allows WebAssembly, and no eval of text
-    "style-src": "'self'",
-    "img-src": "'self' blob:",
-    "media-src": "'self' blob:",
-    "connect-src": "'self'",
-    "worker-src": "'self'",
-    "manifest-src": "'self'",
-    "base-uri": "'none'",
-    "form-action": "'none'",
-}
-CONTENT_POLICY = "; ".join(f"{name} {allowed}" for name, allowed in POLICY.items())
 HEADERS = {
     "Cache-Control": "no-cache",  # the service worker keeps what does not change
     "Content-Security-Policy": f"{CONTENT_POLICY}; frame-ancestors 'none'",
@@ -75,13 +63,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# The same for a page on somebody else's web host, which sends headers of its own.
-META = (
-    f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}" />'
-    '<meta name="referrer" content="no-referrer" />'
-)
-CHARSET = '<meta charset="utf-8" />'  # what META is put behind
-
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 HEAD_BYTES = 16_384  # of a request
 HEAD_SECONDS = 20  # in which all of it must come, and the next request of a connection must begin
@@ -203,9 +184,9 @@ class DemoHandler(BaseHTTPRequestHandler):
 
     def _head(self):
         """The bytes of the next request, to the empty line; None when none comes."""
-        end = time.monotonic() + HEAD_SECONDS
-        while (found := self.received.find(b"\r\n\r\n")) < 0 and len(self.received) <= HEAD_BYTES:
-            left = end - time.monotonic()
+        deadline = time.monotonic() + HEAD_SECONDS
+        while (end := self.received.find(b"\r\n\r\n")) < 0 and len(self.received) <= HEAD_BYTES:
+            left = deadline - time.monotonic()
             if left <= 0:
                 return None
             self.connection.settimeout(left)
@@ -216,10 +197,10 @@ class DemoHandler(BaseHTTPRequestHandler):
             if not more:
                 return None
             self.received += more
-        if not 0 <= found <= HEAD_BYTES:
+        if not 0 <= end <= HEAD_BYTES:
             self.send_error(431)
             return None
-        head, self.received = self.received[: found + 4], self.received[found + 4 :]
+        head, self.received = self.received[: end + 4], self.received[end + 4 :]
         self.connection.settimeout(SEND_SECONDS)
         return head
 
@@ -243,8 +224,8 @@ class DemoHandler(BaseHTTPRequestHandler):
         if len(hosts) != 1 or not self.path.startswith("/"):
             return 400, "one header Host and a path are needed"
         # A name that somebody else has made lead here would let his page read this one (DNS rebinding).
-        own = {self.connection.getsockname()[0]} if self.server.network else set()
-        if hosts[0].removesuffix(f":{self._port(hosts[0])}").lower() not in self.server.names | own:
+        addresses = {self.connection.getsockname()[0]} if self.server.network else set()
+        if hosts[0].removesuffix(f":{self._port(hosts[0])}").lower() not in self.server.names | addresses:
             return 421, "give the address that keras-vit demo-app printed"
         return None
 
@@ -259,8 +240,8 @@ class DemoHandler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         path = self.path.partition("?")[0]
         if self.server.token:
-            _, given, rest = path.split("/", 2) if path.count("/") > 1 else (None, path[1:], None)
-            if not secrets.compare_digest(given.encode(errors="replace"), self.server.token.encode()):
+            _, token, rest = path.split("/", 2) if path.count("/") > 1 else (None, path[1:], None)
+            if not secrets.compare_digest(token.encode(errors="replace"), self.server.token.encode()):
                 self.send_error(403, "give the whole address that keras-vit demo-app printed")
                 return
             if rest is None:  # without the slash, relative addresses would lead elsewhere
@@ -351,123 +332,3 @@ def make_server(
         raise InputError(why) from error
     except OverflowError as error:
         raise InputError(f"{port} is no port: choose one from 1024 to 65535, or 0 for any.") from error
-
-
-def write_site(directory: str | Path, out: str | Path, page: str | Path = PAGE) -> None:
-    """Write page and export directory as one folder, for a web server that serves files.
-
-    Raises:
-        InputError: as `make_server`; or `out` is something else than such a folder.
-    """
-    check_export(directory)
-    check_page(page)
-    out = Path(out)
-    if out.exists() and not (out / "sw.js").is_file():
-        raise InputError(f"{out} exists and is not a page that was written before: choose another --out.")
-    with atomic_directory(out) as temporary:
-        for name, file in page_files(page).items():
-            target = temporary / name.removesuffix(".gz")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            content = file.read_bytes()
-            if name == "index.html":
-                content = content.replace(CHARSET.encode(), (CHARSET + META).encode(), 1)
-            target.write_bytes(gzip.decompress(content) if name.endswith(".gz") else content)
-        (temporary / "export").mkdir()
-        for file in exported_files(directory):
-            shutil.copyfile(file, temporary / "export" / file.name)
-
-
-def page_files(page: str | Path) -> dict[str, Path]:
-    """{name: path} of the built page's files."""
-    return {
-        file.relative_to(page).as_posix(): file for file in Path(page).rglob("*") if is_offered(file, page)
-    }
-
-
-def exported_files(directory: str | Path) -> list[Path]:
-    """The files of an export directory that the page needs."""
-    files = sorted(Path(directory).iterdir())
-    return [file for file in files if is_exported(file) and is_offered(file, directory)]
-
-
-def is_exported(file: Path) -> bool:
-    return file.name in ("manifest.json", "labels.txt") or file.suffix == ".tflite"
-
-
-def is_offered(file: Path, folder: str | Path) -> bool:
-    """Whether `file` is a regular file of `folder`: neither hidden nor a link that leads out."""
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and file.is_file() and file.resolve().is_relative_to(Path(folder).resolve())
-
-
-def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading. Raises OSError if it became a link, a pipe or a device meanwhile."""
-    number = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise OSError(errno.EINVAL, "no regular file", str(path))
-    return open(number, "rb")
-
-
-def check_export(directory: str | Path) -> None:
-    """Raises InputError if `directory` has no manifest, no .tflite file, or links to files elsewhere."""
-    read_manifest(directory)
-    inside = Path(directory).resolve()
-    for file in Path(directory).iterdir():
-        if is_exported(file) and not file.resolve().is_relative_to(inside):
-            raise InputError(f"{file} is a link that leads out of {directory}: put the file itself there.")
-    if not any(file.suffix == ".tflite" for file in exported_files(directory)):
-        raise InputError(f"{directory} holds no .tflite file: export the model with keras-vit export.")
-
-
-def check_page(page: str | Path = PAGE) -> None:
-    """Raises InputError if the page was not built, or only in part."""
-    files = page_files(page)
-    if "index.html" not in files or not any(name.endswith(".wasm.gz") for name in files):
-        raise InputError(
-            f"the built page is missing in {page}: run `make web` in the repository (it needs Node.js), "
-            "or install keras-vit again."
-        )
-
-
-def network_address() -> str | None:
-    """This machine's address in its network, or None."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: it only asks which network would be used
-            return probe.getsockname()[0]
-        except OSError:
-            return None
-
-
-def make_certificate(folder: Path, hosts: Sequence[str]) -> Path:
-    """A PEM file in `folder` with a key and a self-signed certificate for `hosts`, valid for a month."""
-    key, certificate = Path(folder) / "key.pem", Path(folder) / "certificate.pem"
-    names = ",".join(f"{'IP' if host[-1].isdigit() else 'DNS'}:{host}" for host in hosts)
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ]
-    command += ["-days", "30", "-subj", "/CN=keras-vit demo", "-addext", f"subjectAltName={names}"]
-    command += ["-keyout", str(key), "-out", str(certificate)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError as error:
-        raise InputError("--https needs the program `openssl`: install it, or leave out --https.") from error
-    except subprocess.CalledProcessError as error:
-        why = (error.stderr.decode(errors="replace").strip() or "no reason given").splitlines()[-1]
-        raise InputError(f"openssl made no certificate: {why}") from error
-    both = Path(folder) / "both.pem"
-    both.write_bytes(key.read_bytes() + certificate.read_bytes())
-    return both
-
-
-def temporary_folder() -> tempfile.TemporaryDirectory:
-    """Where a certificate lives while the server runs."""
-    return tempfile.TemporaryDirectory(prefix="keras-vit-")

@@ -618,7 +618,7 @@ def readers_of(base, monkeypatch):
     from keras_vit.export import ownership
     from keras_vit.export.quantization import finetune
     from keras_vit.export.verification import benchmark, manifest
-    from keras_vit.mobile_demo import server
+    from keras_vit.mobile_demo import site
     from keras_vit.training import callbacks, curves, recipes, runs
 
     run_folder, directory, packed = base / "run", base / "export", base / "packed"
@@ -658,7 +658,7 @@ def readers_of(base, monkeypatch):
 
     def of_export():
         ownership.check_ours(directory)
-        server.check_export(directory)
+        site.check_export(directory)
         manifest.check_listed(benchmark._models(directory)[-1][0])
         found = manifest.read_manifest(directory)
         height, width = found["image_size"]

@@ -36,11 +36,11 @@ def demo_app(
     ] = None,
 ):
     """Show your model in a browser: camera, photos, every exported file, offline after the first visit."""
-    from keras_vit.mobile_demo import server
+    from keras_vit.mobile_demo import local_network, server, site
 
-    directory = directory or server.CIFAR10
+    directory = directory or site.CIFAR10
     if out is not None:
-        server.write_site(directory, out)
+        site.write_site(directory, out)
         say(f"{out}: put it on any https:// web host; the page is index.html")
         return
     if host is not None and ":" in host:
@@ -48,11 +48,11 @@ def demo_app(
     if host is not None and host not in LOCAL and not network:
         raise InputError(f"--host {host} would let others read the page: add --network if they shall.")
     host = host or ("0.0.0.0" if network else "127.0.0.1")
-    outside = None if host in LOCAL else (host if host != "0.0.0.0" else server.network_address())
+    outside = None if host in LOCAL else (host if host != "0.0.0.0" else local_network.network_address())
     token = secrets.token_urlsafe(16) if network else ""
-    with server.temporary_folder() as scratch:
+    with local_network.temporary_folder() as scratch:
         names = dict.fromkeys(filter(None, ["localhost", "127.0.0.1", outside]))
-        certificate = server.make_certificate(scratch, names) if https else None
+        certificate = local_network.make_certificate(scratch, names) if https else None
         options = {"certificate": certificate, "token": token, "network": network}
         with server.make_server(directory, host, port, **options) as running:
             scheme, end = (

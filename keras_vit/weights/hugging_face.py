@@ -18,7 +18,6 @@ from keras_vit.weights.checkpoint import (
     Checkpoint,
     Source,
     StoredTensor,
-    arrange_positions,
     conv_kernel,
     count_blocks,
     load_tensors,
@@ -29,6 +28,7 @@ from keras_vit.weights.checkpoint import (
     torch_linear,
     torch_norm,
 )
+from keras_vit.weights.position_tables import arrange_positions
 from keras_vit.weights.safe_reading import get_setting, get_size_setting, read_json
 
 OLD = {

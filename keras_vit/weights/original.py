@@ -17,14 +17,13 @@ from keras_vit.weights.checkpoint import (
     Checkpoint,
     Source,
     StoredTensor,
-    arrange_positions,
     count_blocks,
-    find_grid,
     load_tensors,
     num_classes_of,
     resolve_num_heads,
     shape_of,
 )
+from keras_vit.weights.position_tables import arrange_positions, find_grid
 
 # The numbers that flax gave to the parts of a block: per class of layer today, but one count for all of them
 # before its "linen" interface, which is when the published files were written.

@@ -17,10 +17,8 @@ from keras_vit.weights.checkpoint import (
     Checkpoint,
     Source,
     StoredTensor,
-    arrange_positions,
     conv_kernel,
     count_blocks,
-    find_grid,
     load_tensors,
     normalisation,
     num_classes_of,
@@ -29,6 +27,7 @@ from keras_vit.weights.checkpoint import (
     torch_linear,
     torch_norm,
 )
+from keras_vit.weights.position_tables import arrange_positions, find_grid
 from keras_vit.weights.safe_reading import get_setting, get_size_setting
 
 # Of the models that timm registers (1.0.31); what a name in config.json changes comes first.

@@ -31,7 +31,8 @@ import numpy as np
 from PIL import Image
 
 from keras_vit.export.verification.manifest import described
-from keras_vit.mobile_demo.server import PAGE, make_server
+from keras_vit.mobile_demo.server import make_server
+from keras_vit.mobile_demo.site import PAGE
 
 ANCHOR, ASKED = 3.0, 2.5
 DOT = {-508: "exact (Arm)", 129540: "exact (AVX-VNNI)", 65534: "saturates: int8 is slow here", None: "none"}

@@ -18,7 +18,7 @@ import typer
 from fuzz.harness import write
 from fuzz.mutate import chance, damaged_json, pick
 from keras_vit.errors import InputError
-from keras_vit.mobile_demo import server
+from keras_vit.mobile_demo import site
 
 HISTORY = [{"epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}]
 COMPARED = {"float": 0.5, "post_training": 0.4, "trained": 0.5, "kept": "trained"}
@@ -55,8 +55,8 @@ class Folders:
         self._line = typer.main.get_command(cli.app)
         self.run, self.dist, self.out = folder / "run", folder / "dist", folder / "out"
         run, manifest = (
-            server.CIFAR10.parent / "run",
-            json.loads((server.CIFAR10 / "manifest.json").read_text()),
+            site.CIFAR10.parent / "run",
+            json.loads((site.CIFAR10 / "manifest.json").read_text()),
         )
         parts = {
             "image": modalities.Image(8, 4, name="a"),
@@ -161,7 +161,7 @@ class Folders:
 
     def _ways_with_dist(self):
         yield lambda: self._command("evaluate", self.dist, "data")
-        yield lambda: server.check_export(self.dist)
+        yield lambda: site.check_export(self.dist)
         yield lambda: self._export.ownership.check_ours(self.dist)
         yield lambda: self._export.manifest.entries(self._export.manifest.read_manifest(self.dist))
 
@@ -170,7 +170,7 @@ class Folders:
         runner = types.SimpleNamespace(path=self.folder / "senses" / "float32.tflite", inputs=inputs)
         yield lambda: self._export.raw_inputs.raw_inputs(runner, {"text": "a b"})
         yield lambda: self._export.manifest.entries(self._export.manifest.read_manifest(runner.path.parent))
-        yield lambda: server.check_export(runner.path.parent)
+        yield lambda: site.check_export(runner.path.parent)
 
     def _command(self, *words):
         """As the command line does it, but that an exception comes out."""

@@ -16,7 +16,7 @@ from fuzz.mutate import chance, damaged, pick
 from keras_vit.errors import InputError
 from keras_vit.export.verification.runners import load_runner, open_runner
 from keras_vit.export.verification.tflite_worker import ROOM, limit_memory
-from keras_vit.mobile_demo.server import CIFAR10
+from keras_vit.mobile_demo.site import CIFAR10
 
 NAMES = ("int8.tflite", "int8_static.tflite", "int4.tflite")
 

@@ -13,7 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
-from keras_vit.mobile_demo.server import PAGE, make_server
+from keras_vit.mobile_demo.server import make_server
+from keras_vit.mobile_demo.site import PAGE
 
 HERE = Path(__file__).parent
 WEB = PAGE.parent / "web"

@@ -18,6 +18,7 @@ import pytest
 import segno
 
 from keras_vit.errors import InputError
+from keras_vit.mobile_demo import local_network, site
 from keras_vit.mobile_demo import server as demo
 
 
@@ -155,7 +156,7 @@ def test_bad_input_is_one_line(exported, tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_serves_this_machine_alone_unless_told(exported, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "network_address", lambda: "192.0.2.7")
+    monkeypatch.setattr(local_network, "network_address", lambda: "192.0.2.7")
     made = []
 
     def interrupted(self):
@@ -343,7 +344,7 @@ def test_links_lead_nowhere_else(exported, tmp_path, serve, capsys):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="--https needs the program openssl")
 def test_https_has_a_certificate_for_the_addresses_it_is_opened_by(exported, tmp_path):
-    certificate = demo.make_certificate(tmp_path, ["localhost", "127.0.0.1"])
+    certificate = local_network.make_certificate(tmp_path, ["localhost", "127.0.0.1"])
     with demo.make_server(exported, certificate=certificate) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         trusting = ssl.create_default_context(cafile=tmp_path / "certificate.pem")
@@ -359,9 +360,9 @@ def test_https_has_a_certificate_for_the_addresses_it_is_opened_by(exported, tmp
 
 
 def test_a_site_is_the_page_and_the_export_unpacked(exported, tmp_path):
-    demo.write_site(exported, tmp_path / "site")
-    demo.write_site(exported, tmp_path / "site")  # in the place of the former
-    files = demo.page_files(tmp_path / "site")
+    site.write_site(exported, tmp_path / "site")
+    site.write_site(exported, tmp_path / "site")  # in the place of the former
+    files = site.page_files(tmp_path / "site")
     assert {"index.html", "sw.js", "assets/index.js", "export/manifest.json", "export/float32.tflite"} <= set(
         files
     )
@@ -377,6 +378,6 @@ def test_a_site_is_the_page_and_the_export_unpacked(exported, tmp_path):
 def test_the_page_runs_nothing_that_its_policy_does_not_name(exported, serve):
     policy = get(serve(exported), "/")[1]["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe-inline" not in policy and "'unsafe-eval'" not in policy
-    page = (demo.PAGE / "index.html").read_text(encoding="utf-8")
+    page = (site.PAGE / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<script(?![^>]*src=)|<style|\bstyle=|\bon\w+=|https?://", page)
     assert get(serve(exported), "/nothing")[1]["Content-Security-Policy"] == policy

@@ -14,7 +14,7 @@ from PIL import Image
 
 from keras_vit.data.decoding import decode
 from keras_vit.export.verification.runners import load_runner
-from keras_vit.mobile_demo.server import write_site
+from keras_vit.mobile_demo.site import write_site
 from keras_vit.modalities import Vocabulary
 
 from .conftest import IMAGE_SIZE, LABELS, WORDS
@@ -388,7 +388,7 @@ def test_a_chinese_browser_gets_chinese(browse, url):
 def test_the_committed_page_is_what_its_sources_give(web, tmp_path):
     import subprocess
 
-    from keras_vit.mobile_demo.server import PAGE, page_files
+    from keras_vit.mobile_demo.site import PAGE, page_files
 
     copy = tmp_path / "mobile_demo" / "web"
     copy.parent.mkdir()

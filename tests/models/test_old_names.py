@@ -11,7 +11,7 @@ from random_weights import randomize
 import keras_vit
 from keras_vit import MaskedViT, MultimodalViT, ViT, layers, modalities
 from keras_vit.errors import InputError
-from keras_vit.mobile_demo.server import CIFAR10
+from keras_vit.mobile_demo.site import CIFAR10
 from keras_vit.training.recipes import recipe_from
 from keras_vit.training.runs import read_run
 

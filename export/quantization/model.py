@@ -2,7 +2,7 @@
 
 The model is folded first (`export.graph`), then fake quantizers are hung into the `fake_quantize` hooks of
 its layers. What it computes is what the exported file will compute: what you train is what you ship.
-Which tensor gets which quantizer is `kinds_of`, in `export/spec.py`.
+Which tensor gets which quantizer is `quantization_spec`, in `export/quantization/spec.py`.
 """
 
 import functools
@@ -17,7 +17,7 @@ from keras_vit.export.examples import calibration_inputs
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantization.calibration import METHODS, checked_calibration, observed_range
 from keras_vit.export.quantization.fake_quant import FakeQuantizer, image_limits
-from keras_vit.export.quantization.spec import PATCHES, check_takes, kinds_of, quantizable_layers
+from keras_vit.export.quantization.spec import check_takes, quantizable_layers, quantization_spec
 from keras_vit.export.tflite.fold import (
     REWRITES,
     fold,
@@ -33,6 +33,8 @@ from keras_vit.modalities.pixels import ChecksArrays, RangeCheck, limits
 from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import variables_by_name
+
+PATCHES = "patches.projection"  # the layer of a ViT that meets pixels
 
 
 def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
@@ -129,7 +131,7 @@ class QuantizeAware(RangeCheck, ChecksArrays, Model):
         self._takes_pixels = takes_raw_pixels(model)
         if self._takes_pixels:
             self._pixel_scale, self._pixel_mean = (rows.astype("float32") for rows in pixel_rows(model))
-        self.kinds = kinds_of(model, profile_named(profile, quantized=True), self.protect)
+        self.kinds = quantization_spec(model, profile_named(profile, quantized=True), self.protect)
         self.quantizers = {
             key: FakeQuantizer(kind, key, self._limits(key) if kind == "image" else None)
             for key, kind in self.kinds.items()

@@ -19,11 +19,12 @@ import keras
 import numpy as np
 
 from keras_vit.export.dummy_inputs import dummy_inputs
-from keras_vit.export.quantization.spec import CONSTANT, PROBE, quantizable_layers
+from keras_vit.export.quantization.spec import quantizable_layers
 from keras_vit.export.tflite.fold import from_raw
 from keras_vit.layers import Convolution, Linear
 from keras_vit.modalities import Modality
 
+PROBE = "pool.attention.query"  # its input is learned
 POINTS = 64  # of a tensor's sorted values are compared
 SAME = 1e-3  # of the tensor's root mean square: rounding makes 1e-5, another tensor 1e-2 and more
 
@@ -64,7 +65,7 @@ def pair(model, convert, roles=()):
         RuntimeError: a role that no tensor of the file belongs to.
     """
     # What the converter computes, it must compute from the real kernels.
-    kept = {name for name, _ in _hooked(model) if CONSTANT.search(name) or name == PROBE}
+    kept = {name for name, layer in _hooked(model) if layer.is_constant or name == PROBE}
     real = {name: _stored_form(layer) for name, layer in _hooked(model)}
     while True:
         with _random(model, kept) as changed:

@@ -7,10 +7,17 @@ from keras import ops
 
 from keras_vit.config import ATTENTIONS, Renamed, boolean, folds, integer, positive, rate
 from keras_vit.errors import InputError, one_of
-from keras_vit.layers.linear import Linear, identity
+from keras_vit.layers.linear import LINEAR_ROLES, Linear
 from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, combine
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.positions.rotary import rotate
+from keras_vit.layers.quantization import Quantizable, identity
+
+SYMMETRIC = {"output": "symmetric_range"}
+QUERY_ROLES = LINEAR_ROLES.with_roles(mixed={"output": "range"})
+# Keys and values are the right-hand sides of the products.
+VALUE_ROLES = LINEAR_ROLES.with_roles(mixed=SYMMETRIC, static=SYMMETRIC, full=SYMMETRIC)
+OUTPUT_ROLES = LINEAR_ROLES.with_roles(full={"input": "range"})
 
 
 def softmax(scores):
@@ -19,7 +26,7 @@ def softmax(scores):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Attention(Renamed, ExplicitMask, keras.layers.Layer):
+class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1).
 
         weights(Q K^T / sqrt(d)) V, with Q = queries W_q, K = tokens W_k, V = tokens W_v
@@ -32,9 +39,9 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
       "soft" (straight through, Bengio et al. 2013, arXiv:1308.3432);
     - "relu": relu(score) / number of keys seen (Wortsman et al. 2023, arXiv:2309.08586).
 
-    A query that may see no key gets zeros. `fake_quantize` is the hook of `Linear`, here for the roles
-    "queries" and "keys" (as they enter Q K^T), "scores" (Q K^T), "biased" (the sum of "scores" and a bias),
-    "probabilities" (the weights) and "context" (their product with V).
+    A query that may see no key gets zeros. The roles of its tensors for quantization are "queries" and "keys"
+    (as they enter Q K^T), "scores" (Q K^T), "biased" (the sum of "scores" and a bias), "probabilities" (the
+    weights) and "context" (their product with V).
 
     Args:
         num_heads: number of heads; must divide D.
@@ -48,6 +55,12 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
         folded: what `keras_vit.export.fold` has moved elsewhere: "attention_scale" (1/sqrt(d), and the
             division by the number of keys of "relu"), "key_bias", "value_bias"; other names are ignored.
     """
+
+    # What its quantization depends on besides its arguments, said by the model that it is a part of.
+    uses_rotary = False  # whether queries and keys are rotated
+    adds_bias = False  # whether a mask is added to the scores, see `masks.as_bias`
+    constant_queries = False  # whether the queries are the same for all inputs
+    float_products = False  # whether its products stay float, but in "full"
 
     def __init__(
         self,
@@ -77,7 +90,6 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
             raise InputError(f"fused must be True, False or None, not {fused!r}.")
         self.fused = fused
         self.folded = folds(folded)
-        self.fake_quantize = identity
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
     def build(self, queries_shape, tokens_shape):
@@ -95,6 +107,10 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
         self.key = projection("key", tokens_shape[-1], use_bias="key_bias" not in self.folded)
         self.value = projection("value", tokens_shape[-1], use_bias="value_bias" not in self.folded)
         self.output_projection = projection("output", width)
+        rotated = self.qk_norm or self.uses_rotary  # then the outputs of two projections enter no product
+        self.query.roles = LINEAR_ROLES if rotated else QUERY_ROLES
+        self.key.roles = LINEAR_ROLES if rotated else VALUE_ROLES
+        self.value.roles, self.output_projection.roles = VALUE_ROLES, OUTPUT_ROLES
         if self.qk_norm:
             self.query_norm = LayerNorm(self.epsilon, dtype=self.dtype_policy, name="query_norm")
             self.key_norm = LayerNorm(self.epsilon, dtype=self.dtype_policy, name="key_norm")
@@ -153,6 +169,21 @@ class Attention(Renamed, ExplicitMask, keras.layers.Layer):
             if return_scores:
                 weights = ops.where(ops.expand_dims(some, 1), weights, 0)
         return (output, weights) if return_scores else output
+
+    def quantization_roles(self, family: str) -> dict[str, str]:
+        if family == "full":
+            scores = {"biased": "biased_range"} if self.adds_bias else {"scores": "range"}
+            return {**scores, "probabilities": "probability" if self.attention_type == "soft" else "range"}
+        if family == "token" or self.float_products:
+            return {}
+        # A product with what is a constant in the file stays float.
+        roles = {} if self.constant_queries else {"scores": "range"}
+        roles["probabilities"] = "range"
+        if family == "mixed":
+            roles["context"] = "range"  # in "static" that is the range of the next projection's input
+        if self.qk_norm or self.uses_rotary:
+            roles |= {"queries": "range", "keys": "symmetric_range"}
+        return roles
 
     def _visible(self, mask, queries, tokens):
         """The mask as [B or 1, M or 1, N], after a look at its shape."""

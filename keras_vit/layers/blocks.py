@@ -6,17 +6,18 @@ from keras_vit.config import Renamed, boolean, folds, integer, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import custom
 from keras_vit.layers.attention import Attention
-from keras_vit.layers.linear import identity
+from keras_vit.layers.linear import LINEAR_ROLES
 from keras_vit.layers.masks import ExplicitMask
 from keras_vit.layers.mlp import mlp_for
 from keras_vit.layers.norm import LayerNorm
+from keras_vit.layers.quantization import Quantizable, Roles
 from keras_vit.layers.remat import rematerialised
 from keras_vit.layers.residual import LayerScale, StochasticDepth
 
 ATTENTION_OPTIONS = ("attention_type", "top_k", "qk_norm", "dropout", "fused")
 
 
-class _Block(Renamed, ExplicitMask, keras.layers.Layer):
+class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
     """What both blocks share: their arguments, and residual branches x + drop(scale(f(norm(x)))).
 
     Args:
@@ -62,7 +63,6 @@ class _Block(Renamed, ExplicitMask, keras.layers.Layer):
         self.mlp_kind, self.dropout, self.epsilon = mlp, dropout, positive("epsilon", epsilon)
         self.stochastic_depth, self.layer_scale = stochastic_depth, layer_scale
         self.remat, self.folded = boolean("remat", remat), folds(folded)
-        self.fake_quantize = identity  # the hook of `Linear`, for "sum_1", "sum_2", ...: after each branch
 
     def _attention(self, name):
         return Attention(
@@ -119,7 +119,11 @@ class EncoderBlock(_Block):
 
     Tokens [B, N, D] -> [B, N, D], or [B, num_queries, D] with `num_queries`. Arguments: see `_Block`;
     `attention` and `mlp` may also be layers of your own, see `keras_vit.layers.custom`.
+
+    The roles of its tensors for quantization are "sum_1" and "sum_2", after each branch.
     """
+
+    roles = Roles(full={"sum_1": "range", "sum_2": "range"})
 
     __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
 
@@ -211,7 +215,11 @@ class DecoderBlock(_Block):
         x = x + Attention(LayerNorm(x)); x = x + Attention(LayerNorm(x), memory); x = x + Mlp(LayerNorm(x))
 
     Tokens [B, M, D] and memory [B, N, D'] (normalised, as an encoder ends) -> [B, M, D].
+
+    The roles of its tensors for quantization are "sum_1", "sum_2" and "sum_3", after each branch.
     """
+
+    roles = Roles(full={"sum_1": "range", "sum_2": "range", "sum_3": "range"})
 
     __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
 
@@ -249,6 +257,26 @@ class DecoderBlock(_Block):
         if self.remat and training:
             return rematerialised(self, forward, tokens, memory)
         return forward(tokens, memory)
+
+    def take_constant_tokens(self) -> None:
+        """Declare for quantization that the tokens are the same for all inputs, as learned queries are.
+
+        What the block computes from them alone is a constant in a file: all before the product of its queries
+        with the keys of the memory. To be called when it is built.
+        """
+        attention, cross_attention = self.attention, self.cross_attention
+        projections = (attention.query, attention.key, attention.value, attention.output_projection)
+        for layer in (self.norm_1, attention, *projections, self.norm_2, cross_attention.query):
+            layer.is_constant = True
+        cross_attention.constant_queries = True
+        # Where a constant is added to an output, the converter adds the bias to that: the sum is no tensor.
+        cross_attention.output_projection.roles = Roles(
+            LINEAR_ROLES.token,
+            LINEAR_ROLES.mixed,
+            static=LINEAR_ROLES.token,
+            full={"kernel": "weight", "product": "range", "input": "range"},
+        )
+        self.roles = Roles(full={"sum_2": "range", "sum_3": "range"})
 
     def compute_output_shape(self, tokens_shape, memory_shape):
         return tokens_shape

@@ -1,30 +1,40 @@
-"""`Linear` and `Convolution`: the places where values meet weights, with the hook for quantization."""
+"""`Linear` and `Convolution`: the layers that multiply with a kernel."""
 
 import keras
 from keras import ops
 
 from keras_vit.config import boolean, integer
+from keras_vit.layers.quantization import Quantizable, Roles
 
-
-def identity(role, tensor):
-    """The default `fake_quantize` hook: leaves every tensor as it is."""
-    return tensor
+LINEAR_ROLES = Roles(
+    token={"input": "token", "kernel": "weight"},
+    mixed={"input": "token", "kernel": "weight"},
+    static={"input": "range", "kernel": "weight", "output": "range"},
+    full={"kernel": "weight", "output": "range"},  # the input has the range of the output that it is
+)
+# For the small part of a model that decides about its logits: it costs little to keep these true.
+ACCURATE_ROLES = Roles(
+    token={"input": "token", "kernel": "int8_weight"},
+    mixed={"input": "token", "kernel": "int8_weight"},
+    static={"input": "token", "kernel": "int8_weight"},
+    full=LINEAR_ROLES.full,
+)
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Linear(keras.layers.Layer):
+class Linear(Quantizable, keras.layers.Layer):
     """y = x W + b over the last axis.
 
-    Input [..., inputs], output [..., units]. `fake_quantize` is a hook for quantization-aware
-    training: `keras_vit.export` replaces it by a function (role, tensor) -> tensor that is
-    called with the roles "input", "kernel", "product" (before the bias, if there is one) and "output". It is
-    not part of the config.
+    Input [..., inputs], output [..., units]. The roles of its tensors for quantization (see
+    `layers.quantization`) are "input", "kernel", "product" (before the bias, if there is one) and "output".
 
     Args:
         units: length of the output's last axis.
         use_bias: whether b exists.
         kernel_initializer, bias_initializer: as in Keras.
     """
+
+    roles = LINEAR_ROLES
 
     def __init__(
         self,
@@ -39,7 +49,6 @@ class Linear(keras.layers.Layer):
         self.use_bias = boolean("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.fake_quantize = identity
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
@@ -72,12 +81,17 @@ class Linear(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class Convolution(keras.layers.Conv2D):
-    """Keras' Conv2D with the hook of `Linear`; the role "output" is what the activation gives."""
+class Convolution(Quantizable, keras.layers.Conv2D):
+    """Keras' Conv2D with the roles "input", "kernel" and "output", which is what the activation gives."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.fake_quantize = identity
+    # No runtime takes a range for each image at run time. The input is the output of the convolution before,
+    # pooled, and LiteRT's pooling keeps the range.
+    roles = Roles(
+        static={"kernel": "int8_weight", "output": "range"}, full={"kernel": "int8_weight", "output": "range"}
+    )
+
+    def __init__(self, filters, kernel_size, **kwargs):
+        super().__init__(filters=filters, kernel_size=kernel_size, **kwargs)
 
     def call(self, x):
         kernel = self.fake_quantize("kernel", self.kernel)

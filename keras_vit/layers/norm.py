@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_vit.config import boolean, positive
-from keras_vit.layers.linear import identity
+from keras_vit.layers.quantization import Quantizable, identity
 
 
 def _normalised(x, epsilon, fake_quantize=identity, centre=True):
@@ -45,14 +45,16 @@ def _normalised_with_gradient(x, scale, shift, epsilon, dtype):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class LayerNorm(keras.layers.Layer):
+class LayerNorm(Quantizable, keras.layers.Layer):
     """(x - mean) / sqrt(var + epsilon) * scale + shift over the last axis, in float32.
 
     Ba et al. 2016 (arXiv:1607.06450). Keras' own layer computes x * a + (b - mean * a): two
     large products that cancel, which loses digits in low precision. Epsilon is 1e-6 in every
-    published ViT checkpoint. `fake_quantize` is the hook of `Linear`, here for the roles "mean",
-    "centred" (x - mean), "square", "variance", "inverse" (1 / sqrt(var + epsilon)), "output" (the product of
-    "centred" and "inverse") and, where scale and shift exist, "scaled" and "shifted".
+    published ViT checkpoint.
+
+    The roles of its tensors for quantization are "mean", "centred" (x - mean), "square", "variance",
+    "inverse" (1 / sqrt(var + epsilon)), "output" (the product of "centred" and "inverse") and, where scale
+    and shift exist, "scaled" and "shifted".
 
     Args:
         epsilon: added to the variance.
@@ -61,11 +63,12 @@ class LayerNorm(keras.layers.Layer):
             makes them.
     """
 
+    zero_tokens = False  # whether some tokens can be all zeros, as those of absent inputs are
+
     def __init__(self, epsilon=1e-6, affine=True, centre=True, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = positive("epsilon", epsilon)
         self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)
-        self.fake_quantize = identity
 
     def build(self, input_shape):
         if self.affine:
@@ -84,6 +87,15 @@ class LayerNorm(keras.layers.Layer):
         if self.affine:
             y = self.fake_quantize("shifted", self.fake_quantize("scaled", y * self.scale) + self.shift)
         return ops.cast(y, self.compute_dtype)
+
+    def quantization_roles(self, family: str) -> dict[str, str]:
+        if family != "full":
+            return {}
+        roles = ["mean", "centred"] if self.centre else []
+        roles += ["square", "variance", "inverse", "output"]
+        roles += ["scaled", "shifted"] if self.affine else []
+        inverse = "inverse_range" if self.zero_tokens else "range"
+        return {**dict.fromkeys(roles, "range"), "inverse": inverse}
 
     def compute_output_shape(self, input_shape):
         return input_shape

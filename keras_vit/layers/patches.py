@@ -17,6 +17,7 @@ from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
 from keras_vit.layers.linear import Linear
 from keras_vit.layers.masks import token_mask
+from keras_vit.layers.quantization import Roles
 
 IMAGES, VIDEOS = "[B, H, W, C]", "[B, T, H, W, C]"
 
@@ -40,6 +41,10 @@ class Tokenizer(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         *size, _ = sizes(input_shape, self.form)
         return (input_shape[0], math.prod(self.grid(*size)), self.width)
+
+    def declare(self, roles: Roles) -> None:
+        """Declare the `roles` of the projection for quantization, which depend on the model around it."""
+        self.projection.roles = roles
 
     def get_config(self):
         return {**super().get_config(), "width": self.width}

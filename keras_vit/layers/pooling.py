@@ -6,6 +6,7 @@ from keras import ops
 from keras_vit.config import Renamed, folds, integer, positive
 from keras_vit.errors import one_of
 from keras_vit.layers.attention import Attention
+from keras_vit.layers.linear import ACCURATE_ROLES, Linear
 from keras_vit.layers.masks import ExplicitMask, token_mask
 from keras_vit.layers.mlp import mlp_for
 from keras_vit.layers.norm import LayerNorm
@@ -96,6 +97,10 @@ class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
         self.attention.build((None, 1, width), input_shape)
         self.norm.build((None, 1, width))
         self.mlp.build((None, 1, width))
+        self.attention.float_products = True
+        for layer in self._flatten_layers():
+            if isinstance(layer, Linear):
+                layer.roles = ACCURATE_ROLES
 
     def call(self, tokens, mask=None):
         mask = token_mask(mask, *tokens.shape[:2])[:, self.prefix :] if mask is not None else None

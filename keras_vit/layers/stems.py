@@ -3,6 +3,7 @@
 They share the contract of `patches.py`, masks included.
 """
 
+import dataclasses
 import math
 
 import keras
@@ -21,6 +22,7 @@ from keras_vit.layers.patches import (
     sizes,
     token_mask,
 )
+from keras_vit.layers.quantization import Roles
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -28,8 +30,11 @@ class ConvPatches(Patches):
     """`Patches` computed as a convolution: the same function, arguments and variables.
 
     For runtimes whose convolution is faster than a transpose and a matrix product. The roles of
-    `Linear.fake_quantize` hold, but "input" is the image [B, H, W, C] here, not the cut patches.
+    `Linear` hold, but "input" is the image [B, H, W, C] here, not the cut patches.
     """
+
+    def declare(self, roles: Roles) -> None:
+        super().declare(dataclasses.replace(roles, full=roles.token))  # the image itself has no int8 form
 
     def call(self, images, mask=None):
         (h, w), (height, width, channels) = self.patch_size, sizes(images, self.form, self.channels)
@@ -65,6 +70,11 @@ class OverlappingPatches(ConvPatches):
     def window(self):
         h, w = self.patch_size
         return 2 * h - 1, 2 * w - 1
+
+    def declare(self, roles: Roles) -> None:
+        # A convolution cannot take a range for each token: it needs trained ones at both ends.
+        static = {**roles.static, "input": "image"} if "output" in roles.static else {}
+        self.projection.roles = Roles(static=static)
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -112,6 +122,15 @@ class CompactStem(Tokenizer):
     def grid(self, height, width):
         """(rows, columns) of tokens in an image of height x width pixels."""
         return grid_of((height, width), self.patch_size)
+
+    def declare(self, roles: Roles) -> None:
+        convolution, image = Convolution.roles, {"input": "image"}
+        # In the order of the model's other inputs: in a multimodal model the input comes last.
+        first = "output" in roles.static
+        self.convolutions[0].roles = Roles(
+            static={**image, **convolution.static},
+            full={**image, **convolution.full} if first else {**convolution.full, **image},
+        )
 
     def build(self, input_shape):
         super().build(input_shape)

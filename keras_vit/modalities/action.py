@@ -8,9 +8,11 @@ from keras import ops
 
 from keras_vit.config import integer, number
 from keras_vit.errors import InputError, Notice
-from keras_vit.layers.linear import Linear
+from keras_vit.layers.linear import LINEAR_ROLES, Linear
 from keras_vit.layers.positions import LearnedPositions
+from keras_vit.layers.quantization import Roles
 from keras_vit.modalities.base import Modality, in_words
+from keras_vit.modalities.text import TABLE_ROLES
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -39,6 +41,7 @@ class Action(Modality):
         self.values = values if values is None else integer("values", values, 1)
         self.padding = padding if padding is None else number("padding", padding)
         self.blank_value = -1 if values else padding or 0
+        self.roles = TABLE_ROLES if values else Roles(full={"positioned": "range"})
 
     def signature(self):
         if self.values:
@@ -60,6 +63,12 @@ class Action(Modality):
             self.projection.build((None, None, self.features))
         self.positions = LearnedPositions(self.steps, stddev=1.0, name="positions", **shared)
         self.positions.build((None, self.steps, self.width))
+        if not self.values:
+            # As in a `GridModality`: the bias becomes a part of the table of positions.
+            token = LINEAR_ROLES.token
+            full = {"kernel": "weight", "product": "range", "input": "range"}
+            self.projection.roles = Roles(token, token, token, full)
+            self.positions.roles = Roles()
 
     def tokenize(self, track):
         mask = None

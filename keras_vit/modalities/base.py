@@ -50,20 +50,21 @@ from keras import ops
 
 from keras_vit.config import integer
 from keras_vit.errors import InputError
-from keras_vit.layers.linear import identity
 from keras_vit.layers.masks import ExplicitMask, as_mask
 from keras_vit.layers.patches import only_real
+from keras_vit.layers.quantization import Quantizable
 
 
-class Modality(ExplicitMask, keras.layers.Layer):
+class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
     """The base of all modalities: raw input [B, ...] -> (tokens [B, N, width], mask [B, N]).
 
     A kind sets `tokens` and defines `signature` and `tokenize`; `build` and `get_config` as in every layer.
     `call` does what all share: where `present` is 0, the input counts as `blank`, whatever stands there
     (NaN too), and the mask is False. Tokens that the mask leaves out are exactly 0.
 
-    `fake_quantize` is the hook of `Linear`, here for "table" (of vectors that ids choose from), "tokens"
-    (before) and "positioned" (after the positions).
+    The roles of its tensors for quantization are "table" (of vectors that ids choose from), "tokens" (before)
+    and "positioned" (after the positions). A modality of your own that declares none (see
+    `layers.quantization`) stays float up to the trunk, but for `Linear` layers in it.
 
     Args:
         width: length of a token; None until `with_width` says it.
@@ -77,7 +78,6 @@ class Modality(ExplicitMask, keras.layers.Layer):
     def __init__(self, width=None, **kwargs):
         super().__init__(**kwargs)
         self._width = None if width is None else integer("width", width, 1)
-        self.fake_quantize = identity
 
     @property
     def width(self):

@@ -17,10 +17,15 @@ def block_options(layer):
     }
 
 
-def encoder_for(layer, tokens):
-    """[blocks..., norm] for tokens [B, `tokens`, width], `layer.depth` of them; [] for a depth of 0."""
+def encoder_for(layer, tokens, adds_bias=False):
+    """[blocks..., norm] for tokens [B, `tokens`, width], `layer.depth` of them; [] for a depth of 0.
+
+    `adds_bias`: whether `encoded` is called with a `bias`.
+    """
     shared = {"dtype": layer.dtype_policy}
     blocks = [EncoderBlock(**block_options(layer), name=f"encoder_{i}", **shared) for i in range(layer.depth)]
+    for block in blocks:
+        block.attention.adds_bias = adds_bias
     parts = [*blocks, LayerNorm(name="norm", **shared)] if blocks else []
     for part in parts:
         part.build((None, tokens, layer.width))

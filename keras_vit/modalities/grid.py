@@ -1,12 +1,16 @@
 """`GridModality`: what the modalities share that cut their input into a grid of pieces."""
 
+import dataclasses
 import math
 
 import numpy as np
 
 from keras_vit.config import POSITIONS
 from keras_vit.errors import InputError, one_of
+from keras_vit.layers.linear import ACCURATE_ROLES
+from keras_vit.layers.patches import Tokenizer
 from keras_vit.layers.positions import positions_for
+from keras_vit.layers.quantization import Roles
 from keras_vit.modalities.base import Modality
 
 # The others speak to the attention of one grid, and here many grids share one attention.
@@ -24,9 +28,13 @@ class GridModality(Modality):
         width: see `Modality`.
     """
 
+    input_quantizer = "range"  # of what is cut into pieces, see `layers.quantization`
+
     def __init__(self, position, **kwargs):
         super().__init__(**kwargs)
         self.position = one_of("position of a modality", position, ADDED_POSITIONS)
+        # Without positions the output of the projection is what enters the trunk.
+        self.roles = Roles() if position == "none" else Roles(full={"positioned": "range"})
 
     def tokenizer(self, width, **kwargs):
         """The layer from raw input to tokens [B, N, width]."""
@@ -47,6 +55,17 @@ class GridModality(Modality):
         )
         self.pieces.build(self.pieces_shape(input_shape))
         self.positions.build((None, self.tokens, self.width))
+        if isinstance(self.pieces, Tokenizer):
+            self._declare_roles()
+
+    def _declare_roles(self):
+        # Where a constant is added to an output, the converter adds the bias to that: the sum is no tensor.
+        output = "output" if self.position == "none" else "product"
+        full = {"kernel": "weight", output: "range", "input": self.input_quantizer}
+        self.pieces.declare(dataclasses.replace(ACCURATE_ROLES, full=full))
+        if hasattr(self.pieces, "projection"):
+            # The file's table of positions has the projection's bias in it, and is rounded with that.
+            self.positions.roles = Roles()
 
     def pieces_shape(self, input_shape):
         """The shape of what is cut, given that of the raw input."""

@@ -106,6 +106,8 @@ class Pixels(RangeCheck):
     `take_preprocessing` is called in the constructor with {"mean": [C], "std": [C]}, or None for 0.5 each.
     """
 
+    input_quantizer = "image"
+
     def take_preprocessing(self, value):
         self.preprocessing = checked_preprocessing(value, self.channels)
 

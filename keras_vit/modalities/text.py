@@ -11,9 +11,13 @@ from keras_vit.layers.masks import as_bias
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.patches import only_real
 from keras_vit.layers.positions import LearnedPositions
+from keras_vit.layers.quantization import Roles
 from keras_vit.modalities.base import Modality
 from keras_vit.modalities.encoder import block_options, encoded, encoder_for
 from keras_vit.modalities.vocabulary import PADDING, UNKNOWN, Vocabulary
+
+TABLE = {"table": "constant"}  # of vectors that ids choose from
+TABLE_ROLES = Roles(TABLE, TABLE, TABLE, full={**TABLE, "positioned": "range"})
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -42,6 +46,8 @@ class Text(Renamed, Modality):
         folded: see `ViTConfig.folded`.
         width: see `Modality`.
     """
+
+    roles = TABLE_ROLES
 
     def __init__(
         self,
@@ -86,7 +92,7 @@ class Text(Renamed, Modality):
         self.table = table_of_words(self, self.size, self.width)
         self.positions = LearnedPositions(self.length, stddev=1.0, name="positions", **shared)
         self.positions.build(words)
-        self.encoder, self.decoder = encoder_for(self, self.length), None
+        self.encoder, self.decoder = encoder_for(self, self.length, adds_bias=True), None
         if self.sentence:
             sentence = (None, self.sentence, self.width)
             self.queries = self.add_weight(
@@ -101,6 +107,8 @@ class Text(Renamed, Modality):
             self.sentence_norm = LayerNorm(name="sentence_norm", **shared)
             for block in self.decoder:
                 block.build(sentence, words)
+                block.cross_attention.adds_bias = True
+            self.decoder[0].take_constant_tokens()
             self.sentence_norm.build(sentence)
 
     def tokenize(self, ids):

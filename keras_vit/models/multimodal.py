@@ -16,9 +16,10 @@ from keras import ops
 from keras_vit.config import PRESENT, folds, integer, number, rate, with_new_names
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
-from keras_vit.layers.linear import identity
+from keras_vit.layers.linear import ACCURATE_ROLES
 from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
+from keras_vit.layers.quantization import Quantizable, Roles
 from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
 from keras_vit.modalities.image import Image
 from keras_vit.modalities.pixels import ChecksArrays, Pixels
@@ -29,7 +30,7 @@ FUSIONS = ("single_stream", "bottleneck")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MultimodalViT(WithActivation, ChecksArrays, Model):
+class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
     """A Vision Transformer over any set of modalities. Inputs by name give logits [B, num_classes].
 
         model = MultimodalViT({"image": Image(32, 4), "text": Text(vocabulary, length=16)},
@@ -64,6 +65,8 @@ class MultimodalViT(WithActivation, ChecksArrays, Model):
             class; a `visual_weight` without a visual sentence and an image. When called: a name that is no
             modality, nothing given, `present` of another width or with a row of zeros.
     """
+
+    roles = Roles(full={"joined": "range"})  # what enters the trunk
 
     def __init__(
         self,
@@ -122,7 +125,6 @@ class MultimodalViT(WithActivation, ChecksArrays, Model):
         self.head = (
             Linear(num_classes, kernel_initializer="zeros", name="head", **shared) if num_classes else None
         )
-        self.fake_quantize = identity  # the hook of `Linear`, here for "joined": what enters the trunk
         self.prediction = self._predicted = None
         if self.visual_weight:
             self._sentence, self._picture = self._pair_to_predict()
@@ -176,7 +178,29 @@ class MultimodalViT(WithActivation, ChecksArrays, Model):
             self.head.build((None, self.width))
         if self.prediction is not None:
             self.prediction.build(tokens)
+        self._declare_roles()
         self.built = True
+
+    def _declare_roles(self):
+        for block in self.blocks:
+            block.attention.adds_bias = True
+        if self.head is not None:
+            self.head.roles = ACCURATE_ROLES
+        for layer in self._flatten_layers(include_self=False):
+            if isinstance(layer, LayerNorm):
+                layer.zero_tokens = True  # those that the mask leaves out
+
+    def unsupported_by(self, family: str) -> str | None:
+        """Why no profile of a family (see `layers.quantization`) can quantize this model, or None.
+
+        Of "full" these stay float: masks, spectrograms, tracks until they are projected, patches of other
+        stems than "linear" and "compact", and modalities of your own up to the trunk.
+        """
+        return None
+
+    def training_only_layers(self) -> list:
+        """Layers that take no part in an answer."""
+        return [] if self.prediction is None else [self.prediction]
 
     def __call__(self, inputs, *arguments, **options):
         self._check(inputs)  # here, since Keras wraps what `call` raises in many lines

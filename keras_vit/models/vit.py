@@ -25,17 +25,34 @@ from keras_vit.layers import (
     stem_for,
 )
 from keras_vit.layers.dropping import take_positions, take_tokens
-from keras_vit.layers.linear import identity
+from keras_vit.layers.linear import ACCURATE_ROLES
 from keras_vit.layers.masks import as_mask
+from keras_vit.layers.quantization import Quantizable
 from keras_vit.modalities.pixels import ChecksArrays, RangeCheck, checked_preprocessing, for_channels
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
 from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.checkpoints import load_model
 from keras_vit.models.transfer import transfer
 
+# Patches keep an int8 kernel: it is small, and all tokens come from it.
+PATCHES_ROLES = ACCURATE_ROLES.with_roles(
+    static={"input": "pixels", "output": "range"}, full={"input": "pixels"}
+)
+# The values of a config whose operators all have int8 kernels.
+INT8_OPERATORS = {
+    "stem": ("linear", "compact"),
+    "position": ("learned",),
+    "attention": ("soft", "relu"),
+    "qk_norm": (False,),
+    "mlp": ("gelu", "gelu_tanh"),
+    "merge": (None,),
+    "pooling": ("cls", "mean"),
+    "distilled": (False,),
+}
+
 
 @keras.saving.register_keras_serializable("keras_vit")
-class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
+class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
     """A Vision Transformer. Images [B, H, W, C], normalised, give logits [B, num_classes].
 
         model = keras_vit.ViT("Ti/16", image_size=224, num_classes=1000)
@@ -93,7 +110,6 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
         # scaled to cover the image size and cropped in the centre.
         self.preprocessing = checked_preprocessing(preprocessing or None, config.channels)
         self.include_preprocessing = boolean("include_preprocessing", include_preprocessing)
-        self.fake_quantize = identity  # the hook of `Linear`, here for "tokens", "positioned" and "embedded"
         self.compute_all_tokens = False  # True: the last block also computes tokens that are not pooled
         self.return_both_heads = False  # True: a distilled model gives [B, 2, num_classes] in training
 
@@ -149,6 +165,7 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
             self.pool = Pooling(config.pooling, prefix=self.prefix, name="pool", **shared)
         self.head = self._head("head") if num_classes else None
         self.head_distillation = self._head("head_distillation") if num_classes and config.distilled else None
+        self.patches.declare(PATCHES_ROLES)
         self.build_now(shapes_of(self.input_signature()))
 
     def _block(self, index, skip_rate):
@@ -172,7 +189,7 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
             "qk_norm": config.qk_norm,
             "dropout": config.attention_dropout,
         }
-        return EncoderBlock(
+        block = EncoderBlock(
             config.num_heads,
             config.mlp_width,
             attention=theirs.get("attention", attention),
@@ -186,9 +203,16 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
             name=f"block_{index}",
             **shared,
         )
+        if "attention" not in theirs:
+            block.attention.uses_rotary = config.position == "rotary2d"
+        return block
 
     def _head(self, name):
-        return Linear(self.num_classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)
+        head = Linear(self.num_classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)
+        # A mean of tokens has a range of its own; [CLS] has that of the last norm's output.
+        mean = {"input": "range"} if self.config.pooling == "mean" else {}
+        head.roles = ACCURATE_ROLES.with_roles(full=mean)
+        return head
 
     def input_signature(self):
         image = keras.InputSpec(shape=(None, *self.signature()["image"]["shape"]), dtype="float32")
@@ -261,6 +285,33 @@ class ViT(WithActivation, RangeCheck, ChecksArrays, Model):
             num_queries = self.class_tokens if last else None
             x = self.through(block, x, mask=mask, num_queries=num_queries, training=training, **positions)
         return self._answer(self.norm(x), mask, training)
+
+    def quantization_roles(self, family: str) -> dict[str, str]:
+        if family != "full":
+            return {}
+        # Only of tensors that are not the one before: two fake quantizers of one tensor would round it twice.
+        roles = {"tokens": self.class_tokens, "positioned": True, "embedded": self.config.registers}
+        return {role: "range" for role, is_new in roles.items() if is_new}
+
+    def unsupported_by(self, family: str) -> str | None:
+        """Why no profile of a family (see `layers.quantization`) can quantize this model, or None."""
+        for field, registered in self.config.custom.items():
+            return (
+                f"a ViT with {field}={registered}: quantization does not know what a layer of your own "
+                "computes. Export it as float32 or float16."
+            )
+        for field, known in INT8_OPERATORS.items() if family == "full" else ():
+            value = getattr(self.config, field)
+            if value not in known:
+                return (
+                    f"a ViT with {field}={value!r}, whose operators have no int8 kernels: use int8 or "
+                    "int8_static."
+                )
+        return None
+
+    def training_only_layers(self) -> list:
+        """Layers that take no part in an answer."""
+        return []
 
     def through(self, block, tokens, **options):
         """Tokens through one of `blocks`; one of the user's gets those of the options that it takes."""

@@ -13,7 +13,7 @@ from keras_vit.errors import InputError
 from keras_vit.export import load_runner, quantize_aware
 from keras_vit.export.profiles import PROFILES
 from keras_vit.export.quantization.fake_quant import FakeQuantizer
-from keras_vit.export.quantization.spec import kinds_of, quantizable_layers
+from keras_vit.export.quantization.spec import quantizable_layers, quantization_spec
 from keras_vit.export.tflite.convert import float_file, quantized_file
 from keras_vit.export.tflite.fold import fold
 from keras_vit.export.tflite.pairing import by_role, pair, read
@@ -164,7 +164,7 @@ def test_int4_keeps_patches_and_head_at_eight_bits():
 
 def test_blocks_are_for_kernels_that_they_fill():
     model = fold(random_vit(width=48, mlp_width=64), pixels=False)
-    kinds = kinds_of(model, PROFILES["int4_block"])
+    kinds = quantization_spec(model, PROFILES["int4_block"])
     assert kinds["block_0.mlp.expand.kernel"] == "weight4", "48 inputs are no multiple of 32"
     assert kinds["block_0.mlp.contract.kernel"] == "weight4_block"
 

@@ -16,6 +16,7 @@ from references import attention, mlp, norm
 from keras_vit import modalities
 from keras_vit.errors import InputError
 from keras_vit.layers import Patches, SpectrogramPatches, Tubelets
+from keras_vit.layers.quantization import identity
 from keras_vit.modalities import (
     Action,
     Audio,
@@ -325,7 +326,7 @@ def test_tokens_are_pieces_plus_positions(name, cut):
     try:
         tokens = array(layer(inputs)[0])
     finally:
-        layer.fake_quantize = base.identity
+        layer.fake_quantize = identity
     seen = array(layer.spectrogram(inputs)) if name == "audio" else inputs
     pieces = cut()
     pieces.build(seen.shape)

@@ -8,9 +8,9 @@ from keras import ops
 
 from keras_vit.config import positive
 from keras_vit.errors import InputError, one_of
-from keras_vit.layers.linear import identity
 from keras_vit.layers.positions.base import Positions, grid_of
 from keras_vit.layers.positions.resize import resize_matrix, resize_positions
+from keras_vit.layers.quantization import Quantizable, Roles
 
 
 def _by_size(function, length, sizes, axis):
@@ -41,12 +41,12 @@ def _sum_of_axes(rows, columns):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class LearnedPositions(Positions):
+class LearnedPositions(Quantizable, Positions):
     """Adds one learned vector to each token (Dosovitskiy et al. 2020, equation 1).
 
     One weight, `table` [1, prefix + rows * columns, D], from normal(0, `stddev`). At another grid the
     table is resized in the graph, antialiased bicubic, in float32; its first `prefix` rows stay.
-    `fake_quantize` is the hook of `Linear`, here for "table" where it is added as it is.
+    Its role for quantization is "table", where that is added as it is.
 
     Args:
         grid, prefix: see `Positions`.
@@ -54,10 +54,11 @@ class LearnedPositions(Positions):
             order tells examples apart, as in texts: from 0.02 it is learned late or never.
     """
 
+    roles = Roles(full={"table": "constant"})
+
     def __init__(self, grid, prefix=0, stddev=0.02, **kwargs):
-        super().__init__(grid, prefix, **kwargs)
+        super().__init__(grid=grid, prefix=prefix, **kwargs)
         self.stddev = positive("stddev", stddev)
-        self.fake_quantize = identity
 
     def build(self, tokens_shape, sizes_shape=None):
         super().build(tokens_shape)

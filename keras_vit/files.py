@@ -21,7 +21,7 @@ from keras_vit.errors import InputError, Notice
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MOST_LABELS = 2**26  # bytes of labels.txt
-KINDS = {  # of what is no regular file, by its type in `stat`
+FILE_TYPES = {  # of what is no regular file, by its type in `stat`
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -76,13 +76,13 @@ def read_regular(path: str | Path, most: int, name: str | None = None) -> bytes:
             raise InputError(f"{name!r} cannot be read: {error.strerror}.") from error
 
 
-def _check_regular(found, name):
-    kind = stat.S_IFMT(found.st_mode)
-    if kind == stat.S_IFDIR:
+def _check_regular(status, name):
+    file_type = stat.S_IFMT(status.st_mode)
+    if file_type == stat.S_IFDIR:
         raise InputError(f"{name!r} cannot be read: Is a directory.")
-    if kind != stat.S_IFREG:
+    if file_type != stat.S_IFREG:
         raise InputError(
-            f"{name!r} is no regular file, but {KINDS.get(kind, 'something else')}: give a file."
+            f"{name!r} is no regular file, but {FILE_TYPES.get(file_type, 'something else')}: give a file."
         )
 
 
@@ -98,7 +98,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     _clear_leftovers(path)
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
-        with naming(path, temporary):
+        with path_in_errors(path, temporary):
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())  # a full disk is noticed here at the latest
@@ -108,7 +108,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+def path_in_errors(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
     """Name `path` in what is raised when there is no room: NumPy, h5py and zipfile leave that out.
 
     Args:
@@ -139,9 +139,9 @@ def _errno(error):
     """The number of an operating system's error, which some libraries put into words only."""
     if not isinstance(error, OSError) or error.errno is not None:
         return getattr(error, "errno", None) if isinstance(error, OSError) else None
-    found = re.search(r"errno = (\d+)", str(error))  # h5py 3
-    if found:
-        return int(found[1])
+    match = re.search(r"errno = (\d+)", str(error))  # h5py 3
+    if match:
+        return int(match[1])
     return errno.ENOSPC if re.search(r"\d+ requested and \d+ written", str(error)) else None  # NumPy 2
 
 
@@ -177,7 +177,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     old = path.with_name(f".replaced-{os.getpid()}-{path.name}")
     temporary.mkdir()
     try:
-        with naming(path, temporary):
+        with path_in_errors(path, temporary):
             yield temporary
         if path.exists():
             os.replace(path, old)
@@ -219,11 +219,11 @@ def find_labels(path: str | Path, num_classes: int | None, output: str = PROBABI
 def _clear_leftovers(path):
     """Remove what a killed process left beside `path`; put back a folder that it was replacing."""
     for leftover in path.parent.glob(f".*-{glob.escape(path.name)}"):
-        kind, _, rest = leftover.name.partition("-")
+        prefix, _, rest = leftover.name.partition("-")
         owner = rest.removesuffix(f"-{path.name}")
-        if kind not in (".writing", ".replaced") or not owner.isdecimal() or _is_running(int(owner)):
+        if prefix not in (".writing", ".replaced") or not owner.isdecimal() or _is_running(int(owner)):
             continue
-        if kind == ".replaced" and not path.exists():
+        if prefix == ".replaced" and not path.exists():
             os.replace(leftover, path)
         elif leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -34,8 +34,8 @@ def checked_labels(labels: Iterable[str | int]) -> list[str]:
     Two classes may share a name, as in ImageNet.
     """
     if isinstance(labels, str | bytes | dict) or not hasattr(labels, "__iter__"):
-        kind = "text" if isinstance(labels, str) else type(labels).__name__
-        raise InputError(f"labels must be a list of names, not the {kind} {labels!r}.")
+        type_name = "text" if isinstance(labels, str) else type(labels).__name__
+        raise InputError(f"labels must be a list of names, not the {type_name} {labels!r}.")
     names = []
     for index, label in enumerate(labels):
         if not isinstance(label, str | numbers.Integral):

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 
 from keras_vit.errors import InputError, Notice, printable
-from keras_vit.files import finite, naming
+from keras_vit.files import finite, path_in_errors
 
 
 def say(line):
@@ -21,7 +21,7 @@ def print_json(value: object) -> None:
 
     So it can be printed in every locale, and a file name that cannot be decoded does not stop it.
     """
-    with naming("standard output"):
+    with path_in_errors("standard output"):
         print(json.dumps(finite(value), indent=2, allow_nan=False), flush=True)
 
 

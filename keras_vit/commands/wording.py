@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from keras_vit.errors import InputError
-from keras_vit.files import naming
+from keras_vit.files import path_in_errors
 
 # An argument that a command passes on under another name -> that of the command.
 OTHER_NAMES = {
@@ -29,7 +29,7 @@ def speaks_of_options(command: Callable, options: Callable[[], dict[str, str]]) 
     def spoken(*arguments, **named):
         try:
             result = command(*arguments, **named)
-            with naming("standard output"):
+            with path_in_errors("standard output"):
                 sys.stdout.flush()  # here a full disk still is an error that can be said
             return result
         except InputError as error:

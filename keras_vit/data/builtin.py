@@ -70,12 +70,12 @@ def _tfds(source, test_fraction, seed):
         raise InputError(f"{source!r} needs another package: pip install tensorflow-datasets") from None
     try:
         builder = tfds.builder(source.removeprefix(TFDS), file_format="array_record")
-        _check_kind(source, tfds, builder.info)
+        _check_features(source, tfds, builder.info)
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
     except InputError:
         raise
-    except Exception as error:  # no such name, no network, no room: its exceptions have no common kind
+    except Exception as error:  # no such name, no network, no room: its exceptions have no common class
         raise InputError(
             f"{source!r} cannot be had from tensorflow-datasets ({_first_line(error)}): check the name at "
             "tensorflow.org/datasets/catalog, and the network, which it needs the first time."
@@ -85,12 +85,12 @@ def _tfds(source, test_fraction, seed):
         raise InputError(
             f"{source!r} has no split 'train', but {listed(list(builder.info.splits))}: use another set."
         )
-    found = {"train": "train", "test": test} if test else {"train": "train"}
+    name_of_split = {"train": "train", "test": test} if test else {"train": "train"}
     if test == "test" and "validation" in builder.info.splits:
-        found["val"] = "validation"
+        name_of_split["val"] = "validation"
     sets = {  # the files as they are: our own decoder reads them, as it does others
         split: builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
-        for split, name in found.items()
+        for split, name in name_of_split.items()
     }
     places, items = [], []
     for split, examples in sets.items():
@@ -98,7 +98,7 @@ def _tfds(source, test_fraction, seed):
         parts = [split] * len(labels) if test else _parts(np.array(labels), test_fraction, seed)
         places += [(split, i) for i in range(len(labels))]
         items += [
-            Item(f"{builder.info.name}/{found[split]}/{i:05d}", str(part), label)
+            Item(f"{builder.info.name}/{name_of_split[split]}/{i:05d}", str(part), label)
             for i, (part, label) in enumerate(zip(parts, labels, strict=True))
         ]
     order = sorted(range(len(items)), key=lambda i: PARTS.index(items[i].split))
@@ -114,10 +114,10 @@ def _tfds(source, test_fraction, seed):
     return ImageIndex(source, names, items, fingerprint, read, lambda: median_size(items, read))
 
 
-def _check_kind(source, tfds, info):
+def _check_features(source, tfds, info):
     features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
-    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    wrong = [name for name, kind in kinds.items() if not isinstance(features.get(name), kind)]
+    expected = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    wrong = [name for name, cls in expected.items() if not isinstance(features.get(name), cls)]
     if wrong:
         raise InputError(
             f"{source!r} has no {' and no '.join(wrong)}, but {listed(list(features)) or 'something else'}: "

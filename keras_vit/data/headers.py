@@ -89,34 +89,36 @@ def png_header(data: bytes) -> PngHeader:
     packed = []
     before_picture, after_picture, at, kept = True, False, 33, [data[:33]]
     for _ in range(MAX_PARTS):
-        length, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (len(data), b"IEND")
+        length, chunk_type = (
+            struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (len(data), b"IEND")
+        )
         if at + 12 + length > len(data):
             raise ValueError("truncated")
         content = memoryview(data)[at + 8 : at + 8 + length]
         whole = memoryview(data)[at : at + 12 + length]
-        after_picture |= not before_picture and kind != b"IDAT"
-        if kind == b"IDAT":
+        after_picture |= not before_picture and chunk_type != b"IDAT"
+        if chunk_type == b"IDAT":
             before_picture = False
             if not after_picture:
                 kept.append(whole)
                 packed.append(content)
-        elif kind == b"PLTE":
+        elif chunk_type == b"PLTE":
             if colour == PALETTE:
                 if palette or not before_picture or length % 3 or not 0 < length <= 768:
                     raise ValueError("a palette that is not one")
                 palette = bytes(content[: 3 * 2**depth])
                 kept.append(whole)
-        elif kind == b"tRNS" and before_picture and not transparency and _is_sound(data, at, length):
+        elif chunk_type == b"tRNS" and before_picture and not transparency and _is_sound(data, at, length):
             most = {GREY: 2, RGB: 6, PALETTE: len(palette) // 3}.get(colour, 0)
             if length == most or (colour == PALETTE and length < most):
                 transparency = bytes(content)
-        elif kind == b"eXIf" and not exif:
+        elif chunk_type == b"eXIf" and not exif:
             exif = bytes(content)
-        elif kind == b"IEND":
+        elif chunk_type == b"IEND":
             kept.append(END)  # whatever its checksum is
             break
-        elif not kind.isalpha() or kind[:1].isupper():
-            raise ValueError(f"a chunk {kind!r}")
+        elif not chunk_type.isalpha() or chunk_type[:1].isupper():
+            raise ValueError(f"a chunk {chunk_type!r}")
         at += 12 + length
     else:
         raise ValueError(f"more than {MAX_PARTS} chunks")
@@ -155,7 +157,7 @@ def exif_orientation(block: bytes) -> int:
         return 1
     (count,) = struct.unpack_from(order + "H", block, start)
     for at in range(start + 2, min(start + 2 + 12 * count, len(block) - 11), 12):
-        tag, kind, number, value = struct.unpack_from(order + "HHIH", block, at)
+        tag, field_type, number, value = struct.unpack_from(order + "HHIH", block, at)
         if tag == 0x0112:
-            return value if (kind, number) == (3, 1) and 1 <= value <= 8 else 1
+            return value if (field_type, number) == (3, 1) and 1 <= value <= 8 else 1
     return 1

@@ -189,7 +189,7 @@ def _served(index, image_size, service, progress, channels):
         raise InputError(
             f"a data service reads packed sets alone: make one by keras-vit pack {index.source} --out PACKED."
         )
-    others = [record.item.name for record in records if not record.kind]
+    others = [record.item.name for record in records if not record.file_type]
     if others:
         raise InputError(
             f"a data service reads JPEG and PNG alone, and {others[0]!r} ({len(others)} in all) is neither: "

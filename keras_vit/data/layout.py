@@ -17,7 +17,8 @@ SPLITS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
-SAME = (("train", "training"), ("test", "testing"), ("val", "valid", "validation"))  # of each, a set has one
+# Of each, a set has one.
+SYNONYMS = (("train", "training"), ("test", "testing"), ("val", "valid", "validation"))
 PARTS = ("train", "test", "val")  # of a set, in this order; few have all
 
 
@@ -40,23 +41,23 @@ def layout(tree: Tree, test_fraction: float, seed: int) -> tuple[list[str], list
         top = below[0]
 
     if not splits:
-        found = {"": _classes(tree, top)}
+        by_split = {"": _classes(tree, top)}
     elif "train" not in splits:
         raise InputError(
             f"{tree.source!r} has a folder {splits['test']!r} but no 'train': add one with the same "
             f"class folders, or give the class folders without {splits['test']!r} above them."
         )
     else:
-        found = {split: _classes(tree, f"{top}/{name}".lstrip("/")) for split, name in splits.items()}
+        by_split = {split: _classes(tree, f"{top}/{name}".lstrip("/")) for split, name in splits.items()}
 
-    class_names = list(next(iter(found.values())))
+    class_names = list(next(iter(by_split.values())))
     check_class_names(class_names, tree.source)
-    others = [split for split in found if set(found[split]) != set(class_names)]
+    others = [split for split in by_split if set(by_split[split]) != set(class_names)]
     if others:
         only = [
-            f"only {splits[a]!r} has {listed(sorted(set(found[a]) - set(found[b]), key=natural))}"
+            f"only {splits[a]!r} has {listed(sorted(set(by_split[a]) - set(by_split[b]), key=natural))}"
             for a, b in (("train", others[0]), (others[0], "train"))
-            if set(found[a]) - set(found[b])
+            if set(by_split[a]) - set(by_split[b])
         ]
         raise InputError(
             f"the splits of {tree.source!r} have different classes: {'; '.join(only)}. "
@@ -68,15 +69,15 @@ def layout(tree: Tree, test_fraction: float, seed: int) -> tuple[list[str], list
         )
 
     items = []
-    for split, groups in found.items():
+    for split, groups in by_split.items():
         for label, name in enumerate(class_names):
             files = groups[name]
-            if "test" not in found and len(files) < 2:
+            if "test" not in by_split and len(files) < 2:
                 raise InputError(
                     f"class {name!r} of {tree.source!r} has a single picture: it needs one to train "
                     "and one to test. Add pictures or delete the class."
                 )
-            testing = set() if "test" in found else choose(len(files), test_fraction, seed, label)
+            testing = set() if "test" in by_split else choose(len(files), test_fraction, seed, label)
             for i, (file, inner) in enumerate(files):
                 part = "test" if i in testing else split or "train"
                 mark = " ".join([f"{part}/{name}/{inner}", *map(str, tree.files[file])])
@@ -93,23 +94,23 @@ def _split_folders(tree, top):
     there = [name for name in folders if name.lower() in known]
     if len(there) < len(folders):
         there = [name for name in there if tree.folders[f"{top}/{name}".lstrip("/")]]
-    found = {}
+    names_of_split = {}
     for split, order in SPLITS.items():
         names = sorted(
             (name for name in there if name.lower() in order), key=lambda n: order.index(n.lower())
         )
-        for kind in SAME:
-            same = [name for name in names if name.lower() in kind]
+        for synonyms in SYNONYMS:
+            same = [name for name in names if name.lower() in synonyms]
             if len(same) > 1:
                 raise InputError(
                     f"{tree.source!r} has {listed(same)}, which mean the same: put the pictures of each "
                     "class into one of them, or rename the other."
                 )
         if names:
-            found[split] = names[0]
+            names_of_split[split] = names[0]
         if len(names) > 1:
-            found["val"] = names[1]
-    return found
+            names_of_split["val"] = names[1]
+    return names_of_split
 
 
 def _classes(tree, folder):
@@ -134,7 +135,7 @@ def _classes(tree, folder):
     _check_no_link(tree, [prefix + name for name in empty])
     if empty and len(groups) > 1:
         raise InputError(
-            f"no pictures ({_kinds(tree, prefix, empty)}) in {listed(empty)} of {where!r}: every folder "
+            f"no pictures ({_suffixes(tree, prefix, empty)}) in {listed(empty)} of {where!r}: every folder "
             "there is a class. Add pictures or delete the folder."
         )
     return {name: sorted(files, key=lambda file: natural(file[1])) for name, files in groups.items()}
@@ -151,12 +152,12 @@ def _check_no_link(tree, folders):
             )
 
 
-def _kinds(tree, prefix, folders):
-    """What kinds of pictures were looked for, and what else was found."""
+def _suffixes(tree, prefix, folders):
+    """The suffixes of images, and those of the other files in the folders."""
     inside = tuple(f"{prefix}{name}/" for name in folders)
     others = count_suffixes(name for name in tree.others if name.startswith(inside))
-    found = ", ".join(suffix or "files without a suffix" for suffix in list(others)[:5])
-    return " ".join(SUFFIXES) + (f"; found: {found}" if found else "")
+    present = ", ".join(suffix or "files without a suffix" for suffix in list(others)[:5])
+    return " ".join(SUFFIXES) + (f"; found: {present}" if present else "")
 
 
 def choose(count: int, fraction: float, seed: int, label: int) -> set[int]:

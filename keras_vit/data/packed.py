@@ -22,7 +22,7 @@ from keras_vit.formats import Labels, Side, read_document
 from keras_vit.labels import check_class_names
 
 CONTENTS = "dataset.json"
-STARTS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG"}  # file type -> its first bytes
+SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG"}  # file type -> its first bytes
 FEATURES = {"image": bytes, "label": int, "name": bytes, "place": int}
 
 Counts = list[Annotated[int, Field(ge=0, le=2**26)]]
@@ -52,7 +52,7 @@ class Record:
 
     item: Item
     place: int
-    kind: str  # "JPEG", "PNG" or ""
+    file_type: str  # "JPEG", "PNG" or ""
     path: Path
     offset: int
     length: int
@@ -136,8 +136,8 @@ def _index(path, split, count, num_classes, records):
     try:
         with file:
             for record, (offset, data) in enumerate(read_records(file), start=1):
-                item, place, kind = _item(path, record, data, split, num_classes)
-                records.append(Record(item, place, kind, path, offset, len(data)))
+                item, place, file_type = _item(path, record, data, split, num_classes)
+                records.append(Record(item, place, file_type, path, offset, len(data)))
     except DamagedRecord as damage:
         return record + 1, str(damage)
     except OSError as error:
@@ -152,7 +152,7 @@ def _index(path, split, count, num_classes, records):
 def _item(path, record, data, split, num_classes):
     values = from_example(data)
     where = f"record {record} of {str(path)!r}"
-    missing = [name for name, kind in FEATURES.items() if not isinstance(values.get(name), kind)]
+    missing = [name for name, cls in FEATURES.items() if not isinstance(values.get(name), cls)]
     if missing:
         raise InputError(f"{where} has no {' and no '.join(missing)}: it was not made by keras-vit pack.")
     if not 0 <= values["label"] < num_classes:
@@ -160,8 +160,8 @@ def _item(path, record, data, split, num_classes):
             f"{where} has the label {values['label']}, and {CONTENTS} names {num_classes} classes, 0 to "
             f"{num_classes - 1}: pack the set again."
         )
-    kinds = [kind for kind, start in STARTS.items() if values["image"].startswith(start)]
-    return Item(os.fsdecode(values["name"]), split, values["label"]), values["place"], "".join(kinds)
+    types = [name for name, start in SIGNATURES.items() if values["image"].startswith(start)]
+    return Item(os.fsdecode(values["name"]), split, values["label"]), values["place"], "".join(types)
 
 
 def _check(source, labels, records, lost):

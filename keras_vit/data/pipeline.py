@@ -152,8 +152,8 @@ def _in_groups(augment, images, labels, seed, first):
 
     def step(k, *done):
         rows = slice(k * GROUP, (k + 1) * GROUP)
-        made = augment(images[rows], labels[rows], tf.random.fold_in(seed, first + k))
-        return k + 1, *(array.write(k, x) for array, x in zip(done, made, strict=True))
+        augmented = augment(images[rows], labels[rows], tf.random.fold_in(seed, first + k))
+        return k + 1, *(array.write(k, x) for array, x in zip(done, augmented, strict=True))
 
     arrays = [
         tf.TensorArray(x.dtype, groups, infer_shape=False, element_shape=[None, *x.shape[1:]])

@@ -74,9 +74,9 @@ class ServedSplit:
             example = tf.io.parse_single_example(record, {"image": tf.io.FixedLenFeature([], tf.string)})
             return to_channels(picture(example["image"], self.image_size), self.channels)
 
-        found = tf.data.Dataset.from_tensor_slices(indices).flat_map(read)
-        found = found.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        images = found.batch(tf.size(indices, tf.int64)).get_single_element()
+        dataset = tf.data.Dataset.from_tensor_slices(indices).flat_map(read)
+        dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        images = dataset.batch(tf.size(indices, tf.int64)).get_single_element()
         return images, tf.gather(labels, indices)
 
     def distribute(self, batches: "tf.data.Dataset") -> "tf.data.Dataset":

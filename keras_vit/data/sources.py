@@ -111,8 +111,8 @@ def count_suffixes(names: Iterable[str]) -> dict:
     """{suffix: how many of `names` have it}, the most frequent first; "" for those that have none."""
     suffixes = (PurePosixPath(name).suffix.lower() for name in names)
     # A suffix tells what kind of file it is: a long one, or one with odd characters, does not.
-    found = collections.Counter(s if len(s) <= 10 and s[1:].isalnum() else "" for s in suffixes)
-    return dict(found.most_common())
+    counts = collections.Counter(s if len(s) <= 10 and s[1:].isalnum() else "" for s in suffixes)
+    return dict(counts.most_common())
 
 
 def _folder_tree(root):
@@ -146,9 +146,9 @@ def _scan(path, name, tree, seen, waiting):
             raise _too_deep(tree.source, name.split("/")[-1])
         tree.folders[name] = []
         try:
-            found = os.stat(path)
-            key = found.st_dev, found.st_ino
-            if seen.setdefault(key, name) != name and found.st_ino:  # 0 where a file system has no numbers
+            status = os.stat(path)
+            key = status.st_dev, status.st_ino
+            if seen.setdefault(key, name) != name and status.st_ino:  # 0 where a file system has no numbers
                 tree.links[name] = seen[key]
                 continue
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
@@ -227,8 +227,8 @@ def _zip_tree(source, archive, archive_size):
     lock = threading.Lock()  # a ZipFile is not made for reading from several threads
 
     def content(name):
-        kind = stat.S_IFMT(members[name].external_attr >> 16)  # 0 where the .zip is no Unix program's
-        if kind not in (0, stat.S_IFREG):
+        file_type = stat.S_IFMT(members[name].external_attr >> 16)  # 0 where the .zip is no Unix program's
+        if file_type not in (0, stat.S_IFREG):
             raise InputError(f"{name!r} is no regular file, but a link or a device: pack the picture itself.")
         return _unpacked(archive, members[name], lock)
 

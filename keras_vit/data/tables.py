@@ -61,7 +61,7 @@ def read_table(path: Path, key: str) -> tuple[list[str], list[tuple[int, list[st
 
     Args:
         path: the file.
-        key: the column that it must have; by it the separator is found.
+        key: the column that it must have; by it the separator is columns.
 
     Returns:
         (names in lower case, [(line number, the cells in the order of the columns)]); None instead of the
@@ -75,10 +75,13 @@ def read_table(path: Path, key: str) -> tuple[list[str], list[tuple[int, list[st
     first, _, rest = text.partition("\n")
     if first.strip().lower().startswith("sep=") and len(first.strip()) <= 5:
         separators, text, skipped = (first.strip()[4:] or "\t",), rest, 1
-    found = {separator: _names(_head(text, separator)) for separator in separators}
+    columns = {separator: _names(_head(text, separator)) for separator in separators}
     # The one by which the table has its key, and of several the one that makes most columns.
-    separator = max(found, key=lambda one: (key in found[one], len(found[one])))
-    names = found[separator]
+    separator = max(
+        columns,
+        key=lambda one: (key in columns[one], len(columns[one])),
+    )
+    names = columns[separator]
     if key not in names:
         shown = ", ".join(repr(name) for name in names[:10]) or "none"
         raise InputError(

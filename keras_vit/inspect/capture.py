@@ -79,28 +79,28 @@ def model_in(model: keras.Model) -> ViT | MultimodalViT:
     return _inside(model, ViT | MultimodalViT, "a ViT, a MultimodalViT")
 
 
-def _inside(model, kind, name):
+def _inside(model, classes, name):
     for candidate in (model, getattr(model, "model", None)):
-        if isinstance(candidate, kind):
+        if isinstance(candidate, classes):
             return candidate
     raise InputError(f"expected {name} or a model around one, not {type(model).__name__}.")
 
 
 def _places(root):
     """{name: (layer, role)} of everything below `root`; the role None is the layer's output."""
-    found = {}
+    layers = {}
 
     def walk(layer, prefix):
         for child in layer._flatten_layers(include_self=False, recursive=False):
             name = f"{prefix}{child.name}"
-            found[name] = (child, None)
-            for kind, roles in ROLES.items():
-                if isinstance(child, kind):
-                    found.update({f"{name}.{role}": (child, role) for role in roles})
+            layers[name] = (child, None)
+            for layer_class, roles in ROLES.items():
+                if isinstance(child, layer_class):
+                    layers.update({f"{name}.{role}": (child, role) for role in roles})
             walk(child, f"{name}.")
 
     walk(root, "")
-    return found
+    return layers
 
 
 @contextlib.contextmanager
@@ -156,12 +156,12 @@ def _hook(hook, role, record):
 @contextlib.contextmanager
 def _replaced(layer, name, value):
     """Within, the instance `layer` has another attribute. Past Keras' own bookkeeping of attributes."""
-    own, before = name in vars(layer), vars(layer).get(name)
+    had_own, before = name in vars(layer), vars(layer).get(name)
     object.__setattr__(layer, name, value)
     try:
         yield
     finally:
-        if own:
+        if had_own:
             object.__setattr__(layer, name, before)
         else:
             object.__delattr__(layer, name)

@@ -45,12 +45,12 @@ def explain(
     model = _load(path)
     inside = model_in(model)
     labels = find_labels(path, inside.num_classes, output_name(inside.activation))
-    given = {name: value for name, value in {"image": image_path, **others}.items() if value is not None}
+    cells = {name: value for name, value in {"image": image_path, **others}.items() if value is not None}
     if not isinstance(inside, MultimodalViT):
-        if set(given) != {"image"}:
-            raise InputError(f"{path} takes a picture alone, not {', '.join(given) or 'nothing'}.")
+        if set(cells) != {"image"}:
+            raise InputError(f"{path} takes a picture alone, not {', '.join(cells) or 'nothing'}.")
         return draw_explanation(model, Path(image_path), out, labels)
-    return draw_multimodal_explanation(model, one_example(inside.modalities, given), out, labels)
+    return draw_multimodal_explanation(model, one_example(inside.modalities, cells), out, labels)
 
 
 def _model_file(path):
@@ -59,12 +59,12 @@ def _model_file(path):
     if path.is_dir():
         if (path / "model.keras").is_file():
             return path / "model.keras"
-        kinds = {
+        descriptions = {
             "saved_model.pb": "a SavedModel",
             "*/saved_model.pb": "a SavedModel",
             "*.tflite": "an export",
         }
-        what = next((kind for pattern, kind in kinds.items() if any(path.glob(pattern))), "no RUN")
+        what = next((what for pattern, what in descriptions.items() if any(path.glob(pattern))), "no RUN")
         raise InputError(f"{path} is {what}, without a model.keras: {WAY_OUT}")
     open_regular(path).close()  # a pipe would wait
     if not zipfile.is_zipfile(path):

@@ -170,8 +170,8 @@ def _font(word):
 
     wanted = ("Noto Sans CJK", "Source Han Sans", "WenQuanYi", "SimHei", "PingFang", "Microsoft YaHei")
     names = {font.name for font in font_manager.fontManager.ttflist}
-    found = next((name for name in sorted(names) if name.startswith(wanted)), None)
-    return {"family": found} if found else {}
+    family = next((name for name in sorted(names) if name.startswith(wanted)), None)
+    return {"family": family} if family else {}
 
 
 def _totals(axis, totals):

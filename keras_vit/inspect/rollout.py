@@ -98,9 +98,9 @@ def rollout_from(vit: ViT, values: Mapping[str, Any], image_size: tuple[int, int
 def _map_names(vit):
     for block in vit.blocks:
         if not isinstance(getattr(block, "attention", None), Attention):
-            own = ", ".join(f"{field}={name}" for field, name in vit.config.custom.items())
+            custom = ", ".join(f"{field}={name}" for field, name in vit.config.custom.items())
             raise InputError(
-                f"a ViT with {own} has no attention weights to show: name its values with `features`, see "
+                f"a ViT with {custom} has no attention weights to show: name its values with `features`, see "
                 "`feature_names`."
             )
     return [f"{block.name}.attention.probabilities" for block in vit.blocks]

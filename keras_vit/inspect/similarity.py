@@ -26,7 +26,7 @@ def position_similarity(model: keras.Model) -> np.ndarray:
     if not isinstance(vit.positions, Positions):
         raise InputError(
             f"position={vit.config.position!r} adds no encoding to the tokens, so there is no table: "
-            "use a model with learned, sinusoidal or another kind of added positions."
+            "use a model with learned, sinusoidal or other added positions."
         )
     if vit.config.folded:
         raise InputError(

@@ -151,13 +151,13 @@ def retrieval(model: MultimodalViT, examples: Examples) -> float:
 
     Like: by cosine. Each text has the pictures of its own hundred to choose from.
     """
-    found = []
+    right = []
     for start in range(0, len(examples) - CHOICE + 1, CHOICE):
         few = model.prepare(examples.take(slice(start, start + CHOICE)))
         seen, told = model.visual_features(few["image"]), model.predicted_features(few["text"])
         unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in map(np.asarray, (told, seen))]
-        found.append((unit[0] @ unit[1].T).argmax(axis=1) == np.arange(CHOICE))
-    return float(np.mean(found))
+        right.append((unit[0] @ unit[1].T).argmax(axis=1) == np.arange(CHOICE))
+    return float(np.mean(right))
 
 
 def bag_of_words(data: MultimodalData) -> float:

@@ -1,7 +1,7 @@
 """ViT and DeiT of Hugging Face transformers: a folder with config.json and model.safetensors.
 
 The models are models/vit/modeling_vit.py and models/deit/modeling_deit.py there. In the course of version 5
-the tensors were renamed (conversion_mapping.py, "ViTModel"). Both kinds of files are around: the new library
+the tensors were renamed (conversion_mapping.py, "ViTModel"). Both forms are around: the new library
 still writes the old names unless told otherwise.
 """
 

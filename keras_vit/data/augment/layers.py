@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     import keras
 
 
-def keras_layer(kind: str, **options: object) -> "keras.layers.Layer":
+def keras_layer(class_name: str, **options: object) -> "keras.layers.Layer":
     """A layer of Keras' `image_preprocessing`, for its `transform_images` and `transform_labels`.
 
     These take the transformation, which we draw ourselves.
 
     Args:
-        kind: name of the class in `keras.layers`.
+        class_name: name of the class in `keras.layers`.
         **options: of its constructor.
     """
     import keras
 
     # The seed is never used, but without one the layer would take a number from Python's generator, and the
     # weights of a model that is built later would depend on the augmentation.
-    if kind != "AutoContrast":
+    if class_name != "AutoContrast":
         options["seed"] = 0
-    layer = getattr(keras.layers, kind)(dtype="float32", data_format="channels_last", **options)
+    layer = getattr(keras.layers, class_name)(dtype="float32", data_format="channels_last", **options)
     layer.backend.set_backend("tensorflow")  # we are in tf.data, also where the model is trained by JAX
     return layer
 

@@ -27,17 +27,17 @@ def rand_augment(count: int = 2, magnitude: float = 0.3) -> Step:
             the paper found best for ImageNet, 9 of 30. (DeiT writes 9 of 10, but for half of the operations.)
     """
     operations = _operations()
-    kinds = GEOMETRIC - 1 + len(operations)
+    num_operations = GEOMETRIC - 1 + len(operations)
 
     def step(images, labels, seed):
         size = tf.shape(images)[0]
         for number in range(count):
             seeds = tf.random.split(tf.random.fold_in(seed, number), 2)
-            kind = tf.random.stateless_uniform([size], seeds[0], 0, kinds, tf.int32)
+            index = tf.random.stateless_uniform([size], seeds[0], 0, num_operations, tf.int32)
             strength = tf.fill([size], float(magnitude))
             signed = tf.where(tf.random.stateless_uniform([size], seeds[1]) < 0.5, -strength, strength)
-            group = tf.maximum(kind - (GEOMETRIC - 1), 0)
-            images = _divided(operations, group, images, kind, strength, signed)
+            group = tf.maximum(index - (GEOMETRIC - 1), 0)
+            images = _divided(operations, group, images, index, strength, signed)
         return tf.clip_by_value(images, 0.0, 255.0), labels
 
     return step
@@ -60,7 +60,7 @@ def _divided(operations, group, images, *arguments):
 
 
 def _operations():
-    """Functions (images [b, H, W, C], kind int32 [b], strength [b] 0..1, signed [b] -1..1) -> images.
+    """Functions (images [b, H, W, C], index int32 [b], strength [b] 0..1, signed [b] -1..1) -> images.
 
     The first one is all that are geometric.
     """
@@ -74,11 +74,11 @@ def _operations():
     def wide(x):
         return x[:, None, None, None]
 
-    def solarize(images, kind, strength, signed):
+    def solarize(images, index, strength, signed):
         transformation = {"thresholds": wide(256 * (1 - strength)), "additions": tf.zeros([])}
         return solarization.transform_images(images, transformation)
 
-    def posterize(images, kind, strength, signed):
+    def posterize(images, index, strength, signed):
         bits = tf.cast(tf.round(BITS * strength), tf.uint8)
         return posterization.transform_images(images, {"shift_factor": bits})
 
@@ -89,26 +89,26 @@ def _operations():
         lambda images, *_: equalize(images),
         solarize,
         posterize,
-        lambda images, kind, strength, signed: (
+        lambda images, index, strength, signed: (
             degeneration.transform_images(images, {"factor": wide(BLEND * signed)})
             if images.shape[-1] == 3
             else images  # which have no colours to take away
         ),
-        lambda images, kind, strength, signed: contrast.transform_images(
+        lambda images, index, strength, signed: contrast.transform_images(
             images, {"contrast_factor": wide(1 + BLEND * signed)}
         ),
         # Keras' RandomBrightness adds; the paper multiplies, which leaves black black.
-        lambda images, kind, strength, signed: tf.clip_by_value(
+        lambda images, index, strength, signed: tf.clip_by_value(
             images * wide(1 + BLEND * signed), 0.0, 255.0
         ),
-        lambda images, kind, strength, signed: sharpen.augment_images(images, wide(BLEND * signed)),
+        lambda images, index, strength, signed: sharpen.augment_images(images, wide(BLEND * signed)),
     ]
 
 
-def _geometric(images, kind, strength, signed):
+def _geometric(images, index, strength, signed):
     _, height, width, _ = images.shape
     turn, shear_x, shear_y, move_x, move_y = (
-        tf.where(kind == number, signed * most, 0.0)
+        tf.where(index == number, signed * most, 0.0)
         for number, most in enumerate((TURN, SHEAR, SHEAR, MOVE * width, MOVE * height))
     )
     matrix = (

@@ -43,7 +43,6 @@ MLPS = ("gelu", "gelu_tanh", "swiglu")
 CUSTOM = ("attention", "mlp", "block")  # the fields that may name a layer of the user's
 POOLINGS = ("cls", "mean", "attention", None)
 PRESENT = "present"  # the input of a multimodal model that says which of the others are there
-FOLDS = ("means", "norms", "attention_scale", "key_bias", "value_bias", "patch_bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +80,12 @@ class ViTConfig:
         stochastic_depth: rate at which the last block is skipped; grows linearly from 0 at the first.
         patch_dropout: share of the patch tokens left out in each training step.
         remat: compute each block again in the backward pass instead of keeping its values: less memory.
-        folded: parameters that `keras_vit.export.fold` has moved into their neighbours, so that they exist no
-            more: "means" (what LayerNorm subtracts), "norms" (its scale and shift), "attention_scale"
-            (1/sqrt(d), and the 1/N of relu attention), "key_bias", "value_bias", "patch_bias". Such a model
-            computes the same function. True stands for all of them.
+        attention_scale: factor on the scores of attention; None for 1/sqrt(d).
+        attention_average: whether "relu" attention divides by the number of keys.
+        key_bias, value_bias: whether the projections of attention's keys and values have a bias.
+        patch_bias: whether the projection of the patches has one.
+        norm_affine: whether LayerNorms have scale and shift. Without a head the last one always has.
+        norm_centre: whether LayerNorms subtract the mean.
     """
 
     patch_size: tuple = (16, 16)
@@ -112,7 +113,13 @@ class ViTConfig:
     stochastic_depth: float = 0.0
     patch_dropout: float = 0.0
     remat: bool = False
-    folded: tuple = ()
+    attention_scale: float | None = None
+    attention_average: bool = True
+    key_bias: bool = True
+    value_bias: bool = True
+    patch_bias: bool = True
+    norm_affine: bool = True
+    norm_centre: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "patch_size", pair(self.patch_size, "patch_size"))
@@ -139,9 +146,13 @@ class ViTConfig:
                 one_of(field, getattr(self, field), known)
         for field in ("dropout", "attention_dropout", "stochastic_depth", "patch_dropout"):
             rate(field, getattr(self, field))
-        for field in ("distilled", "patch_mask", "qk_norm", "remat"):
+        for field in (
+            *("distilled", "patch_mask", "qk_norm", "remat", "attention_average"),
+            *("key_bias", "value_bias", "patch_bias", "norm_affine", "norm_centre"),
+        ):
             boolean(field, getattr(self, field))
-        object.__setattr__(self, "folded", folds(self.folded))
+        if self.attention_scale is not None:
+            positive("attention_scale", self.attention_scale)
         if self.attention == "hard":
             integer("top_k, which attention='hard' needs,", self.top_k, at_least=1)
         elif self.top_k is not None:
@@ -181,6 +192,7 @@ class ViTConfig:
         if isinstance(value, str):
             value = cls(**_from_variant(value))
         elif isinstance(value, dict):
+            value = without_folded(value, CONFIG_OF_FOLDED)
             cls._known(value)
             value = cls(**value)
         elif not isinstance(value, cls):
@@ -222,7 +234,6 @@ class ViTConfig:
             **dataclasses.asdict(self),
             "patch_size": list(self.patch_size),
             "merge": list(self.merge) if self.merge else None,
-            "folded": list(self.folded),
         }
 
 
@@ -275,12 +286,56 @@ def with_new_names(config: dict) -> dict:
     return {RENAMED.get(name, name): value for name, value in config.items()}
 
 
+# In files saved before version 0.2, `folded` names the parameters that a model lacks. What says the same now:
+# arguments of an `Attention`, of layers with a norm, and fields of a `ViTConfig`.
+ATTENTION_OF_FOLDED = {
+    "attention_scale": {"scale": 1.0, "average": False},
+    "key_bias": {"key_bias": False},
+    "value_bias": {"value_bias": False},
+}
+NORM_OF_FOLDED = {"norms": {"affine": False}, "means": {"centre": False}}
+CONFIG_OF_FOLDED = {
+    "attention_scale": {"attention_scale": 1.0, "attention_average": False},
+    "key_bias": {"key_bias": False},
+    "value_bias": {"value_bias": False},
+    "patch_bias": {"patch_bias": False},
+    "norms": {"norm_affine": False},
+    "means": {"norm_centre": False},
+}
+
+
+def without_folded(config: dict, arguments: dict[str, dict]) -> dict:
+    """`config` of a saved layer or model with the arguments that stand for the names in its `folded`."""
+    config = dict(config)
+    for name in config.pop("folded", ()):
+        config |= arguments.get(name, {})
+    return config
+
+
 class Renamed:
-    """Mixin of layers and models: `from_config` takes the names of `RENAMED` as well."""
+    """Mixin of layers and models: `from_config` takes what was saved before version 0.2 as well.
+
+    Attributes:
+        of_folded: names of the arguments that stand for `folded`; "attention" is a dictionary with those that
+            concern attention.
+    """
+
+    of_folded = ()
 
     @classmethod
     def from_config(cls, config):
-        return super().from_config(with_new_names(config))
+        return super().from_config(cls.with_new_arguments(config))
+
+    @classmethod
+    def with_new_arguments(cls, config: dict) -> dict:
+        """The arguments of a saved layer or model as they are called now."""
+        config = with_new_names(config)
+        folded = {"folded": config.pop("folded", ())}
+        attention = without_folded(folded, ATTENTION_OF_FOLDED)
+        arguments = attention | without_folded(folded, NORM_OF_FOLDED)
+        if attention and "attention" in cls.of_folded:
+            config["attention"] = {**(config.get("attention") or {}), **attention}
+        return {**config, **{name: arguments[name] for name in cls.of_folded if name in arguments}}
 
 
 def pair(value, name):
@@ -319,15 +374,6 @@ def positive(name, value):
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{name} must be a number above 0, not {value!r}.")
     return value
-
-
-def folds(value):
-    """A tuple of names from `FOLDS`; True stands for all of them, False for none."""
-    if isinstance(value, bool):
-        return FOLDS if value else ()
-    if not isinstance(value, list | tuple) or not all(fold in FOLDS for fold in value):
-        raise InputError(f"folded must be True, False or some of {', '.join(FOLDS)}, not {value!r}.")
-    return tuple(value)
 
 
 def rate(name, value):

@@ -69,7 +69,7 @@ def attention(layer, queries, tokens, mask=None, bias=None, rotary=None):
                     one, two = (
                         turned(x, *(table[at] for table in rotary)) for x, at in ((one, j), (two, key))
                     )
-                scores[key] = one @ two / (1.0 if "attention_scale" in layer.folded else np.sqrt(d))
+                scores[key] = one @ two / (np.sqrt(d) if layer.fixed_scale is None else 1 / layer.fixed_scale)
                 if bias is not None:
                     scores[key] += (bias if bias.ndim == 3 else bias[i])[h, j, key]
             chosen = visible

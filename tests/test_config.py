@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from keras_vit import ViT
-from keras_vit.config import FOLDS, ViTConfig, pair
+from keras_vit.config import CONFIG_OF_FOLDED, ViTConfig, pair
 from keras_vit.errors import InputError, one_of
 
 
@@ -50,11 +50,14 @@ def test_registers_of_none_fill_up_to_a_multiple_of_16(changes, size, registers)
     assert (model.prefix + 16) % 16 == 0
 
 
-def test_folded_names_what_is_gone():
-    assert ViTConfig(folded=True).folded == FOLDS
-    assert ViTConfig(folded=False).folded == ()
-    config = ViTConfig(folded=["key_bias"])
-    assert ViTConfig.of(config.to_dict()).folded == ("key_bias",)
+def test_folded_of_old_files_becomes_fields():
+    assert ViTConfig.of({"folded": []}) == ViTConfig()
+    assert ViTConfig.of({"folded": ["key_bias"]}) == ViTConfig(key_bias=False)
+    whole = ViTConfig.of({"folded": list(CONFIG_OF_FOLDED)})
+    assert whole.attention_scale == 1.0
+    fields = ("attention_average", "key_bias", "value_bias", "patch_bias", "norm_affine", "norm_centre")
+    assert not any(getattr(whole, field) for field in fields)
+    assert ViTConfig.of(whole.to_dict()) == whole
 
 
 @pytest.mark.parametrize(
@@ -83,8 +86,12 @@ def test_folded_names_what_is_gone():
         (lambda: ViTConfig(registers=-1), r"registers must be a non-negative integer, not -1"),
         (lambda: ViTConfig(registers=1.5), r"registers must be a non-negative integer, not 1.5"),
         (
-            lambda: ViTConfig(folded="norms"),
-            r"folded must be True, False or some of means, norms, .*not 'norms'",
+            lambda: ViTConfig(norm_affine="no"),
+            r"norm_affine must be True or False, not 'no'",
+        ),
+        (
+            lambda: ViTConfig(attention_scale=0),
+            r"attention_scale must be a number above 0, not 0",
         ),
         (lambda: ViTConfig(attention="hard"), r"top_k, which attention='hard' needs, must be .*not None"),
         (lambda: ViTConfig(attention="hard", top_k=0), r"top_k.*must be a positive integer, not 0"),

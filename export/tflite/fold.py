@@ -15,7 +15,6 @@ import math
 import keras
 import numpy as np
 
-from keras_vit.config import FOLDS
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import Attention
 from keras_vit.models.multimodal import MultimodalViT
@@ -54,12 +53,14 @@ def fold(model, pixels=True, rewrites=None):
     if isinstance(model, MultimodalViT):
         return _fold_multimodal(model, names)
     config = model.config
-    names = [name for name in names if name not in config.folded]
+    before = {name for name, fields in LACKS.items() if _has(config, fields)}
+    names = [name for name in names if name not in before]
+    folded_before = before - {"layer_scale"}  # which most models never had
     if config.custom:
         names = [name for name in names if name in OUTSIDE]
     if not pixels or not takes_raw_pixels(model) or is_raw(model):
         names = [name for name in names if name != "pixels"]
-    if config.folded and "pixels" not in names:
+    if folded_before and "pixels" not in names:
         return model
     weights = {name: _array(v) for name, v in variables_by_name(model).items()}
     changes = {"patch_mask": False}
@@ -69,9 +70,8 @@ def fold(model, pixels=True, rewrites=None):
         changes["position"] = "learned"
         tabulate_positions(weights, model)
     done = {name: REWRITES[name](weights, model) for name in names}
-    changes["folded"] = tuple(name for name in FOLDED if done.get(name) or name in config.folded)
-    if done.get("layer_scale"):
-        changes["layer_scale"] = None
+    for name in names:
+        changes |= LACKS.get(name, {}) if done[name] else {}
     folded = ViT(
         config,
         image_size=model.image_size,
@@ -87,15 +87,24 @@ def fold(model, pixels=True, rewrites=None):
 
 def _fold_multimodal(model, names):
     """`fold` for a `MultimodalViT`: what concerns patches and pixels stays as it is in its modalities."""
-    names = [name for name in names if name in EVERYWHERE and name not in model.folded]
+    names = [name for name in names if name in LACKS_MULTIMODAL]
+    has = {**model.attention_options, "affine": model.affine}
+    names = [name for name in names if not LACKS_MULTIMODAL[name].items() <= has.items()]
     if not names:
         return model
     # A copy, whose variables are all named from the model down, wherever its modalities were built.
     twin = MultimodalViT.from_config(model.get_config())
     twin.set_weights(model.get_weights())
     weights = {name: _array(v) for name, v in variables_by_name(twin).items()}
-    folded = (*model.folded, *(name for name in names if REWRITES[name](weights, twin)))
-    return _filled(model.recast(folded=folded), weights)
+    for name in names:
+        if REWRITES[name](weights, twin):
+            has |= LACKS_MULTIMODAL[name]
+    affine = has.pop("affine")
+    return _filled(model.recast(attention=has, affine=affine), weights)
+
+
+def _has(config, fields):
+    return all(getattr(config, field) == value for field, value in fields.items())
 
 
 def _filled(model, weights):
@@ -256,7 +265,6 @@ def _after(norm, weights):
 def fold_attention_scale(weights, model):
     """1/sqrt(d) into the queries (their norm, if they have one), and relu attention's 1/N into the values."""
     for attention, layer in _attentions(model):
-        width = weights[f"{attention}/query/kernel"].shape[1] // layer.num_heads
         norm = f"{attention}/query_norm"
         parts = (
             (f"{norm}/scale", f"{norm}/shift")
@@ -264,11 +272,11 @@ def fold_attention_scale(weights, model):
             else (f"{attention}/query/kernel", f"{attention}/query/bias")
         )
         for name in parts:
-            weights[name] = weights[name] / math.sqrt(width)
-        if layer.attention_type == "relu":
-            for part in ("kernel", "bias"):
-                value = f"{attention}/value/{part}"
-                weights[value] = weights[value] / _tokens(attention, model)
+            weights[name] = weights[name] * layer.scale
+        if layer.attention_type == "relu" and layer.average:
+            for value in (f"{attention}/value/kernel", f"{attention}/value/bias"):
+                if value in weights:
+                    weights[value] = weights[value] / _tokens(attention, model)
     return True
 
 
@@ -278,7 +286,7 @@ def fold_value_bias(weights, model):
     if any(layer.attention_type == "relu" for _, layer in attentions):
         return False
     for attention, _ in attentions:
-        bias = weights.pop(f"{attention}/value/bias")
+        bias = weights.pop(f"{attention}/value/bias", 0.0 * weights[f"{attention}/output/bias"])
         weights[f"{attention}/output/bias"] += bias @ weights[f"{attention}/output/kernel"]
     return True
 
@@ -290,7 +298,7 @@ def drop_key_bias(weights, model):
     if uses_rotary or any(layer.attention_type == "relu" or layer.qk_norm for _, layer in attentions):
         return False
     for attention, _ in attentions:
-        del weights[f"{attention}/key/bias"]
+        weights.pop(f"{attention}/key/bias", None)
     return True
 
 
@@ -352,5 +360,20 @@ REWRITES = {
     "pixels": fold_pixels,
 }
 OUTSIDE = ("patch_bias", "pixels")  # those that touch no block: the user's own are not known here
-EVERYWHERE = ("norms", "attention_scale", "value_bias", "key_bias")  # those that a MultimodalViT has, too
-FOLDED = tuple(name for name in REWRITES if name in FOLDS)  # what a config notes
+# The fields of a `ViTConfig` that say what a model lacks after a rewrite.
+LACKS = {
+    "layer_scale": {"layer_scale": None},
+    "means": {"norm_centre": False},
+    "norms": {"norm_affine": False},
+    "attention_scale": {"attention_scale": 1.0, "attention_average": False},
+    "value_bias": {"value_bias": False},
+    "key_bias": {"key_bias": False},
+    "patch_bias": {"patch_bias": False},
+}
+# Of those that a `MultimodalViT` has, too: its arguments, and those of its attentions.
+LACKS_MULTIMODAL = {
+    "norms": {"affine": False},
+    "attention_scale": {"scale": 1.0, "average": False},
+    "value_bias": {"value_bias": False},
+    "key_bias": {"key_bias": False},
+}

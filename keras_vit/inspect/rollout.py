@@ -109,7 +109,7 @@ def _map_names(vit):
 def _weights(vit, attention):
     """The attention [B, num_heads, N, N] of a block; what `fold` took out of relu attention is put back."""
     attention = ops.cast(attention, "float32")
-    if vit.config.attention == "relu" and "attention_scale" in vit.config.folded:
+    if vit.config.attention == "relu" and not vit.config.attention_average:
         return attention / attention.shape[-1]
     return attention
 

@@ -28,7 +28,7 @@ def position_similarity(model: keras.Model) -> np.ndarray:
             f"position={vit.config.position!r} adds no encoding to the tokens, so there is no table: "
             "use a model with learned, sinusoidal or other added positions."
         )
-    if vit.config.folded:
+    if not (vit.config.patch_bias and vit.config.norm_centre):
         raise InputError(
             "the positions of a folded or quantization-aware model contain the bias of the patches: "
             "give the float model that it came from."

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_vit.config import ATTENTIONS, Renamed, boolean, folds, integer, positive, rate
+from keras_vit.config import ATTENTIONS, Renamed, boolean, integer, positive, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import LINEAR_ROLES, Linear
 from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, combine
@@ -29,7 +29,7 @@ def softmax(scores):
 class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1).
 
-        weights(Q K^T / sqrt(d)) V, with Q = queries W_q, K = tokens W_k, V = tokens W_v
+        weights(scale Q K^T) V, with Q = queries W_q, K = tokens W_k, V = tokens W_v
 
     Queries [B, M, D] and tokens [B, N, D] give [B, M, D]; self-attention is `layer(x, x)`.
     The weights of a query over the keys that it sees, computed in float32, are
@@ -52,10 +52,12 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         epsilon: of those norms.
         fused: use `ops.dot_product_attention` for soft attention; None does where the backend has a
             fused kernel (JAX, PyTorch). The function is the same.
-        folded: what `keras_vit.export.fold` has moved elsewhere: "attention_scale" (1/sqrt(d), and the
-            division by the number of keys of "relu"), "key_bias", "value_bias"; other names are ignored.
+        scale: factor on the scores; None: 1/sqrt(d), d being the width of a head.
+        average: whether "relu" divides by the number of keys seen.
+        key_bias, value_bias: whether these projections have a bias.
     """
 
+    of_folded = ("scale", "average", "key_bias", "value_bias")
     # What its quantization depends on besides its arguments, said by the model that it is a part of.
     uses_rotary = False  # whether queries and keys are rotated
     adds_bias = False  # whether a mask is added to the scores, see `masks.as_bias`
@@ -71,7 +73,10 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         dropout=0.0,
         epsilon=1e-6,
         fused=None,
-        folded=(),
+        scale=None,
+        average=True,
+        key_bias=True,
+        value_bias=True,
         **kwargs,
     ):
         attention_type = kwargs.pop("kind", attention_type)
@@ -89,14 +94,17 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         if fused not in (None, True, False):
             raise InputError(f"fused must be True, False or None, not {fused!r}.")
         self.fused = fused
-        self.folded = folds(folded)
+        self.fixed_scale = None if scale is None else positive("scale", scale)
+        self.average = boolean("average", average)
+        self.key_bias, self.value_bias = boolean("key_bias", key_bias), boolean("value_bias", value_bias)
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
     def build(self, queries_shape, tokens_shape):
         width = queries_shape[-1]
         if width % self.num_heads:
             raise InputError(f"tokens of width {width} cannot be split into {self.num_heads} equal heads.")
-        self.scale = 1.0 / math.sqrt(width // self.num_heads)
+        usual = 1.0 / math.sqrt(width // self.num_heads)
+        self.scale = usual if self.fixed_scale is None else self.fixed_scale
 
         def projection(name, inputs, use_bias=True):
             layer = Linear(width, use_bias=use_bias, dtype=self.dtype_policy, name=name)
@@ -104,8 +112,8 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
             return layer
 
         self.query = projection("query", width)
-        self.key = projection("key", tokens_shape[-1], use_bias="key_bias" not in self.folded)
-        self.value = projection("value", tokens_shape[-1], use_bias="value_bias" not in self.folded)
+        self.key = projection("key", tokens_shape[-1], use_bias=self.key_bias)
+        self.value = projection("value", tokens_shape[-1], use_bias=self.value_bias)
         self.output_projection = projection("output", width)
         rotated = self.qk_norm or self.uses_rotary  # then the outputs of two projections enter no product
         self.query.roles = LINEAR_ROLES if rotated else QUERY_ROLES
@@ -141,7 +149,7 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         q, k, v = split(self.query(queries), m), split(self.key(tokens), n), split(self.value(tokens), n)
         if self.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        if "attention_scale" not in self.folded:
+        if self.scale != 1.0:
             q = q * self.scale  # before the product: fewer numbers to multiply
         if rotary is not None:
             cos, sin = rotary
@@ -209,10 +217,11 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         if self.attention_type == "relu":
             weights = ops.relu(scores)
             if visible is None:
-                return weights if "attention_scale" in self.folded else weights / scores.shape[-1]
+                return weights / scores.shape[-1] if self.average else weights
             visible = ops.expand_dims(visible, 1)
+            weights = ops.where(visible, weights, 0.0)
             seen = ops.sum(ops.cast(visible, "float32"), axis=-1, keepdims=True)
-            return ops.where(visible, weights, 0.0) / ops.maximum(seen, 1.0)
+            return weights / ops.maximum(seen, 1.0) if self.average else weights
         if visible is not None:
             scores = ops.where(ops.expand_dims(visible, 1), scores, MASKED_SCORE)
         weights = softmax(scores)
@@ -259,5 +268,8 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
             "dropout": self.dropout,
             "epsilon": self.epsilon,
             "fused": self.fused,
-            "folded": list(self.folded),
+            "scale": self.fixed_scale,
+            "average": self.average,
+            "key_bias": self.key_bias,
+            "value_bias": self.value_bias,
         }

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vit.config import Renamed, boolean, folds, integer, positive
+from keras_vit.config import Renamed, boolean, integer, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import custom
 from keras_vit.layers.attention import Attention
@@ -14,7 +14,10 @@ from keras_vit.layers.quantization import Quantizable, Roles
 from keras_vit.layers.remat import rematerialised
 from keras_vit.layers.residual import LayerScale, StochasticDepth
 
-ATTENTION_OPTIONS = ("attention_type", "top_k", "qk_norm", "dropout", "fused")
+ATTENTION_OPTIONS = (
+    *("attention_type", "top_k", "qk_norm", "dropout", "fused"),
+    *("scale", "average", "key_bias", "value_bias"),
+)
 
 
 class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
@@ -24,15 +27,17 @@ class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         num_heads: attention heads.
         mlp_width: hidden width of the MLP.
         attention: dictionary of further arguments of `Attention`: attention_type, top_k, qk_norm,
-            dropout, fused.
+            dropout, fused, scale, average, key_bias, value_bias.
         mlp: "gelu", "gelu_tanh" or "swiglu".
         dropout: rate inside the MLP.
         stochastic_depth: rate at which a branch is skipped in training.
         layer_scale: initial value of `LayerScale` on each branch; None for none.
         epsilon: of the norms.
         remat: compute the block again in the backward pass instead of keeping its values.
-        folded: see `ViTConfig.folded`.
+        affine, centre: of the norms, see `LayerNorm`.
     """
+
+    of_folded = ("attention", "affine", "centre")
 
     def __init__(
         self,
@@ -45,7 +50,8 @@ class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         layer_scale=None,
         epsilon=1e-6,
         remat=False,
-        folded=(),
+        affine=True,
+        centre=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -62,14 +68,14 @@ class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
             one_of("option of attention", option, ATTENTION_OPTIONS)
         self.mlp_kind, self.dropout, self.epsilon = mlp, dropout, positive("epsilon", epsilon)
         self.stochastic_depth, self.layer_scale = stochastic_depth, layer_scale
-        self.remat, self.folded = boolean("remat", remat), folds(folded)
+        self.remat = boolean("remat", remat)
+        self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)
 
     def _attention(self, name):
         return Attention(
             self.num_heads,
             **self.attention_options,
             epsilon=self.epsilon,
-            folded=self.folded,
             dtype=self.dtype_policy,
             name=name,
         )
@@ -78,8 +84,7 @@ class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         return mlp_for(self.mlp_kind, self.mlp_width, self.dropout, dtype=self.dtype_policy, name="mlp")
 
     def _norm(self, name):
-        folded = {"affine": "norms" not in self.folded, "centre": "means" not in self.folded}
-        return LayerNorm(self.epsilon, **folded, dtype=self.dtype_policy, name=name)
+        return LayerNorm(self.epsilon, self.affine, self.centre, dtype=self.dtype_policy, name=name)
 
     def _branch(self, number):
         """The layers on the residual branch `number`, in order."""
@@ -107,7 +112,8 @@ class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
             "layer_scale": self.layer_scale,
             "epsilon": self.epsilon,
             "remat": self.remat,
-            "folded": list(self.folded),
+            "affine": self.affine,
+            "centre": self.centre,
         }
 
 

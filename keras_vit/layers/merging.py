@@ -3,14 +3,14 @@
 import keras
 from keras import ops
 
-from keras_vit.config import folds, integer, positive
+from keras_vit.config import Renamed, boolean, integer, positive
 from keras_vit.layers.attention import softmax
 from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, token_mask
 from keras_vit.layers.norm import LayerNorm
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class PatchMerger(ExplicitMask, keras.layers.Layer):
+class PatchMerger(Renamed, ExplicitMask, keras.layers.Layer):
     """softmax(W LayerNorm(X)^T) X: [B, N, D] -> [B, tokens, D].
 
     Renggli et al. 2022 (arXiv:2202.12015, equation 2).
@@ -20,16 +20,17 @@ class PatchMerger(ExplicitMask, keras.layers.Layer):
     Args:
         tokens: how many come out.
         epsilon: of the norm.
-        folded: see `ViTConfig.folded`.
+        affine, centre: of the norm, see `LayerNorm`.
     """
 
-    def __init__(self, tokens, epsilon=1e-6, folded=(), **kwargs):
+    of_folded = ("affine", "centre")
+
+    def __init__(self, tokens, epsilon=1e-6, affine=True, centre=True, **kwargs):
         super().__init__(**kwargs)
         self.tokens = integer("number of merged tokens", tokens, at_least=1)
         self.epsilon = positive("epsilon", epsilon)
-        self.folded = folds(folded)
-        shared = {"affine": "norms" not in self.folded, "centre": "means" not in self.folded}
-        self.norm = LayerNorm(epsilon, **shared, dtype=self.dtype_policy, name="norm")
+        self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)
+        self.norm = LayerNorm(epsilon, affine, centre, dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
         self.norm.build(input_shape)
@@ -56,5 +57,6 @@ class PatchMerger(ExplicitMask, keras.layers.Layer):
             **super().get_config(),
             "tokens": self.tokens,
             "epsilon": self.epsilon,
-            "folded": list(self.folded),
+            "affine": self.affine,
+            "centre": self.centre,
         }

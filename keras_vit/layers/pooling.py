@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import Renamed, folds, integer, positive
+from keras_vit.config import Renamed, boolean, integer, positive
 from keras_vit.errors import one_of
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.linear import ACCURATE_ROLES, Linear
@@ -75,18 +75,23 @@ class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
         mlp: "gelu", "gelu_tanh" or "swiglu".
         prefix: leading tokens that are no patches; they are left out.
         epsilon: of the norm.
-        folded: see `ViTConfig.folded`.
+        attention: dictionary of further arguments of `Attention`: scale, key_bias, value_bias, ...
+        affine: of the norm, see `LayerNorm`.
     """
 
-    def __init__(self, num_heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, folded=(), **kwargs):
+    of_folded = ("attention", "affine")
+
+    def __init__(
+        self, num_heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, attention=None, affine=True, **kwargs
+    ):
         super().__init__(**kwargs)
         self.num_heads, self.mlp_width, self.mlp_kind = num_heads, mlp_width, mlp
         self.prefix, self.epsilon = integer("prefix", prefix, at_least=0), positive("epsilon", epsilon)
-        self.folded = folds(folded)
-        self.attention = Attention(num_heads, folded=self.folded, dtype=self.dtype_policy, name="attention")
-        self.norm = LayerNorm(
-            epsilon, affine="norms" not in self.folded, dtype=self.dtype_policy, name="norm"
+        self.attention_options, self.affine = dict(attention or {}), boolean("affine", affine)
+        self.attention = Attention(
+            num_heads, **self.attention_options, dtype=self.dtype_policy, name="attention"
         )
+        self.norm = LayerNorm(epsilon, affine, dtype=self.dtype_policy, name="norm")
         self.mlp = mlp_for(mlp, mlp_width, dtype=self.dtype_policy, name="mlp")
 
     def build(self, input_shape):
@@ -120,5 +125,6 @@ class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
             "mlp": self.mlp_kind,
             "prefix": self.prefix,
             "epsilon": self.epsilon,
-            "folded": list(self.folded),
+            "attention": self.attention_options,
+            "affine": self.affine,
         }

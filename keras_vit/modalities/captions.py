@@ -40,7 +40,8 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
         self.length, self.depth = integer("length", length, 1), integer("depth", depth, 1)
         self.num_heads = None if num_heads is None else integer("num_heads", num_heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
-        self.dropout, self.folded = rate("dropout", dropout), ()
+        self.dropout = rate("dropout", dropout)
+        self.attention_options, self.affine = {}, True
         self.head = Linear(self.size, dtype=self.dtype_policy, name="head")
 
     def build(self, captions_shape, memory_shape):

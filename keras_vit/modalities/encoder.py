@@ -5,7 +5,7 @@ from keras_vit.layers.norm import LayerNorm
 
 
 def block_options(layer):
-    """heads, mlp_width, dropout and folded of the blocks of a layer, which has `width`.
+    """The arguments of the blocks of a layer, which has `width` and these.
 
     Unless the layer says otherwise, a head for each 64 channels and MLPs of 4 times the width.
     """
@@ -13,7 +13,8 @@ def block_options(layer):
         "num_heads": layer.num_heads or max(1, layer.width // 64),
         "mlp_width": layer.mlp_width or 4 * layer.width,
         "dropout": layer.dropout,
-        "folded": layer.folded,
+        "attention": layer.attention_options,
+        "affine": layer.affine,
     }
 
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vit.config import STEMS, Renamed, folds, integer, pair, rate
+from keras_vit.config import STEMS, Renamed, boolean, integer, pair, rate
 from keras_vit.errors import one_of
 from keras_vit.layers.stems import stem_for
 from keras_vit.modalities.encoder import encoded, encoder_for
@@ -25,9 +25,12 @@ class Image(Renamed, Pixels, GridModality):
         num_heads, mlp_width, dropout: of these blocks, as in `Text`.
         preprocessing: {"mean": [channels], "std": [channels]} of pixels in [0, 1], which `prepare` applies;
             never applied in `call`.
-        folded: see `ViTConfig.folded`.
+        attention: dictionary of further arguments of the `Attention` of its blocks: scale, key_bias, ...
+        affine: whether the norms of its blocks have scale and shift.
         width: see `Modality`.
     """
+
+    of_folded = ("attention", "affine")
 
     def __init__(
         self,
@@ -41,14 +44,15 @@ class Image(Renamed, Pixels, GridModality):
         mlp_width=None,
         dropout=0.0,
         preprocessing=None,
-        folded=(),
+        attention=None,
+        affine=True,
         **kwargs,
     ):
         super().__init__(position, **kwargs)
         self.image_size, self.patch_size = pair(image_size, "image_size"), pair(patch_size, "patch_size")
         self.channels, self.stem = integer("channels", channels, 1), one_of("stem", stem, STEMS)
         self.depth, self.dropout = integer("depth", depth, 0), rate("dropout", dropout)
-        self.folded = folds(folded)
+        self.attention_options, self.affine = dict(attention or {}), boolean("affine", affine)
         self.take_preprocessing(preprocessing)
         self.num_heads = None if num_heads is None else integer("num_heads", num_heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
@@ -80,5 +84,6 @@ class Image(Renamed, Pixels, GridModality):
             "mlp_width": self.mlp_width,
             "dropout": self.dropout,
             "preprocessing": self.preprocessing,
-            "folded": list(self.folded),
+            "attention": self.attention_options,
+            "affine": self.affine,
         }

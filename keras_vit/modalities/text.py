@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import Renamed, folds, integer, rate
+from keras_vit.config import Renamed, boolean, integer, rate
 from keras_vit.errors import InputError
 from keras_vit.layers.blocks import DecoderBlock
 from keras_vit.layers.masks import as_bias
@@ -43,11 +43,13 @@ class Text(Renamed, Modality):
         num_heads: attention heads; None: the model's, or one for each 64 channels.
         mlp_width: hidden width of the MLPs; None: 4 times the width.
         dropout: rate inside the MLPs.
-        folded: see `ViTConfig.folded`.
+        attention: dictionary of further arguments of the `Attention` of its blocks: scale, key_bias, ...
+        affine: whether the norms of its blocks have scale and shift.
         width: see `Modality`.
     """
 
     roles = TABLE_ROLES
+    of_folded = ("attention", "affine")
 
     def __init__(
         self,
@@ -59,7 +61,8 @@ class Text(Renamed, Modality):
         num_heads=None,
         mlp_width=None,
         dropout=0.0,
-        folded=(),
+        attention=None,
+        affine=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -70,7 +73,8 @@ class Text(Renamed, Modality):
         self.decoder_depth = integer("decoder_depth", decoder_depth, 1)
         self.num_heads = None if num_heads is None else integer("num_heads", num_heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
-        self.dropout, self.folded = rate("dropout", dropout), folds(folded)
+        self.dropout = rate("dropout", dropout)
+        self.attention_options, self.affine = dict(attention or {}), boolean("affine", affine)
         self.tokens = self.sentence or self.length
 
     def signature(self):
@@ -149,7 +153,8 @@ class Text(Renamed, Modality):
             "num_heads": self.num_heads,
             "mlp_width": self.mlp_width,
             "dropout": self.dropout,
-            "folded": list(self.folded),
+            "attention": self.attention_options,
+            "affine": self.affine,
         }
 
 

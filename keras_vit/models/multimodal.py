@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import PRESENT, folds, integer, number, rate, with_new_names
+from keras_vit.config import PRESENT, Renamed, boolean, integer, number, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
 from keras_vit.layers.linear import ACCURATE_ROLES
@@ -30,7 +30,7 @@ FUSIONS = ("single_stream", "bottleneck")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
+class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
     """A Vision Transformer over any set of modalities. Inputs by name give logits [B, num_classes].
 
         model = MultimodalViT({"image": Image(32, 4), "text": Text(vocabulary, length=16)},
@@ -57,7 +57,9 @@ class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
         visual_weight: weight of the loss by which a visual sentence (`Text(..., sentence=K)`) learns to
             predict the features of the `Image` (see `visual_features`), where both are present.
         visual_loss: "cosine" or "l2".
-        dropout, stochastic_depth, folded: as in `ViTConfig`.
+        dropout, stochastic_depth: as in `ViTConfig`.
+        attention: dictionary of further arguments of the blocks' `Attention`: scale, key_bias, ...
+        affine: whether norms have scale and shift. Without a head the last one always has.
         activation: "auto", "softmax", "sigmoid" or None: what files make of the logits, as in `ViT`.
 
     Raises:
@@ -67,6 +69,7 @@ class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
     """
 
     roles = Roles(full={"joined": "range"})  # what enters the trunk
+    of_folded = ("attention", "affine")
 
     def __init__(
         self,
@@ -83,7 +86,8 @@ class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
         visual_loss="cosine",
         dropout=0.0,
         stochastic_depth=0.0,
-        folded=(),
+        attention=None,
+        affine=True,
         activation=AUTO,
         name=None,
         dtype=None,
@@ -100,7 +104,7 @@ class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
         self.modality_dropout = rate("modality_dropout", modality_dropout)
         self.visual_weight, self.visual_loss = number("visual_weight", visual_weight), visual_loss
         self.dropout, self.stochastic_depth = dropout, stochastic_depth
-        self.folded = folds(folded)
+        self.attention_options, self.affine = dict(attention or {}), boolean("affine", affine)
         self.modalities = {
             key: modality.with_width(width, num_heads=num_heads, name=key, dtype=self.dtype_policy)
             for key, modality in _checked_modalities(modalities).items()
@@ -113,14 +117,14 @@ class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
                 self.mlp_width,
                 dropout=dropout,
                 stochastic_depth=skip_rate,
-                folded=self.folded,
+                attention=self.attention_options,
+                affine=affine,
                 name=f"block_{i}",
                 **shared,
             )
             for i, skip_rate in enumerate(depth_rates(stochastic_depth, depth))
         ]
-        # Folding moves its scale and shift into the head, so it needs one.
-        self.norm = LayerNorm(affine="norms" not in self.folded or not num_classes, name="norm", **shared)
+        self.norm = LayerNorm(affine=affine or not num_classes, name="norm", **shared)
         self.mean = Pooling("mean", name="mean", **shared)
         self.head = (
             Linear(num_classes, kernel_initializer="zeros", name="head", **shared) if num_classes else None
@@ -302,14 +306,14 @@ class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
     def recast(self, **changes):
         """A new model of this one's config with some arguments changed, of fresh weights, in float32.
 
-        What a modality has of `folded` and of a dtype follows the model.
+        The dtype of modalities, and the `attention` and `affine` of those that have blocks, follow the model.
         """
         usual = {"dtype": "float32", "activation": inherited_activation(self)}
         config = {**self.get_config(), **usual, **changes}
         for _, modality in config["modalities"]:
             modality["config"]["dtype"] = None
-            if "folded" in modality["config"]:
-                modality["config"]["folded"] = config["folded"]
+            for name in {"attention", "affine"} & set(modality["config"]) & set(changes):
+                modality["config"][name] = changes[name]
         return type(self).from_config(config)
 
     def check_range_of(self, inputs):
@@ -400,7 +404,8 @@ class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
             "visual_loss": self.visual_loss,
             "dropout": self.dropout,
             "stochastic_depth": self.stochastic_depth,
-            "folded": list(self.folded),
+            "attention": self.attention_options,
+            "affine": self.affine,
             "activation": self.activation,
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
@@ -409,7 +414,7 @@ class MultimodalViT(Quantizable, WithActivation, ChecksArrays, Model):
 
     @classmethod
     def from_config(cls, config):
-        config = with_new_names(config)
+        config = cls.with_new_arguments(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
         config["modalities"] = deserialized(config["modalities"])

@@ -117,11 +117,12 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
         self.class_tokens = (config.pooling == "cls") + config.distilled
         self.prefix = self.class_tokens + config.registers
         shared = {"dtype": self.dtype_policy}
+        norm = {"affine": config.norm_affine, "centre": config.norm_centre}
         self.patches = stem_for(
             config.stem,
             config.patch_size,
             config.width,
-            use_bias="patch_bias" not in config.folded,
+            use_bias=config.patch_bias,
             name="patches",
             **shared,
         )
@@ -140,16 +141,12 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
             self._block(i, rate) for i, rate in enumerate(depth_rates(config.stochastic_depth, config.depth))
         ]
         self.merger = (
-            PatchMerger(config.merge[1], config.epsilon, config.folded, name="merger", **shared)
+            PatchMerger(config.merge[1], config.epsilon, **norm, name="merger", **shared)
             if config.merge
             else None
         )
-        # Folding moves the last norm's scale and shift into the head, so it needs one.
-        folded = {
-            "affine": "norms" not in config.folded or not num_classes,
-            "centre": "means" not in config.folded,
-        }
-        self.norm = LayerNorm(config.epsilon, **folded, name="norm", **shared)
+        last = {**norm, "affine": config.norm_affine or not num_classes}
+        self.norm = LayerNorm(config.epsilon, **last, name="norm", **shared)
         if config.pooling == "attention":
             self.pool = AttentionPooling(
                 config.num_heads,
@@ -157,7 +154,8 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
                 config.mlp,
                 self.prefix,
                 config.epsilon,
-                config.folded,
+                self._biases_and_scale(),
+                config.norm_affine,
                 name="pool",
                 **shared,
             )
@@ -188,6 +186,7 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
             "top_k": config.top_k,
             "qk_norm": config.qk_norm,
             "dropout": config.attention_dropout,
+            **self._biases_and_scale(),
         }
         block = EncoderBlock(
             config.num_heads,
@@ -199,13 +198,23 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
             layer_scale=config.layer_scale,
             epsilon=config.epsilon,
             remat=config.remat,
-            folded=config.folded,
+            affine=config.norm_affine,
+            centre=config.norm_centre,
             name=f"block_{index}",
             **shared,
         )
         if "attention" not in theirs:
             block.attention.uses_rotary = config.position == "rotary2d"
         return block
+
+    def _biases_and_scale(self):
+        config = self.config
+        return {
+            "scale": config.attention_scale,
+            "average": config.attention_average,
+            "key_bias": config.key_bias,
+            "value_bias": config.value_bias,
+        }
 
     def _head(self, name):
         head = Linear(self.num_classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)

@@ -78,7 +78,9 @@ def test_folding_changes_no_answer(fusion):
     expected = keras.ops.convert_to_numpy(whole(whole.prepare(inputs)))
     np.testing.assert_allclose(given, expected, atol=1e-5)
     assert np.ptp(expected, axis=0).max() > 0.1, "the answers differ between examples"
-    assert folded.folded == ("norms", "attention_scale", "value_bias", "key_bias")
+    lacks = {"scale": 1.0, "average": False, "value_bias": False, "key_bias": False}
+    assert folded.attention_options == lacks and not folded.affine
+    assert folded.modalities["text"].attention_options == lacks and not folded.modalities["text"].affine
     names = {variable.path for variable in folded.weights}
     for gone in ("block_0/norm_1/scale", "image/encoder_0/attention/key/bias", "text/decoder_0/norm_2/scale"):
         assert f"{whole.name}/{gone}" not in names

@@ -58,6 +58,7 @@ def test_positions_without_a_table_are_refused_by_name(position):
         position_similarity(model(position))
 
 
-def test_a_folded_model_is_refused():
+@pytest.mark.parametrize("changes", [{"patch_bias": False}, {"norm_centre": False}])
+def test_a_folded_model_is_refused(changes):
     with pytest.raises(InputError, match="folded"):
-        position_similarity(model("learned", folded=True))
+        position_similarity(model("learned", **changes))

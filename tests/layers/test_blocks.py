@@ -28,7 +28,11 @@ BLOCKS = {
     "hard": {"attention": {"kind": "hard", "top_k": 2}},
     "relu, qk_norm": {"attention": {"kind": "relu", "qk_norm": True}, "epsilon": 1e-3},
     "fused": {"attention": {"fused": True}},
-    "folded": {"folded": True},
+    "folded": {
+        "attention": {"scale": 1.0, "average": False, "key_bias": False, "value_bias": False},
+        "affine": False,
+        "centre": False,
+    },
 }
 
 
@@ -266,7 +270,8 @@ def test_inference_does_not_rematerialise():
         ({"layer_scale": "small"}, "layer_scale must be a finite number, not 'small'"),
         ({"epsilon": 0.0}, "epsilon must be .* not 0.0"),
         ({"remat": "yes"}, "remat must be True or False, not 'yes'"),
-        ({"folded": 1}, "folded must be True, False or some of .* not 1"),
+        ({"affine": 1}, "affine must be True or False, not 1"),
+        ({"centre": 0}, "centre must be True or False, not 0"),
         ({"attention": {"kind": "softer"}}, "unknown attention 'softer'"),
         (
             {"attention": {"attention_types": "soft"}},

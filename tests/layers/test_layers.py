@@ -46,6 +46,7 @@ from keras_vit.layers import (
 
 MEMORY = (3, 5, 6)
 RANDOM_OUTPUT = "inference_is_deterministic_and_rate_0_is_inference"
+LACKING = {"scale": 1.0, "average": False, "key_bias": False, "value_bias": False}
 CHANCE = {"dropout": 0.5, "stochastic_depth": 0.5, "layer_scale": 0.1}
 
 
@@ -83,7 +84,7 @@ CASES = {
     "attention hard": itself(of(Attention, 2, kind="hard", top_k=2)),
     "attention relu": itself(of(Attention, 2, kind="relu")),
     "attention qk_norm": itself(of(Attention, 4, qk_norm=True, dropout=0.5, epsilon=1e-5)),
-    "attention folded": itself(of(Attention, 2, folded=True)),
+    "attention folded": itself(of(Attention, 2, **LACKING)),
     "attention to memory": to_memory(of(Attention, 2)),
     "attention to memory hard": to_memory(of(Attention, 2, kind="hard", top_k=1)),
     "attention to memory relu": to_memory(of(Attention, 2, kind="relu", dropout=0.5)),
@@ -94,7 +95,9 @@ CASES = {
     "encoder hard": encoder(of(EncoderBlock, 2, 9, {"kind": "hard", "top_k": 2})),
     "encoder relu": encoder(of(EncoderBlock, 2, 9, {"kind": "relu", "fused": False}, "gelu_tanh")),
     "encoder remat": encoder(of(EncoderBlock, 2, 9, {"dropout": 0.5}, remat=True, **CHANCE)),
-    "encoder folded": encoder(of(EncoderBlock, 2, 9, folded=True)),
+    "encoder folded": encoder(
+        of(EncoderBlock, 2, 9, {"scale": 1.0, "key_bias": False}, affine=False, centre=False)
+    ),
     "decoder": decoder(of(DecoderBlock, 2, 9), mask="memory_mask", masked=(1,), real=everything, cleans=True),
     "decoder with all": decoder(
         of(DecoderBlock, 2, 9, {"qk_norm": True, "dropout": 0.5}, "swiglu", remat=True, **CHANCE), mask="mask"

@@ -6,10 +6,10 @@ import pytest
 from random_weights import randomize
 
 from keras_vit import ViT, ViTConfig
-from keras_vit.config import FOLDS, POSITIONS
+from keras_vit.config import POSITIONS
 from keras_vit.errors import InputError
 from keras_vit.export import fold
-from keras_vit.export.tflite.fold import REWRITES, from_pixels, in_float32, raw_pixels
+from keras_vit.export.tflite.fold import LACKS, REWRITES, from_pixels, in_float32, raw_pixels
 from keras_vit.models.transfer import variables_by_name
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
@@ -98,7 +98,8 @@ def test_each_rewrite_alone_is_exact_and_removes_what_it_says(rewrite):
     else:
         assert not gone
     assert (folded.preprocessing == raw_pixels(3)) == (rewrite == "pixels")
-    assert folded.config.folded == ((rewrite,) if rewrite in FOLDS else ())
+    has = ViTConfig.of(model.config, layer_scale=folded.config.layer_scale)
+    assert folded.config == ViTConfig.of(has, **LACKS.get(rewrite, {}))
 
 
 def test_tokens_without_a_mean_need_none_subtracted():
@@ -112,13 +113,13 @@ def test_tokens_without_a_mean_need_none_subtracted():
     for tokens in seen:
         assert np.abs(tokens.mean(-1)).max() < 1e-5 * np.abs(tokens).max()
     stays = fold(random_vit(stem="compact", patch_size=2))
-    assert stays.norm.centre and "means" not in stays.config.folded
+    assert stays.norm.centre and stays.config.norm_centre
 
 
 def test_without_rewrites_nothing_changes():
     largest, folded = difference(random_vit(), rewrites=[], pixels=False)
     assert largest == 0.0
-    assert folded.config.folded == ()
+    assert folded.config == random_vit().config
     with pytest.raises(
         InputError, match="unknown rewrite 'biases': the known ones are layer_scale, means, norms"
     ):

@@ -1,7 +1,6 @@
 """What models and modalities share whose raw input is pixels: pictures and clips."""
 
 import math
-import sys
 import warnings
 
 import keras
@@ -9,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_vit.errors import InputError, Notice
+from keras_vit.modalities.values import concrete_values
 
 SLACK = 3.0  # times the span of normalised pixels: so far beyond it no augmentation goes, and 0..255 does
 LOOKED_AT = 32  # examples
@@ -32,7 +32,7 @@ class RangeCheck:
         """
         if self.range_checked:
             return
-        values, present = _values(images), None if present is None else _values(present)
+        values, present = concrete_values(images), None if present is None else concrete_values(present)
         if values is None or values.dtype.kind not in "buif":
             return
         self.range_checked = True
@@ -84,17 +84,6 @@ class ChecksArrays:
         if all(hasattr(part, "shape") and len(part.shape) for part in parts.values()):
             parts = {name: part[:LOOKED_AT] for name, part in parts.items()}
             self.check_range_of(parts if isinstance(x, dict) else parts["image"])
-
-
-def _values(x):
-    """`x` as a NumPy array; None while a graph is traced, where tensors have no values."""
-    torch = sys.modules.get("torch")
-    if isinstance(x, keras.KerasTensor) or (torch is not None and torch.compiler.is_compiling()):
-        return None
-    try:
-        return np.asarray(ops.convert_to_numpy(x))
-    except Exception:  # each backend has its own for a symbolic tensor
-        return None
 
 
 class Pixels(RangeCheck):

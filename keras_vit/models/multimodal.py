@@ -23,6 +23,7 @@ from keras_vit.layers.quantization import Quantizable, Roles
 from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
 from keras_vit.modalities.image import Image
 from keras_vit.modalities.pixels import ChecksArrays, Pixels
+from keras_vit.modalities.values import concrete_values
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
 from keras_vit.models.base import Model, shapes_of
 
@@ -61,6 +62,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
         attention: dictionary of further arguments of the blocks' `Attention`: scale, key_bias, ...
         affine: whether norms have scale and shift. Without a head the last one always has.
         activation: "auto", "softmax", "sigmoid" or None: what files make of the logits, as in `ViT`.
+        seed: of modality dropout; None for a random one, which `keras.utils.set_random_seed` decides.
 
     Raises:
         InputError: no modality, one named "present", an unknown fusion or activation, a softmax over one
@@ -89,6 +91,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
         attention=None,
         affine=True,
         activation=AUTO,
+        seed=None,
         name=None,
         dtype=None,
         trainable=True,
@@ -109,7 +112,8 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
             key: modality.with_width(width, num_heads=num_heads, name=key, dtype=self.dtype_policy)
             for key, modality in _checked_modalities(modalities).items()
         }
-        self.seeds = keras.random.SeedGenerator(0)
+        self.seed = seed
+        self.seeds = keras.random.SeedGenerator(seed)
         self.drop = keras.layers.Dropout(dropout, name="drop", **shared)
         self.blocks = [
             EncoderBlock(
@@ -367,17 +371,18 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
         present = inputs.get(PRESENT)
         if present is None:
             return
+        if not hasattr(present, "shape"):
+            raise InputError(f"present must be an array [batch, modalities], not a {type(present).__name__}.")
         if len(present.shape) != 2 or present.shape[1] != len(self.modalities):
             raise InputError(
                 f"present has the shape {list(present.shape)}; expected [batch, {len(self.modalities)}], one "
                 f"column for each of {', '.join(self.modalities)}."
             )
-        try:
-            values = np.asarray(present)
-        except Exception:  # symbolic: its rows are then the caller's matter, and [CLS] is there in any case
+        values = concrete_values(present)
+        if values is None:  # while a graph is traced; [CLS] is there in any case
             return
-        if values.dtype == object:
-            return
+        if values.dtype.kind not in "buif":
+            raise InputError(f"present must be numbers, 1 or 0 for each modality, not {values.dtype}.")
         given = values[:, [name in inputs for name in self.modalities]] > 0.5
         if not given.any(axis=1).all():
             row = int(np.argmin(given.any(axis=1)))
@@ -407,6 +412,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
             "attention": self.attention_options,
             "affine": self.affine,
             "activation": self.activation,
+            "seed": self.seed,
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "trainable": self.trainable,

@@ -197,6 +197,19 @@ def test_a_saved_model_answers_the_same(tmp_path):
     np.testing.assert_array_equal(text.encode(["red circle"]), VOCABULARY.encode(["red circle"], 6))
 
 
+def test_modality_dropout_follows_the_seed():
+    """Keras' seed for the whole program where the model has none of its own."""
+
+    def draws(program, **options):
+        built = model(modality_dropout=0.5)
+        keras.utils.set_random_seed(program)
+        built = MultimodalViT.from_config({**built.get_config(), **options})
+        return [array(built._present(inputs(), NAMES, True)).tolist() for _ in range(8)]
+
+    assert draws(1) == draws(1) != draws(2)
+    assert draws(1, seed=5) == draws(2, seed=5) != draws(1, seed=6)
+
+
 def test_the_feature_without_a_head():
     assert array(model(num_classes=None)(inputs())).shape == (B, 16)
 
@@ -215,6 +228,9 @@ def test_the_feature_without_a_head():
             r"present has the shape \[4, 2\]; expected \[batch, 3\]",
         ),
         (lambda x: {**x, "present": np.eye(4, 3)}, r"nothing is present in example 3"),
+        (lambda x: {**x, "present": [[1, 1, 1]] * 4}, r"present must be an array .*, not a list"),
+        (lambda x: {**x, "present": np.full((4, 3), None)}, r"present must be numbers.* not object"),
+        (lambda x: {**x, "present": np.full((4, 3), "yes")}, r"present must be numbers.* not <U3"),
         (
             lambda x: {**x, "image": x["image"][:, :8]},
             r"takes float32 \[batch, 16, 16, 3\], not float32 \[4, 8",

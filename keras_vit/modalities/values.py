@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-# What a backend raises for a tensor of a traced graph: seen in tensorflow 2.21 and jax 0.10; torch by its manual.
+# What a backend raises for a tensor of a traced graph (tensorflow 2.21, jax 0.10; torch by its manual).
 SYMBOLIC = {"tensorflow": NotImplementedError, "jax": TypeError, "torch": RuntimeError}
 
 

@@ -13,21 +13,22 @@ from keras import ops
 
 from keras_vit.config import integer
 from keras_vit.errors import InputError, one_of
-from keras_vit.layers import EncoderBlock, LayerNorm, Linear, SinCos2DPositions, grid_sizes
+from keras_vit.layers import Linear, grid_sizes
 from keras_vit.layers.dropping import take_positions, take_tokens
-from keras_vit.layers.masks import ExplicitMask, as_mask
-from keras_vit.layers.patches import cut
-from keras_vit.losses import MaskedReconstruction, patch_statistics
+from keras_vit.layers.masks import as_mask
+from keras_vit.losses import MaskedReconstruction
 from keras_vit.modalities.pixels import ChecksArrays
 from keras_vit.models.base import Model, shapes_of
+from keras_vit.models.masked_decoder import HEAD_WIDTH, MaskedDecoder
+from keras_vit.models.masked_images import MaskedImages
+from keras_vit.models.partial_training import TrainsPart
 from keras_vit.models.vit import ViT
 
 MODES = ("simmim", "mae")
-HEAD_WIDTH = 32  # channels of an attention head in the decoder: those of MAE's
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MaskedViT(ChecksArrays, Model):
+class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
     """Masked image modelling around a `ViT`: a random part of the patches is hidden and predicted.
 
     - "simmim" (Xie et al. 2021, arXiv:2111.09886): a learned [MASK] takes the place of hidden tokens, the
@@ -92,7 +93,7 @@ class MaskedViT(ChecksArrays, Model):
         self.mask_token = self.add_weight(
             shape=(1, 1, width), initializer=keras.initializers.RandomNormal(stddev=0.02), name="mask_token"
         )
-        self.decoder = _Decoder(width, decoder_depth, encoder, name="decoder") if mode == "mae" else None
+        self.decoder = MaskedDecoder(width, decoder_depth, encoder, name="decoder") if mode == "mae" else None
         self.prediction = Linear(self.target_width(), name="prediction", **shared)
         self.prediction.build((None, None, width))
         self.build_now(shapes_of(self.input_signature()))
@@ -113,36 +114,6 @@ class MaskedViT(ChecksArrays, Model):
     def prepare(self, images):
         """Pixels [B, H, W, C] in 0..255 as the encoder takes them."""
         return self.encoder.prepare(images)
-
-    # What makes it a model of images.
-
-    def grid(self, inputs):
-        """(rows, columns) of the tokens; (1, N) of a sequence."""
-        images, _ = self.encoder._images_and_mask(inputs)
-        return self.encoder.config.grid(images.shape[1:3])
-
-    def real(self, inputs):
-        """bool [B, N], False for padding; or None."""
-        return self.encoder._images_and_mask(inputs)[1]
-
-    def tokens(self, inputs, visible):
-        """Tokens [B, N, D] before positions are added; those where `visible` [B, N] is False may be anything,
-        but must not have been seen by the others (as convolutions do)."""
-        images, _ = self.encoder._images_and_mask(inputs)
-        return self.encoder.patches(self.encoder.normalised(images), mask=visible)
-
-    def targets(self, inputs):
-        """[B, N, P], what is to be predicted for each token: the pixels of its patch, normalised."""
-        images, _ = self.encoder._images_and_mask(inputs)
-        h, w = self.encoder.config.patch_size
-        return cut(self.encoder.normalised(images), self.grid(inputs), h, w * images.shape[3])
-
-    def target_width(self):
-        """P."""
-        h, w = self.encoder.config.patch_size
-        return h * w * self.encoder.config.channels
-
-    # The model.
 
     def __call__(self, inputs, *arguments, **options):
         self.grid(inputs)  # here, since Keras wraps what `call` raises in many lines
@@ -188,7 +159,7 @@ class MaskedViT(ChecksArrays, Model):
             y = self._encoded(tokens, grid, real, None if real is None else visible, keep, training)
             y = self.decoder.embed(y)
             y = self._with_mask_tokens(y, places, visible)
-            y = self.decoder(y, grid=grid, mask=self.encoder._mask_with_prefix(real), training=training)
+            y = self.decoder(y, grid=grid, mask=self.encoder.extend_mask(real), training=training)
         return {"patches": self.prediction(y[:, self.encoder.prefix :]), "mask": hidden}
 
     def hidden(self, batch, length, real=None, training=None):
@@ -215,10 +186,10 @@ class MaskedViT(ChecksArrays, Model):
         `seen` [B, N] says which of them attention may look at; None: all.
         """
         encoder = self.encoder
-        x = encoder._with_class_tokens(x)
+        x = encoder.add_class_tokens(x)
         x = encoder.positions(x, grid=grid, sizes=None if real is None else grid_sizes(real, grid))
-        x = encoder.drop(encoder._with_registers(x), training=training)
-        mask = encoder._mask_with_prefix(seen)
+        x = encoder.drop(encoder.add_registers(x), training=training)
+        mask = encoder.extend_mask(seen)
         positions = encoder.positions.for_attention(grid, encoder.prefix)
         if keep is not None:
             first = ops.zeros_like(keep[:, :1]) + ops.arange(encoder.prefix, dtype="int32")
@@ -226,7 +197,7 @@ class MaskedViT(ChecksArrays, Model):
             x, positions = take_tokens(x, keep), take_positions(positions, keep)
             mask = None if mask is None else take_tokens(mask, keep)
         for block in encoder.blocks:
-            x = encoder.through(block, x, mask=mask, training=training, **positions)
+            x = encoder.run_block(block, x, mask=mask, training=training, **positions)
         return encoder.norm(x, training=training)
 
     def _with_mask_tokens(self, x, places, visible):
@@ -259,28 +230,6 @@ class MaskedViT(ChecksArrays, Model):
         parts = (self.encoder.pool, self.encoder.head, self.encoder.head_distillation)
         return [layer for layer in parts if layer is not None]
 
-    def _trained(self, variables):
-        idle = {id(variable) for layer in self.idle() for variable in layer.variables}
-        return [variable for variable in variables if id(variable) not in idle]
-
-    @property
-    def trainable_variables(self):
-        return self._trained(super().trainable_variables)
-
-    @property
-    def trainable_weights(self):
-        return self._trained(super().trainable_weights)
-
-    @property
-    def non_trainable_variables(self):
-        trained = {id(variable) for variable in self.trainable_variables}
-        return [variable for variable in self.variables if id(variable) not in trained]
-
-    @property
-    def non_trainable_weights(self):
-        trained = {id(variable) for variable in self.trainable_weights}
-        return [variable for variable in self.weights if id(variable) not in trained]
-
     # After training.
 
     def classifier(self, num_classes, **changes):
@@ -291,31 +240,6 @@ class MaskedViT(ChecksArrays, Model):
             **changes: anything else to change, as in `ViT.rebuilt`.
         """
         return self.encoder.rebuilt(num_classes=None).rebuilt(num_classes=num_classes, **changes)
-
-    def reconstruct(self, images):
-        """What is hidden in pictures, and what the model makes of it.
-
-        Where the loss compares normalised patches, the model predicts no brightness or contrast of a patch:
-        each predicted patch then gets those of the true one.
-
-        Args:
-            images: what the model takes: normalised [B, H, W, C], or {"image", "patch_mask"}.
-
-        Returns:
-            (masked, reconstructions, mask): NumPy float32 [B, H, W, C], normalised, with hidden patches 0,
-            the same with hidden patches predicted, and bool [B, N], True = hidden.
-        """
-        answer = self(images, training=False)
-        true = ops.cast(self.targets(images), "float32")
-        predicted = ops.cast(answer["patches"], "float32")
-        if self.reconstruction.normalise:
-            mean, deviation = patch_statistics(true)
-            predicted = predicted * deviation + mean
-        true, predicted, mask = (ops.convert_to_numpy(x) for x in (true, predicted, answer["mask"]))
-        hidden = mask[:, :, np.newaxis]
-        grid, size = self.grid(images), self.encoder.config.patch_size
-        masked = _pictures(np.where(hidden, np.float32(0), true), grid, size)
-        return masked, _pictures(np.where(hidden, predicted, true), grid, size), mask
 
     def get_config(self):
         return {
@@ -336,38 +260,6 @@ class MaskedViT(ChecksArrays, Model):
             key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "reconstruction")
         }
         return cls(**{**config, **parts})
-
-
-class _Decoder(ExplicitMask, keras.layers.Layer):
-    """MAE's decoder: a projection of the encoder's tokens, fixed positions, blocks, and a norm."""
-
-    def __init__(self, width, depth, encoder, **kwargs):
-        super().__init__(dtype=encoder.dtype_policy, **kwargs)
-        shared = {"dtype": self.dtype_policy}
-        grid = encoder.config.grid(encoder.image_size)
-        self.embed = Linear(width, name="embed", **shared)
-        self.positions = SinCos2DPositions(grid, encoder.prefix, "mae", name="positions", **shared)
-        num_heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
-        self.blocks = [EncoderBlock(num_heads, 4 * width, name=f"block_{i}", **shared) for i in range(depth)]
-        self.norm = LayerNorm(name="norm", **shared)
-        tokens = (None, encoder.prefix + grid[0] * grid[1], width)
-        self.embed.build((None, None, encoder.config.width))
-        for layer in (self.positions, *self.blocks, self.norm):
-            layer.build(tokens)
-        self.built = True
-
-    def call(self, x, grid, mask=None, training=None):
-        x = self.positions(x, grid=grid)
-        for block in self.blocks:
-            x = block(x, mask=mask, training=training)
-        return self.norm(x, training=training)
-
-
-def _pictures(patches, grid, patch_size):
-    """The inverse of `cut`, in NumPy: [B, rows * columns, h * w * C] -> [B, H, W, C]."""
-    (rows, columns), (h, w) = grid, patch_size
-    x = patches.reshape(len(patches), rows, columns, h, w, -1).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(len(patches), rows * h, columns * w, -1)
 
 
 def _check_encoder(encoder):

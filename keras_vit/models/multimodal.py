@@ -14,24 +14,23 @@ import numpy as np
 from keras import ops
 
 from keras_vit.config import PRESENT, Renamed, boolean, integer, number, rate
-from keras_vit.errors import InputError, one_of
+from keras_vit.errors import one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
 from keras_vit.layers.linear import ACCURATE_ROLES
 from keras_vit.layers.masks import as_bias, as_mask
 from keras_vit.layers.pooling import Pooling
 from keras_vit.layers.quantization import Quantizable, Roles
-from keras_vit.modalities import Modality, Text, VisualPrediction, deserialized, visual_prediction_loss
-from keras_vit.modalities.image import Image
-from keras_vit.modalities.pixels import ChecksArrays, Pixels
-from keras_vit.modalities.values import concrete_values
+from keras_vit.modalities import VisualPrediction, deserialized
 from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
 from keras_vit.models.base import Model, shapes_of
+from keras_vit.models.feature_prediction import PredictsFeatures
+from keras_vit.models.multimodal_inputs import NamedInputs, checked_modalities
 
 FUSIONS = ("single_stream", "bottleneck")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
+class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, NamedInputs, Model):
     """A Vision Transformer over any set of modalities. Inputs by name give logits [B, num_classes].
 
         model = MultimodalViT({"image": Image(32, 4), "text": Text(vocabulary, length=16)},
@@ -110,7 +109,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
         self.attention_options, self.affine = dict(attention or {}), boolean("affine", affine)
         self.modalities = {
             key: modality.with_width(width, num_heads=num_heads, name=key, dtype=self.dtype_policy)
-            for key, modality in _checked_modalities(modalities).items()
+            for key, modality in checked_modalities(modalities).items()
         }
         self.seed = seed
         self.seeds = keras.random.SeedGenerator(seed)
@@ -138,31 +137,6 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
             self._sentence, self._picture = self._pair_to_predict()
             self.prediction = VisualPrediction(width, name="prediction", **shared)
         self.build_now(shapes_of(self.input_signature()))
-
-    def _pair_to_predict(self):
-        """(name of the visual sentence, name of the image)."""
-        sentences = [key for key, m in self.modalities.items() if isinstance(m, Text) and m.sentence]
-        pictures = [key for key, m in self.modalities.items() if isinstance(m, Image)]
-        if not sentences or not pictures:
-            raise InputError(
-                "visual_weight needs a visual sentence and an image to predict: Text(..., sentence=K) and "
-                f"Image(...), not only {', '.join(self.modalities)}."
-            )
-        return sentences[0], pictures[0]
-
-    def input_signature(self, present=False):
-        """That of all modalities; with `present=True` also of what says which of them are there.
-
-        model.export(folder, input_signature=model.input_signature(present=True))
-        """
-        signature = self.signature()
-        if not present:
-            del signature[PRESENT]
-        specs = {
-            name: keras.InputSpec(shape=(None, *spec["shape"]), dtype=spec["dtype"])
-            for name, spec in signature.items()
-        }
-        return [specs]
 
     def build(self, input_shape=None):
         if self.built:
@@ -210,10 +184,6 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
         """Layers that take no part in an answer."""
         return [] if self.prediction is None else [self.prediction]
 
-    def __call__(self, inputs, *arguments, **options):
-        self._check(inputs)  # here, since Keras wraps what `call` raises in many lines
-        return super().__call__(inputs, *arguments, **options)
-
     def call(self, inputs, training=None):
         names = [name for name in self.modalities if name in inputs]
         present = self._present(inputs, names, training)
@@ -253,36 +223,6 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
         )
         return stays if present is None else ops.logical_and(stays, present)
 
-    def _prediction(self, tokens, masks):
-        """(predicted features [B, width], those to predict, where both are present [B])."""
-        sentence, seen = tokens[self._sentence], masks[self._sentence]
-        predicted = self.prediction(sentence, mask=seen)
-        target = self.mean(tokens[self._picture], mask=masks[self._picture])
-        both = ops.logical_and(ops.any(seen, axis=1), ops.any(masks[self._picture], axis=1))
-        return predicted, target, both
-
-    def prediction_loss(self, sample_weight=None):
-        """`visual_weight` times the visual sentence's loss in the latest call with `training=True`, once.
-
-        `compute_loss`, and so `fit`, adds it; add it in a training loop of your own. It is not in
-        `losses`, as it heeds the weights of the examples: those that fill up a batch have none.
-
-        Args:
-            sample_weight: [B].
-
-        Returns:
-            a scalar; 0 without such a call, or where the text or the image was not given.
-        """
-        if self._predicted is None:
-            return 0.0
-        (predicted, target, both), self._predicted = self._predicted, None
-        loss = visual_prediction_loss(predicted, target, self.visual_loss, both, sample_weight)
-        return self.visual_weight * loss
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        extra = self.prediction_loss(sample_weight)
-        return super().compute_loss(x, y, y_pred, sample_weight, training) + extra
-
     def _joined(self, tokens, masks):
         """(all tokens [B, N, width], their mask: of tokens [B, N], or of pairs [B, N, N])."""
         some = next(iter(tokens.values()))
@@ -319,74 +259,6 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
             for name in {"attention", "affine"} & set(modality["config"]) & set(changes):
                 modality["config"][name] = changes[name]
         return type(self).from_config(config)
-
-    def check_range_of(self, inputs):
-        """See `RangeCheck.check_range`."""
-        present = inputs.get(PRESENT)
-        for i, (name, modality) in enumerate(self.modalities.items()):
-            if isinstance(modality, Pixels) and name in inputs:
-                modality.check_range(inputs[name], None if present is None else present[:, i])
-
-    def signature(self):
-        """{name: {"shape", "dtype"}} of what an exported file takes: each raw input, and "present"."""
-        inputs = {name: modality.signature() for name, modality in self.modalities.items()}
-        return {**inputs, PRESENT: {"shape": (len(self.modalities),), "dtype": "float32"}}
-
-    def prepare(self, inputs):
-        """{name: raw input, as exported files take it} as this model takes it: pixels become normalised."""
-        return {
-            name: ops.cast(x, "float32") if name == PRESENT else self.modalities[name].prepare(x)
-            for name, x in inputs.items()
-        }
-
-    def visual_features(self, images):
-        """What the vision module makes of images, [B, width]: the mean of their tokens."""
-        tokens, mask = self.modalities[self._picture_name()](images)
-        return self.mean(tokens, mask=mask)
-
-    def predicted_features(self, texts):
-        """What the visual sentence of texts (ids [B, length]) predicts these features to be, [B, width]."""
-        if self.prediction is None:
-            raise InputError("this model learned no prediction: build it with visual_weight above 0.")
-        sentence, mask = self.modalities[self._sentence](texts)
-        return self.prediction(sentence, mask=mask)
-
-    def _picture_name(self):
-        for key, modality in self.modalities.items():
-            if isinstance(modality, Image):
-                return key
-        raise InputError(f"this model has no Image: it has {', '.join(self.modalities)}.")
-
-    def _check(self, inputs):
-        """Look at the names and at `present`; its values too where they can be seen."""
-        known = [*self.modalities, PRESENT]
-        if not isinstance(inputs, dict):
-            raise InputError(
-                f"this model takes a dictionary of {', '.join(known)}, not {type(inputs).__name__}."
-            )
-        for name in inputs:
-            one_of("input", name, known)
-        if not set(inputs) - {PRESENT}:
-            raise InputError(f"nothing is given: at least one of {', '.join(self.modalities)} must be.")
-        present = inputs.get(PRESENT)
-        if present is None:
-            return
-        if not hasattr(present, "shape"):
-            raise InputError(f"present must be an array [batch, modalities], not a {type(present).__name__}.")
-        if len(present.shape) != 2 or present.shape[1] != len(self.modalities):
-            raise InputError(
-                f"present has the shape {list(present.shape)}; expected [batch, {len(self.modalities)}], one "
-                f"column for each of {', '.join(self.modalities)}."
-            )
-        values = concrete_values(present)
-        if values is None:  # while a graph is traced; [CLS] is there in any case
-            return
-        if values.dtype.kind not in "buif":
-            raise InputError(f"present must be numbers, 1 or 0 for each modality, not {values.dtype}.")
-        given = values[:, [name in inputs for name in self.modalities]] > 0.5
-        if not given.any(axis=1).all():
-            row = int(np.argmin(given.any(axis=1)))
-            raise InputError(f"nothing is present in example {row}: each needs at least one modality.")
 
     def compute_output_shape(self, input_shape):
         batch = next(iter(input_shape.values()))[0]
@@ -425,19 +297,3 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, ChecksArrays, Model):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
         config["modalities"] = deserialized(config["modalities"])
         return cls(**config)
-
-
-def _checked_modalities(modalities):
-    if not isinstance(modalities, dict) or not modalities:
-        raise InputError(f"modalities must be {{name: modality}} with at least one, not {modalities!r}.")
-    for name, modality in modalities.items():
-        if name == PRESENT:
-            raise InputError(
-                'a modality cannot be named "present": that is the input that says what is absent.'
-            )
-        if not isinstance(modality, Modality):
-            raise InputError(
-                f"{name!r} is a {type(modality).__name__}, not a modality: see keras_vit.modalities.Modality "
-                "for how to write one."
-            )
-    return modalities

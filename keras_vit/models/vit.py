@@ -2,7 +2,8 @@
 
 image -> patches -> [CLS] + patch tokens -> + positions -> blocks -> norm -> pool -> logits
 
-`call` below is the whole model; each line of it is a layer of `keras_vit.layers`.
+`ViT.call` reads in that order. Its layers are those of `keras_vit.layers`, made from a `ViTConfig` in
+`vit_layers.py`; which inputs it takes is in `vit_inputs.py`.
 """
 
 import keras
@@ -11,13 +12,9 @@ from keras import ops
 from keras_vit.config import ViTConfig, boolean, pair, with_new_names
 from keras_vit.errors import InputError
 from keras_vit.layers import (
-    AttentionPooling,
-    EncoderBlock,
     LayerNorm,
-    Linear,
     PatchDropout,
     PatchMerger,
-    Pooling,
     custom,
     depth_rates,
     grid_sizes,
@@ -25,34 +22,17 @@ from keras_vit.layers import (
     stem_for,
 )
 from keras_vit.layers.dropping import take_positions, take_tokens
-from keras_vit.layers.linear import ACCURATE_ROLES
-from keras_vit.layers.masks import as_mask
 from keras_vit.layers.quantization import Quantizable
-from keras_vit.modalities.pixels import ChecksArrays, RangeCheck, checked_preprocessing, for_channels
-from keras_vit.models.activation import AUTO, WithActivation, inherited_activation
+from keras_vit.modalities.pixels import checked_preprocessing
+from keras_vit.models.activation import AUTO, WithActivation
 from keras_vit.models.base import Model, shapes_of
-from keras_vit.models.checkpoints import load_model
-from keras_vit.models.transfer import transfer
-
-# Patches keep an int8 kernel: it is small, and all tokens come from it.
-PATCHES_ROLES = ACCURATE_ROLES.with_roles(
-    static={"input": "pixels", "output": "range"}, full={"input": "pixels"}
-)
-# The values of a config whose operators all have int8 kernels.
-INT8_OPERATORS = {
-    "stem": ("linear", "compact"),
-    "position": ("learned",),
-    "attention": ("soft", "relu"),
-    "qk_norm": (False,),
-    "mlp": ("gelu", "gelu_tanh"),
-    "merge": (None,),
-    "pooling": ("cls", "mean"),
-    "distilled": (False,),
-}
+from keras_vit.models.rebuilding import Rebuilt
+from keras_vit.models.vit_inputs import ImageInputs
+from keras_vit.models.vit_layers import INT8_OPERATORS, PATCHES_ROLES, block_for, head_for, pool_for
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
+class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
     """A Vision Transformer. Images [B, H, W, C], normalised, give logits [B, num_classes].
 
         model = keras_vit.ViT("Ti/16", image_size=224, num_classes=1000)
@@ -117,119 +97,33 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
         self.class_tokens = (config.pooling == "cls") + config.distilled
         self.prefix = self.class_tokens + config.registers
         shared = {"dtype": self.dtype_policy}
-        norm = {"affine": config.norm_affine, "centre": config.norm_centre}
+        width, num_heads = config.width, config.num_heads
         self.patches = stem_for(
-            config.stem,
-            config.patch_size,
-            config.width,
-            use_bias=config.patch_bias,
-            name="patches",
-            **shared,
+            config.stem, config.patch_size, width, use_bias=config.patch_bias, name="patches", **shared
         )
         self.positions = positions_for(
-            config.position,
-            grid,
-            self.class_tokens,
-            config.width,
-            config.num_heads,
-            name="positions",
-            **shared,
+            config.position, grid, self.class_tokens, width, num_heads, name="positions", **shared
         )
         self.drop = keras.layers.Dropout(config.dropout, name="drop", **shared)
         self.patch_drop = PatchDropout(config.patch_dropout, prefix=self.prefix, name="patch_drop", **shared)
         self.blocks = [
-            self._block(i, rate) for i, rate in enumerate(depth_rates(config.stochastic_depth, config.depth))
+            block_for(config, i, skip_rate, **shared)
+            for i, skip_rate in enumerate(depth_rates(config.stochastic_depth, config.depth))
         ]
-        self.merger = (
-            PatchMerger(config.merge[1], config.epsilon, **norm, name="merger", **shared)
-            if config.merge
-            else None
-        )
-        last = {**norm, "affine": config.norm_affine or not num_classes}
-        self.norm = LayerNorm(config.epsilon, **last, name="norm", **shared)
-        if config.pooling == "attention":
-            self.pool = AttentionPooling(
-                config.num_heads,
-                config.mlp_width,
-                config.mlp,
-                self.prefix,
-                config.epsilon,
-                self._biases_and_scale(),
-                config.norm_affine,
-                name="pool",
-                **shared,
-            )
-        else:
-            self.pool = Pooling(config.pooling, prefix=self.prefix, name="pool", **shared)
-        self.head = self._head("head") if num_classes else None
-        self.head_distillation = self._head("head_distillation") if num_classes and config.distilled else None
+        norm = {"affine": config.norm_affine, "centre": config.norm_centre}
+        self.merger = None
+        if config.merge:
+            self.merger = PatchMerger(config.merge[1], config.epsilon, **norm, name="merger", **shared)
+        norm["affine"] |= not num_classes
+        self.norm = LayerNorm(config.epsilon, **norm, name="norm", **shared)
+        self.pool = pool_for(config, self.prefix, **shared)
+        self.head = self.head_distillation = None
+        if num_classes:
+            self.head = head_for(config, num_classes, "head", **shared)
+        if num_classes and config.distilled:
+            self.head_distillation = head_for(config, num_classes, "head_distillation", **shared)
         self.patches.declare(PATCHES_ROLES)
         self.build_now(shapes_of(self.input_signature()))
-
-    def _block(self, index, skip_rate):
-        config, shared = self.config, {"dtype": self.dtype_policy}
-        theirs = {
-            field: custom.make_layer(
-                field,
-                registered,
-                config,
-                index,
-                f"block_{index}" if field == "block" else field,
-                self.dtype_policy,
-            )
-            for field, registered in config.custom.items()
-        }
-        if "block" in theirs:
-            return theirs["block"]
-        attention = {
-            "attention_type": config.attention,
-            "top_k": config.top_k,
-            "qk_norm": config.qk_norm,
-            "dropout": config.attention_dropout,
-            **self._biases_and_scale(),
-        }
-        block = EncoderBlock(
-            config.num_heads,
-            config.mlp_width,
-            attention=theirs.get("attention", attention),
-            mlp=theirs.get("mlp", config.mlp),
-            dropout=config.dropout,
-            stochastic_depth=skip_rate,
-            layer_scale=config.layer_scale,
-            epsilon=config.epsilon,
-            remat=config.remat,
-            affine=config.norm_affine,
-            centre=config.norm_centre,
-            name=f"block_{index}",
-            **shared,
-        )
-        if "attention" not in theirs:
-            block.attention.uses_rotary = config.position == "rotary2d"
-        return block
-
-    def _biases_and_scale(self):
-        config = self.config
-        return {
-            "scale": config.attention_scale,
-            "average": config.attention_average,
-            "key_bias": config.key_bias,
-            "value_bias": config.value_bias,
-        }
-
-    def _head(self, name):
-        head = Linear(self.num_classes, kernel_initializer="zeros", dtype=self.dtype_policy, name=name)
-        # A mean of tokens has a range of its own; [CLS] has that of the last norm's output.
-        mean = {"input": "range"} if self.config.pooling == "mean" else {}
-        head.roles = ACCURATE_ROLES.with_roles(full=mean)
-        return head
-
-    def input_signature(self):
-        image = keras.InputSpec(shape=(None, *self.signature()["image"]["shape"]), dtype="float32")
-        if not self.config.patch_mask:
-            return [image]
-        rows, columns = self.config.grid(self.image_size)
-        mask = keras.InputSpec(shape=(None, rows * columns), dtype="float32")
-        return [{"image": image, "patch_mask": mask}]
 
     def build(self, input_shape):
         if self.built:
@@ -265,21 +159,15 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
             head.build((None, config.width))
         self.built = True
 
-    def __call__(self, inputs, *arguments, **options):
-        # Here, since Keras wraps what `call` raises in many lines.
-        images, _ = self._images_and_mask(inputs)
-        self.check_range(images)
-        return super().__call__(inputs, *arguments, **options)
-
     def call(self, inputs, training=None):
-        images, mask = self._images_and_mask(inputs)
+        images, mask = self.images_and_mask(inputs)
         grid = self.config.grid(images.shape[1:3])
         sizes = None if mask is None else grid_sizes(mask, grid)
         x = self.patches(self.normalised(images), mask=mask)
-        x = self.fake_quantize("tokens", self._with_class_tokens(x))
+        x = self.fake_quantize("tokens", self.add_class_tokens(x))
         x = self.fake_quantize("positioned", self.positions(x, grid=grid, sizes=sizes))
-        x = self.fake_quantize("embedded", self._with_registers(x))
-        mask = self._mask_with_prefix(mask)
+        x = self.fake_quantize("embedded", self.add_registers(x))
+        mask = self.extend_mask(mask)
         x = self.drop(x, training=training)
         positions = self.positions.for_attention(grid, self.prefix)  # rotary angles, or a bias on the scores
         keep = self.patch_drop(x, mask=mask, training=training)
@@ -288,12 +176,12 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
             mask = None if mask is None else take_tokens(mask, keep)
         for i, block in enumerate(self.blocks):
             if self.merger is not None and i == self.config.merge[0]:
-                x, mask, positions = self._merged(x, mask), None, {}
+                x, mask, positions = self._merge(x, mask), None, {}
             # Only [CLS] leaves the last block, so only its row is computed: exact, and less work.
             last = i == len(self.blocks) - 1 and self.class_tokens and not self.compute_all_tokens
             num_queries = self.class_tokens if last else None
-            x = self.through(block, x, mask=mask, num_queries=num_queries, training=training, **positions)
-        return self._answer(self.norm(x), mask, training)
+            x = self.run_block(block, x, mask=mask, num_queries=num_queries, training=training, **positions)
+        return self._pool_and_classify(self.norm(x), mask, training)
 
     def quantization_roles(self, family: str) -> dict[str, str]:
         if family != "full":
@@ -322,75 +210,38 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
         """Layers that take no part in an answer."""
         return []
 
-    def through(self, block, tokens, **options):
+    def run_block(self, block, tokens, **options):
         """Tokens through one of `blocks`; one of the user's gets those of the options that it takes."""
-        return (
-            custom.call_layer(block, tokens, **options)
-            if "block" in self.config.custom
-            else block(tokens, **options)
-        )
+        if "block" in self.config.custom:
+            return custom.call_layer(block, tokens, **options)
+        return block(tokens, **options)
 
-    def check_range_of(self, inputs):
-        """See `RangeCheck.check_range`."""
-        self.check_range(inputs.get("image") if isinstance(inputs, dict) else inputs)
-
-    def _images_and_mask(self, inputs):
-        """(images, boolean mask [B, N] or None), after a look at their shapes."""
-        images, mask = inputs, None
-        if isinstance(inputs, dict):
-            known = {"image", "patch_mask"} if self.config.patch_mask else {"image"}
-            if "image" not in inputs or not set(inputs) <= known:
-                raise InputError(
-                    f"this model takes {' and '.join(sorted(known))}, not {', '.join(sorted(inputs))}"
-                    + ("." if self.config.patch_mask else ": build it with patch_mask=True for a mask.")
-                )
-            images, mask = inputs["image"], inputs.get("patch_mask")
-        given, (height, width), channels = tuple(images.shape), self.image_size, self.config.channels
-        wrong_size = len(given) != 4 or (given[1:3] != (height, width) and not self.config.patch_mask)
-        if wrong_size or given[3] != channels:
-            size = f"{height}, {width}" if not self.config.patch_mask else "height, width"
-            way_out = f"use model.rebuilt(channels={given[-1]})"
-            if wrong_size:
-                way_out = (
-                    f"resize them, use model.rebuilt(image_size={list(given[1:3])}), or patch_mask=True for "
-                    "many sizes"
-                )
-            raise InputError(
-                f"this model takes images of shape [batch, {size}, {channels}], not {list(given)}: {way_out}."
-            )
-        if mask is None:
-            return images, None
-        rows, columns = self.config.grid(given[1:3])
-        if len(mask.shape) != 2 or mask.shape[1] != rows * columns:
-            raise InputError(
-                f"patch_mask of shape {list(mask.shape)} for images of shape {list(given)}: it must be "
-                f"[batch, {rows * columns}], one number for each of {rows} x {columns} patches."
-            )
-        return images, as_mask(mask)
-
-    def _with_class_tokens(self, x):
+    def add_class_tokens(self, x):
+        """Tokens [B, N, D] behind [CLS] and the distillation token, where the model has them."""
         # Zeros of the batch's size, by arithmetic that leaves no SHAPE operator in a phone's file.
         names = ["cls", "distillation"][: self.class_tokens]
         tokens = [ops.zeros_like(x[:, :1]) + getattr(self, name) for name in names]
         return ops.concatenate([*tokens, x], axis=1) if tokens else x
 
-    def _with_registers(self, x):
+    def add_registers(self, x):
+        """Tokens with the registers after the class tokens."""
         if not self.config.registers:
             return x
         registers = ops.zeros_like(x[:, :1]) + self.registers
         parts = [x[:, : self.class_tokens], registers, x[:, self.class_tokens :]]
         return ops.concatenate(parts if self.class_tokens else parts[1:], axis=1)
 
-    def _mask_with_prefix(self, mask):
+    def extend_mask(self, mask):
+        """A mask of patches [B, N] as one of all tokens, of which those before the patches are real."""
         if mask is None or not self.prefix:
             return mask
         return ops.concatenate([ops.repeat(ops.ones_like(mask[:, :1]), self.prefix, axis=1), mask], axis=1)
 
-    def _merged(self, x, mask):
+    def _merge(self, x, mask):
         patches = self.merger(x[:, self.prefix :], mask=None if mask is None else mask[:, self.prefix :])
         return ops.concatenate([x[:, : self.prefix], patches], axis=1) if self.prefix else patches
 
-    def _answer(self, x, mask, training):
+    def _pool_and_classify(self, x, mask, training):
         """Logits, or features without a head. DeiT's two class tokens are averaged (section 3.2 there)."""
         pooled = self.pool(x, mask=mask)
         if self.config.distilled:
@@ -403,25 +254,6 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
             return (pooled + second) / 2
         return pooled if self.head is None else self.head(pooled)
 
-    def signature(self):
-        """{"image": {"shape": (H, W, C), "dtype": "float32"}}: what an exported file takes, pixels 0..255."""
-        return {"image": {"shape": (*self.image_size, self.config.channels), "dtype": "float32"}}
-
-    def prepare(self, images):
-        """Pixels [B, H, W, C] in 0..255, as exported files take them, as this model takes them.
-
-        That is normalised; or as they are, with `include_preprocessing`.
-        """
-        return ops.cast(images, "float32") if self.include_preprocessing else self._normalise(images)
-
-    def normalised(self, images):
-        """What this model takes, [B, H, W, C], normalised, if it is not so already."""
-        return self._normalise(images) if self.include_preprocessing else images
-
-    def _normalise(self, images):
-        mean, std = (ops.convert_to_tensor(self.preprocessing[key], "float32") for key in ("mean", "std"))
-        return (ops.cast(images, "float32") / 255.0 - mean) / std
-
     def compute_output_shape(self, input_shape):
         shape = input_shape["image"] if isinstance(input_shape, dict) else input_shape
         if self.num_classes:
@@ -431,44 +263,6 @@ class ViT(Quantizable, WithActivation, RangeCheck, ChecksArrays, Model):
             tokens = self.config.merge[1] if self.config.merge else rows * columns
             return (shape[0], tokens, self.config.width)
         return (shape[0], self.config.width)
-
-    @classmethod
-    def from_checkpoint(cls, path, num_classes=None, image_size=None, **changes):
-        """A ViT with published weights: `keras_vit.weights` lists the formats.
-
-        Args:
-            path: an original .npz, a timm .safetensors or a Hugging Face folder.
-            num_classes: None keeps the head of the file; another number than the file's gets a fresh one.
-            image_size: None keeps the file's; positions are resized to another.
-            **changes: anything else to change, as in `rebuilt`; `num_heads` for a file that lacks it.
-
-        Raises:
-            InputError: the file is no such checkpoint, or its tensors do not fit.
-        """
-        return load_model(cls, path, num_classes=num_classes, image_size=image_size, **changes)[0]
-
-    def rebuilt(self, **changes):
-        """A new ViT with this one's weights and some arguments changed.
-
-        Another `image_size` gets resized positions, another `patch_size` a resized patch kernel, another
-        number of classes a fresh head; every other variable that is new or has a new shape starts afresh.
-        An `activation` that is not the usual one for its classes is kept.
-        For other `channels` the kernel that meets pixels is summed (to 1) or repeated (see `for_channels` in
-        `models/transfer.py`), and `preprocessing`, unless given, averaged or repeated.
-
-        Args:
-            **changes: arguments of the constructor, fields of `ViTConfig` included.
-        """
-        arguments = {**self._arguments(), "activation": inherited_activation(self), **changes}
-        if "preprocessing" not in changes:
-            said = {"channels": changes["channels"]} if "channels" in changes else {}
-            channels = ViTConfig.of(arguments["config"], **said).channels
-            arguments["preprocessing"] = for_channels(self.preprocessing, channels)
-        return transfer(self, type(self)(**arguments))
-
-    def reset_classifier(self, num_classes):
-        """A new ViT with this one's weights and a fresh head for `num_classes` (None: no head)."""
-        return self.rebuilt(num_classes=None).rebuilt(num_classes=num_classes)
 
     def _arguments(self):
         return {

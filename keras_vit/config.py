@@ -7,8 +7,13 @@ Sizes are those of Dosovitskiy et al. 2020 (arXiv:2010.11929, table 1), Touvron 
 import dataclasses
 import math
 import re
+from typing import Any
 
 from keras_vit.errors import InputError, one_of
+
+Tensor = Any  # of the backend or of NumPy, or a keras.KerasTensor
+Shape = tuple[int | None, ...]
+Size = int | tuple[int, int]  # (height, width) or (rows, columns); one integer for both
 
 VARIANTS = {
     #        width depth heads mlp_width
@@ -166,7 +171,7 @@ class ViTConfig:
             object.__setattr__(self, "merge", self._checked_merge())
 
     @property
-    def custom(self):
+    def custom(self) -> dict[str, str]:
         """{field: registered name} of the layers of your own: {"attention": "mine>MyAttention"}."""
         values = {field: getattr(self, field) for field in CUSTOM}
         return {field: value for field, value in values.items() if is_registered_name(value)}
@@ -182,7 +187,7 @@ class ViTConfig:
         return block, tokens
 
     @classmethod
-    def of(cls, value, **overrides):
+    def of(cls, value: "str | dict | ViTConfig", **overrides) -> "ViTConfig":
         """A config from a variant string ("Ti/16", "B/16x8"), a dict or a config.
 
         Args:
@@ -209,7 +214,7 @@ class ViTConfig:
                 raise InputError(f"{name} is called {RENAMED[name]} since version 0.2.")
             one_of("ViTConfig field", name, [f.name for f in dataclasses.fields(cls)])
 
-    def grid(self, image_size):
+    def grid(self, image_size: Size) -> tuple[int, int]:
         """(rows, columns) of patches in an image of `image_size`, one int or (height, width)."""
         size = pair(image_size, "image_size")
         if size[0] % self.patch_size[0] or size[1] % self.patch_size[1]:
@@ -220,7 +225,7 @@ class ViTConfig:
             )
         return size[0] // self.patch_size[0], size[1] // self.patch_size[1]
 
-    def for_size(self, image_size):
+    def for_size(self, image_size: Size) -> "ViTConfig":
         """This config with its registers counted for images of `image_size`."""
         rows, columns = self.grid(image_size)
         if self.registers is not None:
@@ -228,7 +233,7 @@ class ViTConfig:
         others = rows * columns + (self.pooling == "cls") + self.distilled
         return dataclasses.replace(self, registers=-others % TILE)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """The fields as plain JSON types; `ViTConfig.of` takes them back."""
         return {
             **dataclasses.asdict(self),
@@ -252,12 +257,12 @@ def _from_variant(text):
     return {"patch_size": patch_size, **shape, **parts}
 
 
-def is_registered_name(value):
+def is_registered_name(value: Any) -> bool:
     """Whether `value` looks like a name that Keras registers a class under: "package>Class"."""
     return isinstance(value, str) and ">" in value
 
 
-def registered_name(field, value):
+def registered_name(field: str, value: Any) -> Any:
     """The name under which a class or function is registered with Keras; any other value as it is.
 
     Raises:
@@ -323,7 +328,7 @@ class Renamed:
     of_folded = ()
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict):
         return super().from_config(cls.with_new_arguments(config))
 
     @classmethod
@@ -338,7 +343,7 @@ class Renamed:
         return {**config, **{name: arguments[name] for name in cls.of_folded if name in arguments}}
 
 
-def pair(value, name):
+def pair(value: Any, name: str) -> tuple[int, int]:
     """(height, width) from one positive integer or two."""
     pair_ = (value, value) if isinstance(value, int) else value
     try:
@@ -352,7 +357,7 @@ def pair(value, name):
     return height, width
 
 
-def integer(name, value, at_least):
+def integer(name: str, value: Any, at_least: int) -> int:
     """`value`, or an InputError when it is no integer from `at_least` on."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         kind = {0: "a non-negative integer", 1: "a positive integer"}.get(
@@ -362,28 +367,28 @@ def integer(name, value, at_least):
     return value
 
 
-def number(name, value):
+def number(name: str, value: Any) -> float:
     """`value`, or an InputError when it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{name} must be a finite number, not {value!r}.")
     return value
 
 
-def positive(name, value):
+def positive(name: str, value: Any) -> float:
     """`value`, or an InputError when it is no finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{name} must be a number above 0, not {value!r}.")
     return value
 
 
-def rate(name, value):
+def rate(name: str, value: Any) -> float:
     """`value`, or an InputError when it is no number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1.0:
         raise InputError(f"{name} must be in [0, 1), not {value!r}.")
     return value
 
 
-def boolean(name, value):
+def boolean(name: str, value: Any) -> bool:
     """`value`, or an InputError when it is neither True nor False."""
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, not {value!r}.")

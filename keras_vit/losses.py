@@ -8,7 +8,7 @@ Both compute in float32, whatever the model's precision.
 import keras
 from keras import ops
 
-from keras_vit.config import boolean, rate
+from keras_vit.config import Tensor, boolean, rate
 from keras_vit.errors import InputError, one_of
 
 NOISES = ("uniform", "sampled")
@@ -19,7 +19,7 @@ VARIANCE_EPSILON = 1e-6  # added to the variance of a patch: He et al. 2021, the
 class _Reduced(keras.losses.Loss):
     """Keras' own reduction, and its scaling under a distribution strategy, of costs that are computed."""
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return y_pred
 
 
@@ -58,14 +58,14 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
     def __init__(
         self,
-        smoothing=0.1,
-        noise="uniform",
-        from_logits=True,
-        ignore=None,
-        seed=None,
-        reduction="sum_over_batch_size",
-        name="smoothed_cross_entropy",
-    ):
+        smoothing: float = 0.1,
+        noise: str = "uniform",
+        from_logits: bool = True,
+        ignore: int | None = None,
+        seed: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "smoothed_cross_entropy",
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype="float32")
         self.smoothing = rate("smoothing", smoothing)
         self.noise = one_of("noise", noise, NOISES)
@@ -95,7 +95,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
             counts = ops.cast(total > 0, "float32")
         return self._reduced(costs, costs, sample_weight=self._of_examples(counts, weights))
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The cost of each label, [B] or [B, T]; 0 where it does not count."""
         labels, predictions = _labels_and_predictions(y_true, y_pred)
         return self._costs(labels, predictions, self._counts(labels, predictions))
@@ -153,7 +153,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         noise = ops.cast(ops.floor((draw - ops.floor(draw)) * num_classes), "int32")
         return -_of_class(logs, ops.minimum(noise, num_classes - 1))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "smoothing": self.smoothing,
@@ -188,11 +188,11 @@ class MaskedReconstruction(keras.losses.Loss):
 
     def __init__(
         self,
-        normalise=True,
-        kind="l2",
-        reduction="mean_with_sample_weight",
-        name="masked_reconstruction",
-    ):
+        normalise: bool = True,
+        kind: str = "l2",
+        reduction: str | None = "mean_with_sample_weight",
+        name: str = "masked_reconstruction",
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype="float32")
         self.normalise = boolean("normalise", normalise)
         self.kind = one_of("kind of reconstruction loss", kind, KINDS)
@@ -217,7 +217,7 @@ class MaskedReconstruction(keras.losses.Loss):
         target, predicted = ops.where(hidden, target, 0.0), ops.where(hidden, predicted, 0.0)
         return super().__call__(target, predicted, sample_weight=weights)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The cost of each patch, [B, N]."""
         if self.normalise:
             mean, deviation = patch_statistics(y_true)
@@ -225,11 +225,11 @@ class MaskedReconstruction(keras.losses.Loss):
         error = y_pred - y_true
         return ops.mean(ops.abs(error) if self.kind == "l1" else error * error, axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "normalise": self.normalise, "kind": self.kind}
 
 
-def patch_statistics(patches):
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """(mean, sqrt(var + 1e-6)) of each patch of [B, N, P], each float32 [B, N, 1]."""
     patches = ops.cast(patches, "float32")
     mean = ops.mean(patches, axis=-1, keepdims=True)

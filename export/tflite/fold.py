@@ -11,21 +11,25 @@ the rows of [CLS] through the last block (`ViT.call`), projections that are neve
 """
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_vit.config import Tensor
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import Attention
 from keras_vit.models.multimodal import MultimodalViT
 from keras_vit.models.transfer import name_within, variables_by_name
 from keras_vit.models.vit import ViT
 
+Weights = dict[str, np.ndarray]  # as `variables_by_name`, in float64
 RESIDUAL_OUTPUTS = ("attention/output", "mlp/contract")  # whose outputs a block adds to its tokens
 POSITIONS_IN_ATTENTION = ("rotary2d", "relative")  # positions that act inside the attention
 
 
-def fold(model, pixels=True, rewrites=None):
+def fold(model: Any, pixels: bool = True, rewrites: Iterable[str] | None = None) -> Any:
     """A new model that computes the same logits as `model`, from raw pixels where that can be exact.
 
     Args:
@@ -142,27 +146,27 @@ def _described(model):
     return f"{type(model).__name__}{unknown}"
 
 
-def raw_pixels(channels):
+def raw_pixels(channels: int) -> dict:
     """The preprocessing that leaves pixels as they are: (pixel / 255 - 0) * 255 = pixel."""
     return {"mean": [0.0] * channels, "std": [1 / 255] * channels}
 
 
-def is_raw(model):
+def is_raw(model: Any) -> bool:
     """Whether a `ViT` takes pixels 0..255 as they are."""
     return model.preprocessing == raw_pixels(model.config.channels)
 
 
-def takes_raw_pixels(model):
+def takes_raw_pixels(model: Any) -> bool:
     """Whether the pixel normalisation can be folded into the stem: not into one that pads with zeros."""
     return isinstance(model, ViT) and model.config.stem in ("linear", "conv")
 
 
-def from_raw(inputs, model):
+def from_raw(inputs: dict, model: Any) -> Any:
     """{name: raw input, see `model.signature()`} as the folded `model` takes them."""
     return from_pixels(inputs["image"], model) if isinstance(model, ViT) else model.prepare(inputs)
 
 
-def from_pixels(images, model):
+def from_pixels(images: Tensor, model: Any) -> Tensor:
     """Images [B, H, W, C] in 0..255 as the folded `model` takes them: unchanged, unless its stem pads."""
     if is_raw(model):
         return images
@@ -170,7 +174,7 @@ def from_pixels(images, model):
     return images * (1 / (255 * std)).astype("float32") - (mean / std).astype("float32")
 
 
-def in_float32(model):
+def in_float32(model: Any) -> Any:
     """`model`, or a float32 twin of one that computes in another precision: only that one is exact."""
     if model.dtype_policy.name == "float32":
         return model
@@ -185,7 +189,7 @@ def _array(variable):
     return keras.ops.convert_to_numpy(variable).astype("float64")
 
 
-def tabulate_positions(weights, model):
+def tabulate_positions(weights: Weights, model: Any) -> None:
     """Positions that are added, however they are computed, become one table; zeros for the class tokens."""
     rows, columns = model.config.grid(model.image_size)
     shape = (1, model.class_tokens + rows * columns, model.config.width)
@@ -194,7 +198,7 @@ def tabulate_positions(weights, model):
     weights["positions/table"] = _array(model.positions(keras.ops.zeros(shape, "float32")))
 
 
-def fold_layer_scale(weights, model):
+def fold_layer_scale(weights: Weights, model: Any) -> bool:
     """gamma (W y + b) = (W diag(gamma)) y + gamma b."""
     names = [name for name in weights if name.endswith("/gamma")]
     for name in names:
@@ -206,7 +210,7 @@ def fold_layer_scale(weights, model):
     return bool(names)
 
 
-def fold_means(weights, model):
+def fold_means(weights: Weights, model: Any) -> bool:
     """LayerNorm(x) = LayerNorm(x - mean(x)): x has none to subtract if nothing that is added to it has one.
 
     Ashkboos et al. 2024 (SliceGPT, arXiv:2401.15024, section 3.2). Not for stems that end in ReLU and
@@ -228,7 +232,7 @@ def fold_means(weights, model):
     return True
 
 
-def fold_norms(weights, model):
+def fold_norms(weights: Weights, model: Any) -> bool:
     """W (n g + h) + b = (diag(g) W) n + (W h + b): LayerNorm's scale and shift into what follows it."""
     norms = [name.removesuffix("/scale") for name in weights if name.endswith("/scale")]
     norms = [norm for norm in norms if _after(norm, weights) or norm == "merger/norm"]
@@ -262,7 +266,7 @@ def _after(norm, weights):
     return [name for name in follow if f"{name}/kernel" in weights]
 
 
-def fold_attention_scale(weights, model):
+def fold_attention_scale(weights: Weights, model: Any) -> bool:
     """1/sqrt(d) into the queries (their norm, if they have one), and relu attention's 1/N into the values."""
     for attention, layer in _attentions(model):
         norm = f"{attention}/query_norm"
@@ -280,7 +284,7 @@ def fold_attention_scale(weights, model):
     return True
 
 
-def fold_value_bias(weights, model):
+def fold_value_bias(weights: Weights, model: Any) -> bool:
     """The weights of a softmax sum to one: the values' bias passes through, into the output projection."""
     attentions = list(_attentions(model))
     if any(layer.attention_type == "relu" for _, layer in attentions):
@@ -291,7 +295,7 @@ def fold_value_bias(weights, model):
     return True
 
 
-def drop_key_bias(weights, model):
+def drop_key_bias(weights: Weights, model: Any) -> bool:
     """It adds the same number to all scores of a query: no softmax sees it, unless positions turn keys."""
     attentions = list(_attentions(model))
     uses_rotary = isinstance(model, ViT) and model.config.position == "rotary2d"
@@ -317,7 +321,7 @@ def _tokens(attention, model):
     return model.prefix + (config.merge[1] if merged else rows * columns)
 
 
-def fold_patch_bias(weights, model):
+def fold_patch_bias(weights: Weights, model: Any) -> bool:
     """W x + b + p = W x + (p + b): the patches' bias into the positions, where the converter would put it."""
     if "patches/projection/bias" not in weights or model.config.position in POSITIONS_IN_ATTENTION:
         return False
@@ -325,7 +329,7 @@ def fold_patch_bias(weights, model):
     return True
 
 
-def fold_pixels(weights, model):
+def fold_pixels(weights: Weights, model: Any) -> bool:
     """W ((x/255 - m) / s) + p = (W / (255 s)) x + (p - W m / s): int8 holds raw pixels without any error."""
     scale, offset = pixel_rows(model)
     weights["patches/projection/kernel"] = weights["patches/projection/kernel"] / scale[:, None]
@@ -333,7 +337,7 @@ def fold_pixels(weights, model):
     return True
 
 
-def pixel_rows(model):
+def pixel_rows(model: Any) -> tuple[np.ndarray, np.ndarray]:
     """(255 std, 255 mean) for each row of the patch kernel, whose rows run over (h, w, channel)."""
     repeats = math.prod(model.config.patch_size)
     return tuple(
@@ -341,7 +345,7 @@ def pixel_rows(model):
     )
 
 
-def shift_patches(weights, model, vector):
+def shift_patches(weights: Weights, model: Any, vector: np.ndarray) -> None:
     """Add `vector` [width] to every patch token: to the bias if there is one, else to the positions."""
     if "patches/projection/bias" in weights:
         weights["patches/projection/bias"] = weights["patches/projection/bias"] + vector

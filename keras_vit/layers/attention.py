@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_vit.config import ATTENTIONS, Renamed, boolean, integer, positive, rate
+from keras_vit.config import ATTENTIONS, Renamed, Shape, Tensor, boolean, integer, positive, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import LINEAR_ROLES, Linear
 from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, combine
@@ -20,7 +20,7 @@ VALUE_ROLES = LINEAR_ROLES.with_roles(mixed=SYMMETRIC, static=SYMMETRIC, full=SY
 OUTPUT_ROLES = LINEAR_ROLES.with_roles(full={"input": "range"})
 
 
-def softmax(scores):
+def softmax(scores: Tensor) -> Tensor:
     """The softmax over the last axis. Keras warns of an axis of one, which for attention is no mistake."""
     return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
@@ -66,19 +66,19 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        attention_type="soft",
-        top_k=None,
-        qk_norm=False,
-        dropout=0.0,
-        epsilon=1e-6,
-        fused=None,
-        scale=None,
-        average=True,
-        key_bias=True,
-        value_bias=True,
+        num_heads: int,
+        attention_type: str = "soft",
+        top_k: int | None = None,
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+        epsilon: float = 1e-6,
+        fused: bool | None = None,
+        scale: float | None = None,
+        average: bool = True,
+        key_bias: bool = True,
+        value_bias: bool = True,
         **kwargs,
-    ):
+    ) -> None:
         attention_type = kwargs.pop("kind", attention_type)
         super().__init__(**kwargs)
         self.num_heads = integer("num_heads", num_heads, at_least=1)
@@ -99,7 +99,7 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         self.key_bias, self.value_bias = boolean("key_bias", key_bias), boolean("value_bias", value_bias)
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
-    def build(self, queries_shape, tokens_shape):
+    def build(self, queries_shape: Shape, tokens_shape: Shape) -> None:
         width = queries_shape[-1]
         if width % self.num_heads:
             raise InputError(f"tokens of width {width} cannot be split into {self.num_heads} equal heads.")
@@ -125,7 +125,16 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
             for norm in (self.query_norm, self.key_norm):
                 norm.build((None, None, None, width // self.num_heads))
 
-    def call(self, queries, tokens, mask=None, bias=None, rotary=None, training=None, return_scores=False):
+    def call(
+        self,
+        queries: Tensor,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        training: bool | None = None,
+        return_scores: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend.
 
         Args:
@@ -249,16 +258,23 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         return ops.dot_product_attention(q, k, v, bias=bias, mask=visible, scale=1.0)
 
     def compute_output_spec(
-        self, queries, tokens, mask=None, bias=None, rotary=None, training=None, return_scores=False
+        self,
+        queries: Tensor,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        training: bool | None = None,
+        return_scores: bool = False,
     ):
         output = keras.KerasTensor(queries.shape, dtype=self.compute_dtype)
         shape = (queries.shape[0], self.num_heads, queries.shape[1], tokens.shape[1])
         return (output, keras.KerasTensor(shape, dtype="float32")) if return_scores else output
 
-    def compute_output_shape(self, queries_shape, tokens_shape):
+    def compute_output_shape(self, queries_shape: Shape, tokens_shape: Shape) -> Shape:
         return queries_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,

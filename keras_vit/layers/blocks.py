@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vit.config import Renamed, boolean, integer, positive
+from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import custom
 from keras_vit.layers.attention import Attention
@@ -41,19 +41,19 @@ class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        mlp_width,
-        attention=None,
-        mlp="gelu",
-        dropout=0.0,
-        stochastic_depth=0.0,
-        layer_scale=None,
-        epsilon=1e-6,
-        remat=False,
-        affine=True,
-        centre=True,
+        num_heads: int,
+        mlp_width: int,
+        attention: dict | None = None,
+        mlp: str = "gelu",
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        layer_scale: float | None = None,
+        epsilon: float = 1e-6,
+        remat: bool = False,
+        affine: bool = True,
+        centre: bool = True,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads, self.mlp_width = (
             integer("num_heads", num_heads, 1),
@@ -100,7 +100,7 @@ class _Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
             x = layer(x, training=training) if isinstance(layer, StochasticDepth) else layer(x)
         return x
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -133,7 +133,14 @@ class EncoderBlock(_Block):
 
     __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
 
-    def __init__(self, num_heads, mlp_width, attention=None, mlp="gelu", **kwargs):
+    def __init__(
+        self,
+        num_heads: int,
+        mlp_width: int,
+        attention: dict | keras.layers.Layer | None = None,
+        mlp: str | keras.layers.Layer = "gelu",
+        **kwargs,
+    ) -> None:
         layers = {
             name: layer
             for name, layer in (("attention", attention), ("mlp", mlp))
@@ -155,7 +162,7 @@ class EncoderBlock(_Block):
         self.norm_2, self.mlp = self._norm("norm_2"), layers.get("mlp") or self._mlp()
         self.branch_2 = self._branch(2)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         for layer in (self.norm_1, self.norm_2, *self.branch_1, *self.branch_2):
             layer.build(input_shape)
         if "attention" in self.custom:
@@ -167,7 +174,15 @@ class EncoderBlock(_Block):
         else:
             self.mlp.build(input_shape)
 
-    def call(self, tokens, mask=None, bias=None, rotary=None, num_queries=None, training=None):
+    def call(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        num_queries: int | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
         """`mask`, `bias`, `rotary`: see `Attention`. `num_queries`: return only that many leading
         tokens, which attend to all of them."""
 
@@ -193,12 +208,12 @@ class EncoderBlock(_Block):
             return rematerialised(self, forward, tokens, bias)
         return forward(tokens, bias)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self.custom}
         return {**super().get_config(), **layers}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict):
         saved = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("attention", "mlp")
@@ -206,11 +221,19 @@ class EncoderBlock(_Block):
         }
         return super().from_config({**config, **saved})
 
-    def compute_output_spec(self, tokens, mask=None, bias=None, rotary=None, num_queries=None, training=None):
+    def compute_output_spec(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        num_queries: int | None = None,
+        training: bool | None = None,
+    ):
         shape = tokens.shape if num_queries is None else (tokens.shape[0], num_queries, tokens.shape[2])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
 
@@ -229,7 +252,9 @@ class DecoderBlock(_Block):
 
     __doc__ += _Block.__doc__[_Block.__doc__.index("\n\n    Args:") :]
 
-    def __init__(self, num_heads, mlp_width, attention=None, mlp="gelu", **kwargs):
+    def __init__(
+        self, num_heads: int, mlp_width: int, attention: dict | None = None, mlp: str = "gelu", **kwargs
+    ) -> None:
         super().__init__(num_heads, mlp_width, attention, mlp, **kwargs)
         self.norm_1, self.attention = self._norm("norm_1"), self._attention("attention")
         self.branch_1 = self._branch(1)
@@ -238,14 +263,22 @@ class DecoderBlock(_Block):
         self.norm_3, self.mlp = self._norm("norm_3"), self._mlp()
         self.branch_3 = self._branch(3)
 
-    def build(self, tokens_shape, memory_shape):
+    def build(self, tokens_shape: Shape, memory_shape: Shape) -> None:
         branches = (*self.branch_1, *self.branch_2, *self.branch_3)
         for layer in (self.norm_1, self.norm_2, self.norm_3, self.mlp, *branches):
             layer.build(tokens_shape)
         self.attention.build(tokens_shape, tokens_shape)
         self.cross_attention.build(tokens_shape, memory_shape)
 
-    def call(self, tokens, memory, mask=None, memory_mask=None, memory_bias=None, training=None):
+    def call(
+        self,
+        tokens: Tensor,
+        memory: Tensor,
+        mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        memory_bias: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
         """`mask`: which tokens see which, as in `Attention` (`causal_mask(M)` for "no future").
         `memory_mask`: which of the memory may be seen; or `memory_bias`, see `masks.as_bias`."""
 
@@ -284,5 +317,5 @@ class DecoderBlock(_Block):
         )
         self.roles = Roles(full={"sum_2": "range", "sum_3": "range"})
 
-    def compute_output_shape(self, tokens_shape, memory_shape):
+    def compute_output_shape(self, tokens_shape: Shape, memory_shape: Shape) -> Shape:
         return tokens_shape

@@ -27,15 +27,19 @@ these names, `training`; and in the place of an attention or a block `mask` (see
 
 import functools
 import inspect
+from typing import Any
 
 import keras
 
+from keras_vit.config import Shape, Tensor
 from keras_vit.errors import InputError
 
 CALL_ARGUMENTS = ("mask", "bias", "rotary", "training")  # what `call` may ask for
 
 
-def make_layer(field, registered, config, index, name, dtype):
+def make_layer(
+    field: str, registered: str, config: Any, index: int, name: str, dtype: Any
+) -> keras.layers.Layer:
     """The layer of the user's for one block.
 
     Args:
@@ -72,21 +76,21 @@ def make_layer(field, registered, config, index, name, dtype):
 
 
 @functools.cache
-def accepted_arguments(layer_class):
+def accepted_arguments(layer_class: type) -> tuple[str, ...]:
     """Those of `CALL_ARGUMENTS` that the `call` of a class of layers has arguments for."""
     return tuple(
         option for option in CALL_ARGUMENTS if option in inspect.signature(layer_class.call).parameters
     )
 
 
-def call_layer(layer, tokens, **options):
+def call_layer(layer: keras.layers.Layer, tokens: Tensor, **options) -> Tensor:
     """`layer(tokens)` with those of the options that it takes."""
     return layer(
         tokens, **{name: options[name] for name in accepted_arguments(type(layer)) if name in options}
     )
 
 
-def build(layer, shape):
+def build(layer: keras.layers.Layer, shape: Shape) -> None:
     """Build a layer by a call on symbolic tokens, which also builds what has no `build` of its own.
 
     Raises:

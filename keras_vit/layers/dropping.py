@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_vit import config
+from keras_vit.config import Shape, Tensor
 from keras_vit.errors import InputError
 from keras_vit.layers.masks import ExplicitMask, token_mask
 
@@ -22,7 +23,7 @@ class PatchDropout(ExplicitMask, keras.layers.Layer):
         seed: of the draws; None for a random one.
     """
 
-    def __init__(self, rate, prefix=0, seed=None, **kwargs):
+    def __init__(self, rate: float, prefix: int = 0, seed: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         self.rate = config.rate("patch dropout", rate)
         self.prefix = config.integer("prefix", prefix, at_least=0)
@@ -30,7 +31,7 @@ class PatchDropout(ExplicitMask, keras.layers.Layer):
         if self.rate:
             self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, tokens, mask=None, training=None):
+    def call(self, tokens: Tensor, mask: Tensor | None = None, training: bool | None = None) -> Tensor | None:
         if not training or not self.rate:
             return None
         batch, length = ops.shape(tokens)[0], tokens.shape[1] - self.prefix
@@ -44,16 +45,16 @@ class PatchDropout(ExplicitMask, keras.layers.Layer):
         first = ops.zeros_like(chosen[:, :1]) + ops.arange(self.prefix, dtype=chosen.dtype)
         return ops.cast(ops.concatenate([first, chosen + self.prefix], axis=1), "int32")
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "rate": self.rate, "prefix": self.prefix, "seed": self.seed}
 
 
-def take_tokens(x, keep):
+def take_tokens(x: Tensor, keep: Tensor) -> Tensor:
     """Of x [B, N, D] or a mask [B, N], the tokens `keep` [B, K]."""
     return ops.take_along_axis(x, ops.expand_dims(keep, 2) if len(x.shape) == 3 else keep, axis=1)
 
 
-def take_positions(positions, keep):
+def take_positions(positions: dict, keep: Tensor) -> dict:
     """What `for_attention` of a position layer gave, for the tokens `keep` [B, K] of each example."""
     taken = dict(positions)
     if "rotary" in positions:
@@ -79,7 +80,7 @@ class MaskTokens(ExplicitMask, keras.layers.Layer):
         seed: of the draws; None for a random one.
     """
 
-    def __init__(self, ratio, seed=None, **kwargs):
+    def __init__(self, ratio: float, seed: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
             raise InputError(f"ratio must be in [0, 1], not {ratio!r}.")
@@ -87,14 +88,16 @@ class MaskTokens(ExplicitMask, keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.token = self.add_weight(
             shape=(1, 1, input_shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
             name="token",
         )
 
-    def call(self, tokens, mask=None, training=None):
+    def call(
+        self, tokens: Tensor, mask: Tensor | None = None, training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
         real = (
             ops.ones_like(tokens[:, :, 0], dtype="bool")
             if mask is None
@@ -109,12 +112,12 @@ class MaskTokens(ExplicitMask, keras.layers.Layer):
         covered = ops.logical_and(ops.cast(rank, "float32") < count, real)
         return ops.where(ops.expand_dims(covered, 2), ops.cast(self.token, tokens.dtype), tokens), covered
 
-    def compute_output_spec(self, tokens, mask=None, training=None):
+    def compute_output_spec(self, tokens: Tensor, mask: Tensor | None = None, training: bool | None = None):
         covered = keras.KerasTensor(tokens.shape[:2], dtype="bool")
         return keras.KerasTensor(tokens.shape, dtype=self.compute_dtype), covered
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[Shape, Shape]:
         return input_shape, input_shape[:2]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "ratio": self.ratio, "seed": self.seed}

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import boolean, integer
+from keras_vit.config import Shape, Size, Tensor, boolean, integer
 from keras_vit.layers.quantization import Quantizable, Roles
 
 LINEAR_ROLES = Roles(
@@ -38,19 +38,19 @@ class Linear(Quantizable, keras.layers.Layer):
 
     def __init__(
         self,
-        units,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
+        units: int,
+        use_bias: bool = True,
+        kernel_initializer: str | keras.initializers.Initializer = "glorot_uniform",
+        bias_initializer: str | keras.initializers.Initializer = "zeros",
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.units = integer("units", units, at_least=1)
         self.use_bias = boolean("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.kernel = self.add_weight(
             shape=(input_shape[-1], self.units), initializer=self.kernel_initializer, name="kernel"
         )
@@ -60,17 +60,17 @@ class Linear(Quantizable, keras.layers.Layer):
             else None
         )
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         x = self.fake_quantize("input", x)
         y = ops.matmul(x, self.fake_quantize("kernel", self.kernel))
         if self.bias is not None:
             y = ops.add(self.fake_quantize("product", y), self.bias)
         return self.fake_quantize("output", y)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "units": self.units,
@@ -90,10 +90,10 @@ class Convolution(Quantizable, keras.layers.Conv2D):
         static={"kernel": "int8_weight", "output": "range"}, full={"kernel": "int8_weight", "output": "range"}
     )
 
-    def __init__(self, filters, kernel_size, **kwargs):
+    def __init__(self, filters: int, kernel_size: Size, **kwargs) -> None:
         super().__init__(filters=filters, kernel_size=kernel_size, **kwargs)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         kernel = self.fake_quantize("kernel", self.kernel)
         y = ops.conv(
             self.fake_quantize("input", x), kernel, self.strides, self.padding, data_format=self.data_format

@@ -4,10 +4,12 @@ They are explicit arguments everywhere, never Keras' implicit `_keras_mask`, and
 them is joined by `combine` before the one place that uses them, `Attention`.
 """
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
-from keras_vit.config import pair
+from keras_vit.config import Size, Tensor, pair
 from keras_vit.errors import InputError
 
 # In float32 exp(-1e30 - x) is exactly 0, and unlike -infinity it never makes a NaN.
@@ -18,16 +20,16 @@ MASK_BIAS = -30000.0  # what `as_bias` adds
 class ExplicitMask:
     """Mixed into layers that take a `mask`: Keras then hangs no implicit mask on what they give."""
 
-    def compute_mask(self, inputs, previous_mask=None):
+    def compute_mask(self, inputs: Tensor, previous_mask: Any = None) -> None:
         return None
 
 
-def as_mask(mask):
+def as_mask(mask: Tensor) -> Tensor:
     """`mask` as booleans: float32 or int32 masks (what distribution strategies carry) count above 0.5."""
     return mask if getattr(mask, "dtype", None) == "bool" else ops.cast(mask, "float32") > 0.5
 
 
-def as_bias(mask):
+def as_bias(mask: Tensor) -> Tensor:
     """A mask of keys [B, N] or of pairs [B or 1, M, N] as what is added to scores: [B or 1, 1, 1 or M, N].
 
     0 where a key may be seen, -30000 where not. It does for attention what the mask does, by one addition
@@ -38,7 +40,7 @@ def as_bias(mask):
     return ops.expand_dims((visible - 1.0) * -MASK_BIAS, 1)
 
 
-def token_mask(mask, batch, tokens):
+def token_mask(mask: Tensor, batch: int | None, tokens: int | None) -> Tensor:
     """`mask` as booleans; `InputError` unless it has the shape [batch, tokens], None being unknown."""
     shape, expected = tuple(mask.shape), (batch, tokens)
     if len(shape) != 2 or any(None not in (n, m) and n != m for n, m in zip(shape, expected, strict=True)):
@@ -48,12 +50,12 @@ def token_mask(mask, batch, tokens):
     return as_mask(mask)
 
 
-def padding_mask(lengths, length):
+def padding_mask(lengths: Tensor, length: int) -> Tensor:
     """Sequences of `lengths` [B] padded to `length`: [B, length], True on the first of each."""
     return ops.arange(length) < ops.expand_dims(ops.cast(lengths, "int32"), 1)
 
 
-def grid_mask(sizes, grid):
+def grid_mask(sizes: Tensor, grid: tuple[int, int]) -> Tensor:
     """Images of `sizes` [B, 2] (rows, columns of patches) in the top left of `grid`: [B, rows * columns]."""
     rows, columns = grid
     sizes = ops.cast(sizes, "int32")
@@ -64,7 +66,7 @@ def grid_mask(sizes, grid):
     return ops.reshape(inside, (-1, rows * columns))
 
 
-def grid_sizes(mask, grid):
+def grid_sizes(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """The inverse of `grid_mask`: [B, 2], how far the real patches of each row reach down and right."""
     rows, columns = grid
     cells = ops.reshape(as_mask(mask), (-1, rows, columns))
@@ -73,12 +75,14 @@ def grid_sizes(mask, grid):
     return ops.stack([ops.max(down, axis=1), ops.max(right, axis=1)], axis=1)
 
 
-def causal_mask(length):
+def causal_mask(length: int) -> np.ndarray:
     """No token sees a later one: [1, length, length], True where key <= query."""
     return np.tril(np.ones((1, length, length), "bool"))
 
 
-def block_mask(query_groups, key_groups=None, allowed=None):
+def block_mask(
+    query_groups: Tensor, key_groups: Tensor | None = None, allowed: Tensor | None = None
+) -> Tensor:
     """Queries see the keys of some groups only: [B, M, N].
 
     Args:
@@ -99,7 +103,7 @@ def block_mask(query_groups, key_groups=None, allowed=None):
     return ops.take(ops.convert_to_tensor(allowed.reshape(-1)), pairs)
 
 
-def combine(*masks):
+def combine(*masks) -> Tensor | None:
     """What all of `masks` allow: [B or 1, M or 1, N], or None when all are None.
 
     Each is None, of keys [B, N] or of pairs [B or 1, M, N].
@@ -119,7 +123,7 @@ def combine(*masks):
     return joined
 
 
-def pad_images(images, patch_size):
+def pad_images(images: list, patch_size: Size) -> dict:
     """Pictures of several sizes as one batch for a model with `patch_mask=True`.
 
     Args:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import Renamed, boolean, integer, positive
+from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, positive
 from keras_vit.layers.attention import softmax
 from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, token_mask
 from keras_vit.layers.norm import LayerNorm
@@ -25,20 +25,22 @@ class PatchMerger(Renamed, ExplicitMask, keras.layers.Layer):
 
     of_folded = ("affine", "centre")
 
-    def __init__(self, tokens, epsilon=1e-6, affine=True, centre=True, **kwargs):
+    def __init__(
+        self, tokens: int, epsilon: float = 1e-6, affine: bool = True, centre: bool = True, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.tokens = integer("number of merged tokens", tokens, at_least=1)
         self.epsilon = positive("epsilon", epsilon)
         self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)
         self.norm = LayerNorm(epsilon, affine, centre, dtype=self.dtype_policy, name="norm")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.norm.build(input_shape)
         self.queries = self.add_weight(
             shape=(self.tokens, input_shape[-1]), initializer="lecun_normal", name="queries"
         )
 
-    def call(self, tokens, mask=None):
+    def call(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None:
             mask = token_mask(mask, *tokens.shape[:2])
             tokens = ops.where(ops.expand_dims(mask, 2), tokens, 0)
@@ -49,10 +51,10 @@ class PatchMerger(Renamed, ExplicitMask, keras.layers.Layer):
         weights = ops.cast(softmax(scores), self.compute_dtype)
         return ops.matmul(weights, tokens)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.tokens, input_shape[2])
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "tokens": self.tokens,

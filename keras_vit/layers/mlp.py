@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import MLPS, boolean, integer, rate
+from keras_vit.config import MLPS, Shape, Tensor, boolean, integer, rate
 from keras_vit.errors import one_of
 from keras_vit.layers.linear import LINEAR_ROLES, Linear
 
@@ -22,7 +22,7 @@ class Mlp(keras.layers.Layer):
             erf), as in the PyTorch ones (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
     """
 
-    def __init__(self, hidden, dropout=0.0, approximate=False, **kwargs):
+    def __init__(self, hidden: int, dropout: float = 0.0, approximate: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
         self.hidden = integer("mlp width", hidden, at_least=1)
         self.dropout = rate("dropout", dropout)
@@ -30,23 +30,23 @@ class Mlp(keras.layers.Layer):
         self.expand = Linear(hidden, dtype=self.dtype_policy, name="expand")
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         width = input_shape[-1]
         self.contract = Linear(width, dtype=self.dtype_policy, name="contract")
         self.expand.build((None, None, width))
         self.contract.build((None, None, self.hidden))
         self.contract.roles = CONTRACT_ROLES
 
-    def call(self, x, training=None):
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
         # In float32 also under mixed precision: truer, and in bfloat16 a step takes 8% less time on a CPU.
         x = ops.gelu(ops.cast(self.expand(x), "float32"), approximate=self.approximate)
         x = ops.cast(x, self.compute_dtype)
         return self.contract(self.drop(x, training=training))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "hidden": self.hidden,
@@ -64,7 +64,7 @@ class SwiGlu(keras.layers.Layer):
         dropout: rate after the product.
     """
 
-    def __init__(self, hidden, dropout=0.0, **kwargs):
+    def __init__(self, hidden: int, dropout: float = 0.0, **kwargs) -> None:
         super().__init__(**kwargs)
         self.hidden = integer("mlp width", hidden, at_least=1)
         self.dropout = rate("dropout", dropout)
@@ -72,7 +72,7 @@ class SwiGlu(keras.layers.Layer):
         self.expand = Linear(hidden, dtype=self.dtype_policy, name="expand")
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         width = input_shape[-1]
         self.contract = Linear(width, dtype=self.dtype_policy, name="contract")
         self.gate.build((None, None, width))
@@ -80,20 +80,20 @@ class SwiGlu(keras.layers.Layer):
         self.contract.build((None, None, self.hidden))
         self.contract.roles = CONTRACT_ROLES
 
-    def call(self, x, training=None):
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
         gate = self.gate(x)
         # SiLU in two operators: TensorFlow's one has a gradient that cannot be written to a SavedModel.
         x = gate * ops.sigmoid(gate) * self.expand(x)
         return self.contract(self.drop(x, training=training))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "hidden": self.hidden, "dropout": self.dropout}
 
 
-def mlp_for(name, /, hidden, dropout=0.0, **kwargs):
+def mlp_for(name: str, /, hidden: int, dropout: float = 0.0, **kwargs) -> Mlp | SwiGlu:
     """The MLP layer called `name`: "gelu", "gelu_tanh" or "swiglu"."""
     if one_of("mlp", name, MLPS) == "swiglu":
         return SwiGlu(hidden, dropout, **kwargs)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import boolean, positive
+from keras_vit.config import Shape, Tensor, boolean, positive
 from keras_vit.layers.quantization import Quantizable, identity
 
 
@@ -65,12 +65,12 @@ class LayerNorm(Quantizable, keras.layers.Layer):
 
     zero_tokens = False  # whether some tokens can be all zeros, as those of absent inputs are
 
-    def __init__(self, epsilon=1e-6, affine=True, centre=True, **kwargs):
+    def __init__(self, epsilon: float = 1e-6, affine: bool = True, centre: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)
         self.epsilon = positive("epsilon", epsilon)
         self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.affine:
             shape = (input_shape[-1],)
             # Without autocast: mixed precision would round a scale of 1.001 to 1 before it is used.
@@ -78,7 +78,7 @@ class LayerNorm(Quantizable, keras.layers.Layer):
             self.scale = self.add_weight(initializer="ones", name="scale", **options)
             self.shift = self.add_weight(initializer="zeros", name="shift", **options)
 
-    def call(self, x, training=None):
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
         if training and self.affine and self.centre and self.fake_quantize is identity:
             # Tensors, not variables: TensorFlow's custom gradients refuse to close over a variable.
             scale, shift = ops.add(self.scale, 0.0), ops.add(self.shift, 0.0)
@@ -97,10 +97,10 @@ class LayerNorm(Quantizable, keras.layers.Layer):
         inverse = "inverse_range" if self.zero_tokens else "range"
         return {**dict.fromkeys(roles, "range"), "inverse": inverse}
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "epsilon": self.epsilon,

@@ -9,11 +9,12 @@ added to the graph.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_vit.config import integer, pair
+from keras_vit.config import Shape, Size, Tensor, integer, pair
 from keras_vit.errors import InputError
 from keras_vit.layers.linear import Linear
 from keras_vit.layers.masks import token_mask
@@ -27,18 +28,18 @@ class Tokenizer(keras.layers.Layer):
 
     form = IMAGES
 
-    def __init__(self, width, **kwargs):
+    def __init__(self, width: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.width = integer("width", width, 1)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if None not in input_shape[1:]:
             self.compute_output_shape(input_shape)  # a mistake is told before any weight is made
 
-    def compute_mask(self, inputs, previous_mask=None):
+    def compute_mask(self, inputs: Tensor, previous_mask: Any = None) -> None:
         """None: tokens carry no implicit Keras mask. Without this method Keras warns at every mask."""
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         *size, _ = sizes(input_shape, self.form)
         return (input_shape[0], math.prod(self.grid(*size)), self.width)
 
@@ -46,7 +47,7 @@ class Tokenizer(keras.layers.Layer):
         """Declare the `roles` of the projection for quantization, which depend on the model around it."""
         self.projection.roles = roles
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "width": self.width}
 
 
@@ -69,32 +70,32 @@ class Patches(Tokenizer):
         use_bias: whether the projection has one; the positions can hold it as well.
     """
 
-    def __init__(self, patch_size, width, use_bias=True, **kwargs):
+    def __init__(self, patch_size: Size, width: int, use_bias: bool = True, **kwargs) -> None:
         super().__init__(width, **kwargs)
         self.patch_size = pair(patch_size, "patch_size")
         self.use_bias = use_bias
         self.projection = projection_of(self)
 
     @property
-    def window(self):
+    def window(self) -> tuple[int, int]:
         """(height, width) in pixels of what one token sees."""
         return self.patch_size
 
-    def grid(self, height, width):
+    def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of tokens in an image of height x width pixels."""
         return grid_of((height, width), self.patch_size)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.channels = channels_of(input_shape, self.form)
         self.projection.build((None, None, math.prod(self.window) * self.channels))
 
-    def call(self, images, mask=None):
+    def call(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         (h, w), (height, width, channels) = self.patch_size, sizes(images, self.form, self.channels)
         grid = self.grid(height, width)
         return project(self.projection, cut(images, grid, h, w * channels), mask)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "patch_size": list(self.patch_size),
@@ -105,7 +106,7 @@ class Patches(Tokenizer):
 # Shared with the other tokenizers.
 
 
-def projection_of(layer):
+def projection_of(layer: Any) -> Linear:
     """The `Linear` named "projection" of a layer that has `width` and `use_bias`."""
     return Linear(
         layer.width,
@@ -116,7 +117,7 @@ def projection_of(layer):
     )
 
 
-def cut(x, grid, height, run):
+def cut(x: Tensor, grid: tuple[int, int], height: int, run: int) -> Tensor:
     """Pieces [B, rows * columns, height * run] of x [B, rows * height, columns * run].
 
     The axes of x after the second may be split further; only their product counts.
@@ -128,7 +129,7 @@ def cut(x, grid, height, run):
     return ops.reshape(x, (-1, rows * columns, height * run))
 
 
-def project(projection, pieces, mask):
+def project(projection: Linear, pieces: Tensor, mask: Tensor) -> Tensor:
     """`projection` of pieces [B, N, K]; 0 where `mask` [B, N] is False."""
     if mask is None:
         return projection(pieces)
@@ -137,12 +138,14 @@ def project(projection, pieces, mask):
     return only_real(projection(only_real(pieces, mask)), mask)
 
 
-def only_real(tokens, mask):
+def only_real(tokens: Tensor, mask: Tensor) -> Tensor:
     """Tokens [B, N, D], 0 where the boolean `mask` [B, N] is False. A choice: 0 * NaN would be NaN."""
     return ops.where(ops.expand_dims(mask, -1), tokens, 0)
 
 
-def grid_of(size, patch, what="an image", piece="patch"):
+def grid_of(
+    size: tuple[int, ...], patch: tuple[int, ...], what: str = "an image", piece: str = "patch"
+) -> tuple[int, ...]:
     """How many pieces `patch` fill `size` along each axis; `InputError` when they do not fill it."""
     if any(n % p for n, p in zip(size, patch, strict=True)):
         near = [max(1, round(n / p)) * p for n, p in zip(size, patch, strict=True)]
@@ -153,19 +156,19 @@ def grid_of(size, patch, what="an image", piece="patch"):
     return tuple(n // p for n, p in zip(size, patch, strict=True))
 
 
-def by(size):
+def by(size: tuple[int, ...]) -> str:
     """(16, 8) as "16x8"."""
     return "x".join(map(str, size))
 
 
-def channels_of(shape, form):
+def channels_of(shape: Shape, form: str) -> int:
     """The last axis of a shape that looks like `form`, such as "[B, H, W, C]"."""
     if len(shape) != form.count(",") + 1 or shape[-1] is None:
         raise InputError(f"expected the shape {form} with a known last axis, not {tuple(shape)}.")
     return shape[-1]
 
 
-def sizes(x, form, channels=None):
+def sizes(x: Tensor | Shape, form: str, channels: int | None = None) -> tuple[int, ...]:
     """All axes but the batch, which must be known, of a tensor or shape; `channels` is the last one."""
     shape = tuple(getattr(x, "shape", x))
     if channels_of(shape, form) != (channels or shape[-1]):

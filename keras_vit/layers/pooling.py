@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import Renamed, boolean, integer, positive
+from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, positive
 from keras_vit.errors import one_of
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.linear import ACCURATE_ROLES, Linear
@@ -27,12 +27,12 @@ class Pooling(ExplicitMask, keras.layers.Layer):
         prefix: leading tokens that are no patches.
     """
 
-    def __init__(self, pool_type, prefix=0, **kwargs):
+    def __init__(self, pool_type: str | None, prefix: int = 0, **kwargs) -> None:
         super().__init__(**kwargs)
         self.pool_type = one_of("pooling", pool_type, POOLINGS)
         self.prefix = integer("prefix", prefix, at_least=0)
 
-    def call(self, tokens, mask=None):
+    def call(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.pool_type == "cls":
             # A reshape, not tokens[:, 0]: a slice that drops an axis is no operator of XNNPACK.
             return ops.reshape(tokens[:, :1], (-1, tokens.shape[2]))
@@ -47,16 +47,16 @@ class Pooling(ExplicitMask, keras.layers.Layer):
         count = ops.maximum(ops.sum(ops.cast(mask, "float32"), axis=1), 1.0)
         return ops.cast(ops.sum(ops.cast(tokens, "float32"), axis=1) / count, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         if self.pool_type is None:
             return (input_shape[0], input_shape[1] - self.prefix, input_shape[2])
         return (input_shape[0], input_shape[2])
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "pool_type": self.pool_type, "prefix": self.prefix}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict):
         if "kind" in config:
             config = {**config, "pool_type": config["kind"]}
             del config["kind"]
@@ -82,8 +82,16 @@ class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
     of_folded = ("attention", "affine")
 
     def __init__(
-        self, num_heads, mlp_width, mlp="gelu", prefix=0, epsilon=1e-6, attention=None, affine=True, **kwargs
-    ):
+        self,
+        num_heads: int,
+        mlp_width: int,
+        mlp: str = "gelu",
+        prefix: int = 0,
+        epsilon: float = 1e-6,
+        attention: dict | None = None,
+        affine: bool = True,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads, self.mlp_width, self.mlp_kind = num_heads, mlp_width, mlp
         self.prefix, self.epsilon = integer("prefix", prefix, at_least=0), positive("epsilon", epsilon)
@@ -94,7 +102,7 @@ class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
         self.norm = LayerNorm(epsilon, affine, dtype=self.dtype_policy, name="norm")
         self.mlp = mlp_for(mlp, mlp_width, dtype=self.dtype_policy, name="mlp")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         width = input_shape[-1]
         self.probe = self.add_weight(
             shape=(1, 1, width), initializer=keras.initializers.GlorotUniform(), name="probe"
@@ -107,17 +115,17 @@ class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
             if isinstance(layer, Linear):
                 layer.roles = ACCURATE_ROLES
 
-    def call(self, tokens, mask=None):
+    def call(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         mask = token_mask(mask, *tokens.shape[:2])[:, self.prefix :] if mask is not None else None
         tokens = tokens[:, self.prefix :] if self.prefix else tokens
         y = self.attention(ops.zeros_like(tokens[:, :1]) + self.probe, tokens, mask=mask)
         y = y + self.mlp(self.norm(y))
         return ops.reshape(y, (-1, tokens.shape[2]))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], input_shape[2])
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,

@@ -24,8 +24,10 @@ quantization-aware models have their quantizers in that order.
 
 import dataclasses
 
+from keras_vit.config import Tensor
 
-def identity(role: str, tensor):
+
+def identity(role: str, tensor: Tensor) -> Tensor:
     """The default of `fake_quantize`: leaves every tensor as it is."""
     return tensor
 
@@ -59,7 +61,7 @@ class Quantizable:
     roles = Roles()
     is_constant = False
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
         self.fake_quantize = identity
 

@@ -1,11 +1,14 @@
 """`rematerialised`: keep a block's input only, and compute the block again in the backward pass."""
 
 import contextlib
+from collections.abc import Callable
 
 import keras
 
+from keras_vit.config import Tensor
 
-def rematerialised(layer, forward, *tensors):
+
+def rematerialised(layer: keras.layers.Layer, forward: Callable[..., Tensor], *tensors) -> Tensor:
     """`forward(*tensors)`, whose intermediate values are not kept for the gradient.
 
     What needs a gradient must be among the tensors (TensorFlow sees no others, but for variables);

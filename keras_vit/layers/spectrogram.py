@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import pair
+from keras_vit.config import Shape, Size, Tensor, pair
 from keras_vit.errors import InputError
 from keras_vit.layers.patches import (
     Tokenizer,
@@ -43,7 +43,9 @@ class SpectrogramPatches(Tokenizer):
         use_bias: whether the projection has one.
     """
 
-    def __init__(self, patch_size, width, stride=None, use_bias=True, **kwargs):
+    def __init__(
+        self, patch_size: Size, width: int, stride: Size | None = None, use_bias: bool = True, **kwargs
+    ) -> None:
         super().__init__(width, **kwargs)
         self.patch_size = pair(patch_size, "patch_size")
         self.stride = self.patch_size if stride is None else pair(stride, "stride")
@@ -55,7 +57,7 @@ class SpectrogramPatches(Tokenizer):
         self.use_bias = use_bias
         self.projection = projection_of(self)
 
-    def grid(self, frames, bins):
+    def grid(self, frames: int, bins: int) -> tuple[int, int]:
         """(time steps, bands) of tokens in a spectrogram of frames x bins."""
         size, what = (frames, bins), "a spectrogram"
         if any(n < p for n, p in zip(size, self.patch_size, strict=True)):
@@ -68,12 +70,12 @@ class SpectrogramPatches(Tokenizer):
         grid_of(size, exact, what)
         return tuple((n - p) // s + 1 for n, p, s in zip(size, self.patch_size, self.stride, strict=True))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels_of(input_shape, self._form(input_shape))
         self.projection.build((None, None, math.prod(self.patch_size)))
 
-    def call(self, spectrogram, mask=None):
+    def call(self, spectrogram: Tensor, mask: Tensor | None = None) -> Tensor:
         frames, bins, *_ = sizes(spectrogram, self._form(spectrogram.shape))
         grid = self.grid(frames, bins)
         # Overlap is the plain cut of a spectrogram whose shared frames and bins are written twice:
@@ -84,11 +86,11 @@ class SpectrogramPatches(Tokenizer):
                 spectrogram = ops.take(spectrogram, windows.reshape(-1).astype("int32"), axis=axis)
         return project(self.projection, cut(spectrogram, grid, *self.patch_size), mask)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         frames, bins, *_ = sizes(input_shape, self._form(input_shape))
         return (input_shape[0], math.prod(self.grid(frames, bins)), self.width)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "patch_size": list(self.patch_size),

@@ -9,7 +9,7 @@ import math
 import keras
 from keras import ops
 
-from keras_vit.config import integer, pair
+from keras_vit.config import Shape, Size, Tensor, integer, pair
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import Convolution
 from keras_vit.layers.patches import (
@@ -36,7 +36,7 @@ class ConvPatches(Patches):
     def declare(self, roles: Roles) -> None:
         super().declare(dataclasses.replace(roles, full=roles.token))  # the image itself has no int8 form
 
-    def call(self, images, mask=None):
+    def call(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         (h, w), (height, width, channels) = self.patch_size, sizes(images, self.form, self.channels)
         rows, columns = self.grid(height, width)
         x = ops.cast(images, self.compute_dtype)  # a convolution takes no uint8 pixels
@@ -67,7 +67,7 @@ class OverlappingPatches(ConvPatches):
     """
 
     @property
-    def window(self):
+    def window(self) -> tuple[int, int]:
         h, w = self.patch_size
         return 2 * h - 1, 2 * w - 1
 
@@ -92,7 +92,7 @@ class CompactStem(Tokenizer):
         hidden: channels after every convolution but the last.
     """
 
-    def __init__(self, patch_size, width, hidden=64, **kwargs):
+    def __init__(self, patch_size: Size, width: int, hidden: int = 64, **kwargs) -> None:
         super().__init__(width, **kwargs)
         self.patch_size = pair(patch_size, "patch_size")
         self.hidden = integer("hidden", hidden, 1)
@@ -119,7 +119,7 @@ class CompactStem(Tokenizer):
             for stage in range(1, stages + 1)
         ]
 
-    def grid(self, height, width):
+    def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of tokens in an image of height x width pixels."""
         return grid_of((height, width), self.patch_size)
 
@@ -132,14 +132,14 @@ class CompactStem(Tokenizer):
             full={**image, **convolution.full} if first else {**convolution.full, **image},
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = self.channels = channels_of(input_shape, self.form)
         for convolution in self.convolutions:
             convolution.build((None, None, None, channels))
             channels = convolution.filters
 
-    def call(self, images, mask=None):
+    def call(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         height, width, _ = sizes(images, self.form, self.channels)
         grid = self.grid(height, width)
         if mask is not None:
@@ -158,7 +158,7 @@ class CompactStem(Tokenizer):
             x = real(ops.max_pool(x, 3, strides=2, padding="valid", data_format="channels_last"))
         return ops.reshape(x, (-1, math.prod(grid), self.width))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "patch_size": list(self.patch_size),
@@ -169,7 +169,7 @@ class CompactStem(Tokenizer):
 STEMS = {"linear": Patches, "conv": ConvPatches, "overlapping": OverlappingPatches, "compact": CompactStem}
 
 
-def stem_for(name, /, patch_size, width, use_bias=True, **kwargs):
+def stem_for(name: str, /, patch_size: Size, width: int, use_bias: bool = True, **kwargs) -> Tokenizer:
     """The layer that turns images into tokens, by name.
 
     Args:
@@ -184,7 +184,7 @@ def stem_for(name, /, patch_size, width, use_bias=True, **kwargs):
     return stem(patch_size, width, **kwargs)
 
 
-def only_real_pixels(x, mask, grid):
+def only_real_pixels(x: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """A feature map [B, H, W, C], 0 in the patches of `grid` where the boolean `mask` [B, N] is False."""
     _, height, width, channels = x.shape
     rows, columns = grid

@@ -7,7 +7,7 @@ import math
 
 import keras
 
-from keras_vit.config import integer, pair
+from keras_vit.config import Shape, Tensor, integer, pair
 from keras_vit.errors import InputError
 from keras_vit.layers.patches import (
     VIDEOS,
@@ -39,7 +39,9 @@ class Tubelets(Tokenizer):
 
     form = VIDEOS
 
-    def __init__(self, tubelet_size, width, use_bias=True, **kwargs):
+    def __init__(
+        self, tubelet_size: tuple[int, int, int], width: int, use_bias: bool = True, **kwargs
+    ) -> None:
         super().__init__(width, **kwargs)
         try:
             frames, *patch = tubelet_size
@@ -51,16 +53,16 @@ class Tubelets(Tokenizer):
         self.use_bias = use_bias
         self.projection = projection_of(self)
 
-    def grid(self, frames, height, width):
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(t, rows, columns) of tokens in a video of that many frames and pixels."""
         return grid_of((frames, height, width), self.tubelet_size, what="a video", piece="tubelet")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.channels = channels_of(input_shape, self.form)
         self.projection.build((None, None, math.prod(self.tubelet_size) * self.channels))
 
-    def call(self, video, mask=None):
+    def call(self, video: Tensor, mask: Tensor | None = None) -> Tensor:
         (f, h, w), (*size, channels) = self.tubelet_size, sizes(video, self.form, self.channels)
         t, rows, columns = self.grid(*size)
         # Cut each frame, then the column of frames: two transposes of four axes, which every
@@ -69,7 +71,7 @@ class Tubelets(Tokenizer):
         x = cut(x, (t, rows * columns), f, h * w * channels)
         return project(self.projection, x, mask)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "tubelet_size": list(self.tubelet_size),

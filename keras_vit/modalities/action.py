@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer, number
+from keras_vit.config import Shape, Tensor, integer, number
 from keras_vit.errors import InputError, Notice
 from keras_vit.layers.linear import LINEAR_ROLES, Linear
 from keras_vit.layers.positions import LearnedPositions
@@ -27,7 +27,14 @@ class Action(Modality):
         width: see `Modality`.
     """
 
-    def __init__(self, steps, features=None, values=None, padding=None, **kwargs):
+    def __init__(
+        self,
+        steps: int,
+        features: int | None = None,
+        values: int | None = None,
+        padding: float | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.steps = self.tokens = integer("steps", steps, 1)
         if (features is None) == (values is None):
@@ -43,12 +50,12 @@ class Action(Modality):
         self.blank_value = -1 if values else padding or 0
         self.roles = TABLE_ROLES if values else Roles(full={"positioned": "range"})
 
-    def signature(self):
+    def signature(self) -> dict:
         if self.values:
             return {"shape": (self.steps,), "dtype": "int32"}
         return {"shape": (self.steps, self.features), "dtype": "float32"}
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         shared = {"dtype": self.dtype_policy}
         if self.values:
             self.table = self.add_weight(
@@ -70,7 +77,7 @@ class Action(Modality):
             self.projection.roles = Roles(token, token, token, full)
             self.positions.roles = Roles()
 
-    def tokenize(self, track):
+    def tokenize(self, track: Tensor) -> tuple[Tensor, Tensor | None]:
         mask = None
         if self.values:
             mask = ops.logical_and(track >= 0, track < self.values)
@@ -81,7 +88,7 @@ class Action(Modality):
             tokens = self.projection(track)
         return self.fake_quantize("positioned", self.positions(self.fake_quantize("tokens", tokens))), mask
 
-    def encode(self, tracks):
+    def encode(self, tracks: list) -> np.ndarray:
         """Tracks of any length each as one array, padded or cut at the end.
 
         Args:
@@ -124,7 +131,7 @@ class Action(Modality):
             row[: len(track)] = track[: self.steps]
         return padded
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "steps": self.steps,

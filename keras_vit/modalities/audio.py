@@ -2,11 +2,12 @@
 
 import os
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_vit.config import integer, pair
+from keras_vit.config import Shape, Size, Tensor, integer, pair
 from keras_vit.errors import Notice
 from keras_vit.layers.spectrogram import SpectrogramPatches
 from keras_vit.modalities.base import in_words
@@ -32,15 +33,15 @@ class Audio(GridModality):
 
     def __init__(
         self,
-        samples,
-        sample_rate,
-        patch_size=16,
-        mels=64,
-        window=None,
-        hop=None,
-        position="learned",
+        samples: int,
+        sample_rate: int,
+        patch_size: Size = 16,
+        mels: int = 64,
+        window: int | None = None,
+        hop: int | None = None,
+        position: str = "learned",
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(position, **kwargs)
         self.autocast = False  # the waveform stays float32 up to its spectrogram
         self.samples, self.patch_size = integer("samples", samples, 1), pair(patch_size, "patch_size")
@@ -56,26 +57,26 @@ class Audio(GridModality):
         self.lay_out(self.spectrogram.frames(samples), self.spectrogram.mels)
 
     @property
-    def sample_rate(self):
+    def sample_rate(self) -> int:
         return self.spectrogram.sample_rate
 
-    def signature(self):
+    def signature(self) -> dict:
         return {"shape": (self.samples,), "dtype": "float32"}
 
-    def tokenizer(self, width, **kwargs):
+    def tokenizer(self, width: int, **kwargs) -> keras.layers.Layer:
         return SpectrogramPatches(self.patch_size, width, **kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.spectrogram.build((None, self.samples))
         super().build(input_shape)
 
-    def pieces_shape(self, input_shape):
+    def pieces_shape(self, input_shape: Shape) -> Shape:
         return self.spectrogram.compute_output_shape(input_shape)
 
-    def tokenize(self, waveforms):
+    def tokenize(self, waveforms: Tensor) -> tuple[Tensor, Tensor | None]:
         return super().tokenize(self.spectrogram(waveforms))
 
-    def encode(self, sounds, rate=None):
+    def encode(self, sounds: Any, rate: int | None = None) -> np.ndarray:
         """Sounds as one array [B, samples]: resampled, mixed to one channel, padded or cut at the end.
 
         Args:
@@ -98,7 +99,7 @@ class Audio(GridModality):
             )
         return super().encode(np.stack([fitted(waveform, self.samples) for waveform in waveforms]))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         spectrogram = self.spectrogram
         return {
             **super().get_config(),

@@ -44,11 +44,13 @@ run by the tests as it stands here:
 It takes part like the others: `MultimodalViT(modalities={"table": Table(7), ...}, ...)`.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer
+from keras_vit.config import Shape, Tensor, integer
 from keras_vit.errors import InputError
 from keras_vit.layers.masks import ExplicitMask, as_mask
 from keras_vit.layers.patches import only_real
@@ -75,12 +77,12 @@ class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
 
     blank_value = 0
 
-    def __init__(self, width=None, **kwargs):
+    def __init__(self, width: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         self._width = None if width is None else integer("width", width, 1)
 
     @property
-    def width(self):
+    def width(self) -> int:
         """Length of a token; an InputError as long as nobody has said it."""
         if self._width is None:
             raise InputError(
@@ -89,28 +91,28 @@ class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
             )
         return self._width
 
-    def signature(self):
+    def signature(self) -> dict:
         """{"shape": of one raw input, without the batch, "dtype": "float32" or "int32"}."""
         raise NotImplementedError
 
-    def tokenize(self, inputs):
+    def tokenize(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Raw input -> (tokens [B, N, width], mask [B, N] or None when all are real)."""
         raise NotImplementedError
 
-    def blank(self, batch=1):
+    def blank(self, batch: int = 1) -> np.ndarray:
         """The raw input that stands for "absent": a NumPy array [batch, ...]."""
         signature = self.signature()
         return np.full((batch, *signature["shape"]), self.blank_value, signature["dtype"])
 
-    def encode(self, examples):
+    def encode(self, examples: Any) -> np.ndarray:
         """`examples`, an array or a list, as the array [B, ...] that the layer takes."""
         return self._checked(np.asarray(examples)).astype(self.signature()["dtype"])
 
-    def prepare(self, raw):
+    def prepare(self, raw: Tensor) -> Tensor:
         """Raw input [B, ...], as exported files take it, as the layer takes it: pixels become normalised."""
         return ops.cast(raw, self.signature()["dtype"])
 
-    def with_width(self, width, num_heads=None, **changes):
+    def with_width(self, width: int, num_heads: int | None = None, **changes) -> "Modality":
         """This modality for a model of that width: itself if it is one already, else a copy.
 
         Args:
@@ -146,7 +148,9 @@ class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
         _ = self.width
         return super().__call__(inputs, *arguments, **options)
 
-    def call(self, inputs, present=None, training=None):
+    def call(
+        self, inputs: Tensor, present: Tensor | None = None, training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`present`: bool or float [B] or [B, 1], 0 where this input is absent."""
         if present is not None:
             present = ops.reshape(as_mask(present), (-1, 1))
@@ -161,18 +165,20 @@ class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
             mask = ops.logical_and(mask, present)
         return only_real(tokens, mask), mask
 
-    def compute_output_spec(self, inputs, present=None, training=None):
+    def compute_output_spec(
+        self, inputs: Tensor, present: Tensor | None = None, training: bool | None = None
+    ):
         shape = (inputs.shape[0], self.tokens)
         return (
             keras.KerasTensor((*shape, self.width), dtype=self.compute_dtype),
             keras.KerasTensor(shape, dtype="bool"),
         )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[Shape, Shape]:
         shape = (input_shape[0], self.tokens)
         return (*shape, self.width), shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "width": self._width}
 
     @property
@@ -196,7 +202,7 @@ class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
         return inputs
 
 
-def deserialized(pairs):
+def deserialized(pairs: list) -> dict:
     """{name: modality, not built} of [[name, what `keras.saving.serialize_keras_object` gave]].
 
     Without its build_config, a modality is built by the model, and its variables are named from that down.
@@ -218,6 +224,6 @@ def deserialized(pairs):
     return found
 
 
-def in_words(number, thing):
+def in_words(number: int, thing: str) -> str:
     """ "1 text", "3 texts"."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

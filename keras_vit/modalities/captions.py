@@ -1,10 +1,12 @@
 """`CaptionDecoder`: from tokens of any kind to words, one after the other."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import Renamed, integer, rate
+from keras_vit.config import Renamed, Shape, Tensor, integer, rate
 from keras_vit.errors import InputError
 from keras_vit.layers.blocks import DecoderBlock
 from keras_vit.layers.linear import Linear
@@ -34,7 +36,16 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
         dropout: rate inside the MLPs.
     """
 
-    def __init__(self, vocabulary, length, depth=2, num_heads=None, mlp_width=None, dropout=0.0, **kwargs):
+    def __init__(
+        self,
+        vocabulary: Any,
+        length: int,
+        depth: int = 2,
+        num_heads: int | None = None,
+        mlp_width: int | None = None,
+        dropout: float = 0.0,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.vocabulary, self.size = vocabulary_of(vocabulary)
         self.length, self.depth = integer("length", length, 1), integer("depth", depth, 1)
@@ -44,7 +55,7 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
         self.attention_options, self.affine = {}, True
         self.head = Linear(self.size, dtype=self.dtype_policy, name="head")
 
-    def build(self, captions_shape, memory_shape):
+    def build(self, captions_shape: Shape, memory_shape: Shape) -> None:
         shared = {"dtype": self.dtype_policy}
         self.width = memory_shape[-1]
         words = (None, self.length, self.width)
@@ -64,7 +75,13 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
         for layer in (self.positions, self.norm, self.head):
             layer.build(words)
 
-    def call(self, captions, memory, memory_mask=None, training=None):
+    def call(
+        self,
+        captions: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
         """`memory_mask` [B, N]: which tokens of the memory are real."""
         if len(captions.shape) != 2 or captions.shape[1] != self.length:
             raise InputError(f"captions are ids [batch, {self.length}], not {list(captions.shape)}.")
@@ -75,7 +92,7 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
             x = block(x, memory, mask=causal_mask(self.length), memory_mask=memory_mask, training=training)
         return self.head(self.norm(x))
 
-    def greedy(self, memory, memory_mask=None):
+    def greedy(self, memory: Tensor, memory_mask: Tensor | None = None) -> np.ndarray:
         """The most likely word at each step: int32 [B, T], padding after the end. Never the unknown word."""
         ids = np.zeros((memory.shape[0], self.length), "int32")
         ended = np.zeros(len(ids), "bool")
@@ -89,13 +106,19 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
                 break
         return ids
 
-    def compute_output_spec(self, captions, memory, memory_mask=None, training=None):
+    def compute_output_spec(
+        self,
+        captions: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor | None = None,
+        training: bool | None = None,
+    ):
         return keras.KerasTensor((captions.shape[0], self.length, self.size), dtype=self.compute_dtype)
 
-    def compute_output_shape(self, captions_shape, memory_shape):
+    def compute_output_shape(self, captions_shape: Shape, memory_shape: Shape) -> Shape:
         return (captions_shape[0], self.length, self.size)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "vocabulary": self.size if self.vocabulary is None else list(self.vocabulary.words),
@@ -107,7 +130,7 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
         }
 
 
-def caption_targets(captions, ignore=-1):
+def caption_targets(captions: Tensor, ignore: int = -1) -> Tensor:
     """Captions [B, T] with `ignore` after their end, the first padding: what a loss shall count."""
     is_word = ops.cast(ops.not_equal(captions, PADDING), "int32")
     counts = ops.concatenate([ops.ones_like(is_word[:, :1]), is_word[:, :-1]], axis=1)

@@ -1,10 +1,13 @@
 """Encoder blocks of a modality's own, before the shared trunk."""
 
+from typing import Any
+
+from keras_vit.config import Tensor
 from keras_vit.layers.blocks import EncoderBlock
 from keras_vit.layers.norm import LayerNorm
 
 
-def block_options(layer):
+def block_options(layer: Any) -> dict:
     """The arguments of the blocks of a layer, which has `width` and these.
 
     Unless the layer says otherwise, a head for each 64 channels and MLPs of 4 times the width.
@@ -18,7 +21,7 @@ def block_options(layer):
     }
 
 
-def encoder_for(layer, tokens, adds_bias=False):
+def encoder_for(layer: Any, tokens: int, adds_bias: bool = False) -> list:
     """[blocks..., norm] for tokens [B, `tokens`, width], `layer.depth` of them; [] for a depth of 0.
 
     `adds_bias`: whether `encoded` is called with a `bias`.
@@ -33,7 +36,7 @@ def encoder_for(layer, tokens, adds_bias=False):
     return parts
 
 
-def encoded(parts, x, bias=None):
+def encoded(parts: list, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Tokens x [B, N, D] through what `encoder_for` gave; `bias` on their scores, see `masks.as_bias`."""
     for part in parts:
         x = part(x, bias=bias) if isinstance(part, EncoderBlock) else part(x)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from typing import Any
 
+import keras
 import numpy as np
 
-from keras_vit.config import POSITIONS
+from keras_vit.config import POSITIONS, Shape, Tensor
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import ACCURATE_ROLES
 from keras_vit.layers.patches import Tokenizer
@@ -30,22 +32,22 @@ class GridModality(Modality):
 
     input_quantizer = "range"  # of what is cut into pieces, see `layers.quantization`
 
-    def __init__(self, position, **kwargs):
+    def __init__(self, position: str, **kwargs) -> None:
         super().__init__(**kwargs)
         self.position = one_of("position of a modality", position, ADDED_POSITIONS)
         # Without positions the output of the projection is what enters the trunk.
         self.roles = Roles() if position == "none" else Roles(full={"positioned": "range"})
 
-    def tokenizer(self, width, **kwargs):
+    def tokenizer(self, width: int, **kwargs) -> keras.layers.Layer:
         """The layer from raw input to tokens [B, N, width]."""
         raise NotImplementedError
 
-    def lay_out(self, *size):
+    def lay_out(self, *size) -> None:
         """Take note of the grid of pieces in an input of `size`; InputError if they do not fill it."""
         self.grid = self.tokenizer(1).grid(*size)
         self.tokens = math.prod(self.grid)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         shared = {"dtype": self.dtype_policy}
         self.pieces = self.tokenizer(self.width, name="pieces", **shared)
         # Of a video the rows of the grid are times, and its columns places.
@@ -67,15 +69,15 @@ class GridModality(Modality):
             # The file's table of positions has the projection's bias in it, and is rounded with that.
             self.positions.roles = Roles()
 
-    def pieces_shape(self, input_shape):
+    def pieces_shape(self, input_shape: Shape) -> Shape:
         """The shape of what is cut, given that of the raw input."""
         return input_shape
 
-    def tokenize(self, inputs):
+    def tokenize(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         tokens = self.fake_quantize("tokens", self.pieces(inputs))
         return self.fake_quantize("positioned", self.positions(tokens)), None
 
-    def encode(self, examples):
+    def encode(self, examples: Any) -> np.ndarray:
         return self._finite(super().encode(examples))
 
     def _finite(self, array):
@@ -85,5 +87,5 @@ class GridModality(Modality):
             )
         return array
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "position": self.position}

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vit.config import STEMS, Renamed, boolean, integer, pair, rate
+from keras_vit.config import STEMS, Renamed, Shape, Size, Tensor, boolean, integer, pair, rate
 from keras_vit.errors import one_of
 from keras_vit.layers.stems import stem_for
 from keras_vit.modalities.encoder import encoded, encoder_for
@@ -34,20 +34,20 @@ class Image(Renamed, Pixels, GridModality):
 
     def __init__(
         self,
-        image_size,
-        patch_size,
-        channels=3,
-        stem="linear",
-        position="learned",
-        depth=0,
-        num_heads=None,
-        mlp_width=None,
-        dropout=0.0,
-        preprocessing=None,
-        attention=None,
-        affine=True,
+        image_size: Size,
+        patch_size: Size,
+        channels: int = 3,
+        stem: str = "linear",
+        position: str = "learned",
+        depth: int = 0,
+        num_heads: int | None = None,
+        mlp_width: int | None = None,
+        dropout: float = 0.0,
+        preprocessing: dict | None = None,
+        attention: dict | None = None,
+        affine: bool = True,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(position, **kwargs)
         self.image_size, self.patch_size = pair(image_size, "image_size"), pair(patch_size, "patch_size")
         self.channels, self.stem = integer("channels", channels, 1), one_of("stem", stem, STEMS)
@@ -58,21 +58,21 @@ class Image(Renamed, Pixels, GridModality):
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
         self.lay_out(*self.image_size)
 
-    def signature(self):
+    def signature(self) -> dict:
         return {"shape": (*self.image_size, self.channels), "dtype": "float32"}
 
-    def tokenizer(self, width, **kwargs):
+    def tokenizer(self, width: int, **kwargs) -> keras.layers.Layer:
         return stem_for(self.stem, self.patch_size, width, **kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.encoder = encoder_for(self, self.tokens)
 
-    def tokenize(self, images):
+    def tokenize(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         tokens, mask = super().tokenize(images)
         return encoded(self.encoder, tokens), mask
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "image_size": list(self.image_size),

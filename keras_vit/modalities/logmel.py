@@ -1,10 +1,12 @@
 """`LogMel`: from a waveform to a picture of its loudness over time and pitch, by matrix products alone."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer
+from keras_vit.config import Shape, Tensor, integer
 from keras_vit.errors import InputError
 
 FLOOR = 1e-8  # of the power: -80 dB
@@ -34,7 +36,15 @@ class LogMel(keras.layers.Layer):
         multiple: the number of frames is rounded up to a multiple of this.
     """
 
-    def __init__(self, sample_rate, mels=64, window=None, hop=None, multiple=1, **kwargs):
+    def __init__(
+        self,
+        sample_rate: int,
+        mels: int = 64,
+        window: int | None = None,
+        hop: int | None = None,
+        multiple: int = 1,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.autocast = False  # 8 bits of a sample are too few
         self.sample_rate, self.mels = integer("sample_rate", sample_rate, 1), integer("mels", mels, 1)
@@ -53,11 +63,11 @@ class LogMel(keras.layers.Layer):
                 f"band {empty[0]} would be empty. Use fewer mels or a longer window."
             )
 
-    def frames(self, samples):
+    def frames(self, samples: int) -> int:
         """How many frames a waveform of that many samples has."""
         return -(-samples // (self.hop * self.multiple)) * self.multiple
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         filters = mel_filters(self.sample_rate, self.window, self.mels)
         heard = np.flatnonzero(filters.any(axis=1))  # the frequencies that some band listens to
         n = np.arange(self.window)
@@ -71,7 +81,7 @@ class LogMel(keras.layers.Layer):
         )
         self.filters = (filters[heard] / UNIT).astype("float32")
 
-    def call(self, waveforms):
+    def call(self, waveforms: Tensor) -> Tensor:
         samples = waveforms.shape[1]
         frames, hops = self.frames(samples), -(-self.window // self.hop)
         before = (self.window - self.hop) // 2
@@ -84,10 +94,10 @@ class LogMel(keras.layers.Layer):
         decibels = ops.log(ops.maximum(power, FLOOR / UNIT)) * (10 / np.log(10))  # -40 dB are 0
         return ops.cast(decibels / 40, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.frames(input_shape[1]), self.mels)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "sample_rate": self.sample_rate,
@@ -98,7 +108,7 @@ class LogMel(keras.layers.Layer):
         }
 
 
-def mel_filters(sample_rate, window, mels):
+def mel_filters(sample_rate: int, window: int, mels: int) -> np.ndarray:
     """Triangles of height 1: float64 [window // 2 + 1 frequencies, mels]."""
     corners = hertz(np.linspace(0, mel(sample_rate / 2), mels + 2))
     frequencies = np.arange(window // 2 + 1)[:, np.newaxis] * sample_rate / window
@@ -107,14 +117,14 @@ def mel_filters(sample_rate, window, mels):
     return np.maximum(0, np.minimum(rising, falling))
 
 
-def mel(frequency):
+def mel(frequency: Any) -> np.ndarray:
     """Slaney's mel of a frequency in Hz: linear up to 1000 Hz (15 mel), 27 mel for each factor 6.4 above."""
     frequency = np.asarray(frequency, "float64")
     above = 15 + 27 * np.log(np.maximum(frequency, 1000) / 1000) / np.log(6.4)
     return np.where(frequency < 1000, frequency * 3 / 200, above)
 
 
-def hertz(mels):
+def hertz(mels: Any) -> np.ndarray:
     """The inverse of `mel`."""
     mels = np.asarray(mels, "float64")
     return np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((np.maximum(mels, 15) - 15) / 27))

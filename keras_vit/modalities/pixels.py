@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit.config import Tensor
 from keras_vit.errors import InputError, Notice
 from keras_vit.modalities.values import concrete_values
 
@@ -23,7 +24,7 @@ class RangeCheck:
     include_preprocessing = False
     range_checked = False
 
-    def check_range(self, images, present=None):
+    def check_range(self, images: Tensor, present: Tensor | None = None) -> None:
         """Look at the first batch, where it has values: not while a graph is traced, and never again.
 
         Args:
@@ -67,15 +68,15 @@ class RangeCheck:
 class ChecksArrays:
     """Mixed into a model with a method `look`: `fit`, `evaluate` and `predict` look at arrays, too."""
 
-    def fit(self, x=None, *arguments, **options):
+    def fit(self, x: Tensor | None = None, *arguments, **options):
         self._check_arrays(x)
         return super().fit(x, *arguments, **options)
 
-    def evaluate(self, x=None, *arguments, **options):
+    def evaluate(self, x: Tensor | None = None, *arguments, **options):
         self._check_arrays(x)
         return super().evaluate(x, *arguments, **options)
 
-    def predict(self, x, *arguments, **options):
+    def predict(self, x: Tensor, *arguments, **options):
         self._check_arrays(x)
         return super().predict(x, *arguments, **options)
 
@@ -97,7 +98,7 @@ class Pixels(RangeCheck):
 
     input_quantizer = "image"
 
-    def take_preprocessing(self, value):
+    def take_preprocessing(self, value: dict | None) -> None:
         self.preprocessing = checked_preprocessing(value, self.channels)
 
     def __call__(self, inputs, present=None, **options):
@@ -105,7 +106,7 @@ class Pixels(RangeCheck):
             self.check_range(inputs, present)
         return super().__call__(inputs, present=present, **options)
 
-    def prepare(self, raw):
+    def prepare(self, raw: Tensor) -> Tensor:
         pixels = ops.cast(raw, "float32")
         mean, std = (self.preprocessing[key] for key in ("mean", "std"))
         scale = [1 / (255 * s) for s in std]
@@ -113,13 +114,13 @@ class Pixels(RangeCheck):
         return pixels * ops.convert_to_tensor(scale, "float32") + ops.convert_to_tensor(shift, "float32")
 
 
-def limits(preprocessing):
+def limits(preprocessing: dict) -> tuple[float, float]:
     """(lowest, highest) number that a normalised pixel can be."""
     pairs = list(zip(preprocessing["mean"], preprocessing["std"], strict=True))
     return min(-m / s for m, s in pairs), max((1 - m) / s for m, s in pairs)
 
 
-def for_channels(preprocessing, channels):
+def for_channels(preprocessing: dict, channels: int) -> dict:
     """`preprocessing` for pictures of another number of channels.
 
     For one channel the mean of the entries; for more the entries again and again, as `transfer` does with
@@ -132,7 +133,7 @@ def for_channels(preprocessing, channels):
     return {key: [values[i % len(values)] for i in range(channels)] for key, values in preprocessing.items()}
 
 
-def checked_preprocessing(value, channels):
+def checked_preprocessing(value: dict | None, channels: int) -> dict:
     """`value` as {"mean": [floats], "std": [floats]}; None stands for 0.5 in every channel.
 
     Raises:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.config import integer
+from keras_vit.config import Shape, Tensor, integer
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import Linear
 from keras_vit.layers.masks import ExplicitMask, as_mask
@@ -22,28 +22,34 @@ class VisualPrediction(ExplicitMask, keras.layers.Layer):
         features: width of the vision module's features.
     """
 
-    def __init__(self, features, **kwargs):
+    def __init__(self, features: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.features = integer("features", features, 1)
         self.pool = Pooling("mean", dtype=self.dtype_policy, name="pool")
         self.projection = Linear(features, dtype=self.dtype_policy, name="projection")
 
-    def build(self, sentence_shape):
+    def build(self, sentence_shape: Shape) -> None:
         self.pool.build(sentence_shape)
         self.projection.build((sentence_shape[0], sentence_shape[2]))
 
-    def call(self, sentence, mask=None):
+    def call(self, sentence: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask` [B, K]: which tokens of the sentence are real."""
         return self.projection(self.pool(sentence, mask=mask))
 
-    def compute_output_shape(self, sentence_shape):
+    def compute_output_shape(self, sentence_shape: Shape) -> Shape:
         return (sentence_shape[0], self.features)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "features": self.features}
 
 
-def visual_prediction_loss(predicted, target, kind="cosine", mask=None, sample_weight=None):
+def visual_prediction_loss(
+    predicted: Tensor,
+    target: Tensor,
+    kind: str = "cosine",
+    mask: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
     """How far predicted features are from the vision module's: a scalar, float32.
 
         cosine: 1 - p . t / (|p| |t|)        l2: mean over the features of (p - t)^2

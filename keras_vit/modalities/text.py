@@ -1,10 +1,12 @@
 """`Text`: words as tokens, or as a visual sentence of fixed length."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import Renamed, boolean, integer, rate
+from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, rate
 from keras_vit.errors import InputError
 from keras_vit.layers.blocks import DecoderBlock
 from keras_vit.layers.masks import as_bias
@@ -53,18 +55,18 @@ class Text(Renamed, Modality):
 
     def __init__(
         self,
-        vocabulary,
-        length,
-        sentence=None,
-        depth=None,
-        decoder_depth=1,
-        num_heads=None,
-        mlp_width=None,
-        dropout=0.0,
-        attention=None,
-        affine=True,
+        vocabulary: Any,
+        length: int,
+        sentence: int | None = None,
+        depth: int | None = None,
+        decoder_depth: int = 1,
+        num_heads: int | None = None,
+        mlp_width: int | None = None,
+        dropout: float = 0.0,
+        attention: dict | None = None,
+        affine: bool = True,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.vocabulary, self.size = vocabulary_of(vocabulary)
         self.length = integer("length", length, 1)
@@ -77,10 +79,10 @@ class Text(Renamed, Modality):
         self.attention_options, self.affine = dict(attention or {}), boolean("affine", affine)
         self.tokens = self.sentence or self.length
 
-    def signature(self):
+    def signature(self) -> dict:
         return {"shape": (self.length,), "dtype": "int32"}
 
-    def encode(self, texts):
+    def encode(self, texts: str | list[str]) -> np.ndarray:
         """Texts, a list or one string, as ids int32 [B, length]. Warns once of words that do not fit."""
         if self.vocabulary is None:
             raise InputError(
@@ -89,7 +91,7 @@ class Text(Renamed, Modality):
             )
         return self.vocabulary.encode([texts] if isinstance(texts, str) else list(texts), self.length)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         shared = {"dtype": self.dtype_policy}
         words = (None, self.length, self.width)
         # As large as the tokens of other modalities: PyTorch's choice for embeddings, too.
@@ -115,7 +117,7 @@ class Text(Renamed, Modality):
             self.decoder[0].take_constant_tokens()
             self.sentence_norm.build(sentence)
 
-    def tokenize(self, ids):
+    def tokenize(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         mask = ops.not_equal(ids, PADDING)
         x = self.fake_quantize("tokens", look_up(self.fake_quantize("table", self.table), ids))
         x = self.fake_quantize("positioned", self.positions(x))
@@ -142,7 +144,7 @@ class Text(Renamed, Modality):
             )
         return super()._checked(inputs)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "vocabulary": self.size if self.vocabulary is None else list(self.vocabulary.words),
@@ -161,7 +163,7 @@ class Text(Renamed, Modality):
 # Shared with the decoder of captions.
 
 
-def vocabulary_of(value):
+def vocabulary_of(value: Any) -> tuple[Vocabulary | None, int]:
     """(Vocabulary or None, number of ids) of a `Vocabulary`, a list of words or a number."""
     if isinstance(value, list | tuple):
         value = Vocabulary(value)
@@ -175,14 +177,14 @@ def vocabulary_of(value):
     return None, value
 
 
-def table_of_words(layer, size, width):
+def table_of_words(layer: keras.layers.Layer, size: int, width: int) -> Any:
     """The weight [size, width] of a layer; as large as what projections of patches give."""
     return layer.add_weight(
         shape=(size, width), initializer=keras.initializers.RandomNormal(stddev=1.0), name="table"
     )
 
 
-def look_up(table, ids):
+def look_up(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of `table` [size, width]; the row of `UNKNOWN` for ids that it does not have."""
     known = ops.logical_and(ids >= 0, ids < table.shape[0])
     return ops.take(table, ops.where(known, ids, UNKNOWN), axis=0)

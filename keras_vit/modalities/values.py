@@ -1,6 +1,7 @@
 """The numbers in a tensor, where there are any: for checks of inputs that run outside of traced graphs."""
 
 import sys
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from keras import ops
 SYMBOLIC = {"tensorflow": NotImplementedError, "jax": TypeError, "torch": RuntimeError}
 
 
-def concrete_values(x) -> np.ndarray | None:
+def concrete_values(x: Any) -> np.ndarray | None:
     """`x` as a NumPy array; None while a graph is traced, where tensors have no values."""
     torch = sys.modules.get("torch")
     if isinstance(x, keras.KerasTensor) or (torch is not None and torch.compiler.is_compiling()):

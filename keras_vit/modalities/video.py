@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_vit.config import integer, pair
+from keras_vit.config import Size, integer, pair
 from keras_vit.errors import InputError
 from keras_vit.layers.tubelets import Tubelets
 from keras_vit.modalities.grid import GridModality
@@ -30,15 +30,15 @@ class Video(Pixels, GridModality):
 
     def __init__(
         self,
-        frames,
-        image_size,
-        patch_size,
-        tubelet=None,
-        channels=3,
-        position="factorised",
-        preprocessing=None,
+        frames: int,
+        image_size: Size,
+        patch_size: Size,
+        tubelet: int | None = None,
+        channels: int = 3,
+        position: str = "factorised",
+        preprocessing: dict | None = None,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(position, **kwargs)
         self.frames, self.channels = integer("frames", frames, 1), integer("channels", channels, 1)
         self.image_size, self.patch_size = pair(image_size, "image_size"), pair(patch_size, "patch_size")
@@ -46,13 +46,13 @@ class Video(Pixels, GridModality):
         self.take_preprocessing(preprocessing)
         self.lay_out(self.frames, *self.image_size)
 
-    def signature(self):
+    def signature(self) -> dict:
         return {"shape": (self.frames, *self.image_size, self.channels), "dtype": "float32"}
 
-    def tokenizer(self, width, **kwargs):
+    def tokenizer(self, width: int, **kwargs) -> keras.layers.Layer:
         return Tubelets((self.tubelet, *self.patch_size), width, **kwargs)
 
-    def encode(self, clips):
+    def encode(self, clips: list) -> np.ndarray:
         """Clips [T, height, width, channels] of any number of frames each, as one array.
 
         Frames are taken at equal distances, the first and the last always; of a clip with fewer frames some
@@ -66,7 +66,7 @@ class Video(Pixels, GridModality):
         chosen = np.linspace(0, len(clip) - 1, self.frames).round().astype(int)
         return clip[chosen]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "frames": self.frames,

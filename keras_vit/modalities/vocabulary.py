@@ -5,10 +5,12 @@ import io
 import os
 import unicodedata
 import warnings
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
-from keras_vit.config import integer
+from keras_vit.config import Tensor, integer
 from keras_vit.errors import InputError, Notice
 from keras_vit.files import atomic_write, read_regular
 
@@ -37,7 +39,7 @@ class Vocabulary:
         words: in the order of their ids, each as `split` gives it, none twice.
     """
 
-    def __init__(self, words):
+    def __init__(self, words: list[str]) -> None:
         self.words = tuple(words)
         self._ids = {}
         for number, word in enumerate(self.words, start=len(MARKS)):
@@ -51,7 +53,7 @@ class Vocabulary:
             self._ids[word] = number
 
     @classmethod
-    def from_texts(cls, texts, size=None):
+    def from_texts(cls, texts: Iterable[str], size: int | None = None) -> "Vocabulary":
         """The words of `texts`, the most frequent first, in the order of the alphabet among equals.
 
         Args:
@@ -78,7 +80,7 @@ class Vocabulary:
         some = ", ".join(self.words[:3]) + (", ..." if len(self.words) > 3 else "")
         return f"Vocabulary({len(self)} ids: {some})"
 
-    def encode(self, texts, length):
+    def encode(self, texts: list[str], length: int) -> np.ndarray:
         """int32 [length] for a string, [B, length] for a list: ids, then padding.
 
         An empty text is all padding.
@@ -106,11 +108,11 @@ class Vocabulary:
             row[: len(words)] = words[:length]
         return ids
 
-    def unknown(self, text):
+    def unknown(self, text: str) -> list[str]:
         """The words of a text that are not in the vocabulary, each once, in their order."""
         return [word for word in dict.fromkeys(split(text)) if word not in self._ids]
 
-    def decode(self, ids):
+    def decode(self, ids: Tensor) -> str | list[str]:
         """The text of ids [T], or a list of texts for ids [B, T]. Padding is left out, unknown is "[UNK]"."""
         ids = np.asarray(ids)
         if ids.ndim == 2:
@@ -133,7 +135,7 @@ class Vocabulary:
             text, last = text + ("" if glued else " ") + word, word
         return text
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write a UTF-8 text file, one word a line: an id is the number of its line, counted from 0."""
         with atomic_write(path) as temporary:
             temporary.write_text(
@@ -141,7 +143,7 @@ class Vocabulary:
             )
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "Vocabulary":
         """The vocabulary that `save` wrote."""
         name = os.fspath(path)
         try:
@@ -159,7 +161,7 @@ class Vocabulary:
             raise InputError(f"{name!r}: {error}") from error
 
 
-def split(text):
+def split(text: str) -> list[str]:
     """The words of a text.
 
     A word is a run of letters, digits and the marks on them; a Chinese character or a kana; or a symbol, such

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ MAX_RATE = 10**6  # samples per second
 FEW = 8  # channels of one frame
 
 
-def load_audio(source, sample_rate, rate=None):
+def load_audio(source: Any, sample_rate: int, rate: int | None = None) -> np.ndarray:
     """The sound in a .wav file or an array: float32 [n], one channel, at `sample_rate`.
 
     Args:
@@ -55,7 +56,7 @@ def load_audio(source, sample_rate, rate=None):
     return resample_poly(waveform, sample_rate // divisor, rate // divisor).astype("float32")
 
 
-def prepare_audio(waveform, rate, samples, sample_rate):
+def prepare_audio(waveform: np.ndarray, rate: int, samples: int, sample_rate: int) -> np.ndarray:
     """`load_audio` of an array, cut or padded with silence at its end: float32 [samples].
 
     Args:
@@ -67,13 +68,13 @@ def prepare_audio(waveform, rate, samples, sample_rate):
     return fitted(load_audio(waveform, sample_rate, rate), integer("samples", samples, 1))
 
 
-def fitted(waveform, samples):
+def fitted(waveform: np.ndarray, samples: int) -> np.ndarray:
     """`waveform` [n], cut or padded with silence at its end: [samples]."""
     waveform = waveform[:samples]
     return np.pad(waveform, (0, samples - len(waveform)))
 
 
-def read_wav(path):
+def read_wav(path: Any) -> tuple[np.ndarray, int]:
     """(array [n] or [n, channels] as it is stored, samples per second) of a .wav file. Raises InputError."""
     from scipy.io import wavfile
 
@@ -91,7 +92,7 @@ def read_wav(path):
     return waveform, rate
 
 
-def one_channel(waveform, channels=None):
+def one_channel(waveform: np.ndarray, channels: int | None = None) -> np.ndarray:
     """A sound as float64 [n] in [-1, 1], see `load_audio`; `channels` is their axis, where that is known."""
     waveform = _scaled(waveform)
     if waveform.ndim == 1:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,20 +20,27 @@ class Model(keras.Model):
         **options: of `keras.Model`: dtype, trainable.
     """
 
-    def __init__(self, name=None, **options):
+    def __init__(self, name: str | None = None, **options) -> None:
         super().__init__(name=_automatic_name(type(self)) if name is None else name, **options)
 
-    def input_signature(self):
+    def input_signature(self) -> list:
         """The inputs of a call, as `export` takes them: [a `keras.InputSpec`, or a dictionary of them]."""
         raise NotImplementedError
 
-    def build_now(self, input_shape):
+    def build_now(self, input_shape: Any) -> None:
         """`build`, in a constructor. A subclass can add layers of its own after that."""
         self.build(input_shape)
         # Keras (3.15) has no public way to build without closing the model to further layers.
         self._tracker.unlock()
 
-    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **options):
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: Any = None,
+        input_signature: list | None = None,
+        **options,
+    ):
         """As `keras.Model.export`, also of a model that was never called.
 
         Args:
@@ -44,7 +52,7 @@ class Model(keras.Model):
             input_signature = self.input_signature()
         return super().export(filepath, format, verbose, input_signature, **options)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """As in Keras; and which layers Keras has quantized, since our configurations do not have those of a
         user's layers."""
         super().save_own_variables(store)
@@ -56,7 +64,7 @@ class Model(keras.Model):
         if found:
             store[QUANTIZED] = np.frombuffer(json.dumps(found).encode(), "uint8")
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """As in Keras, whose variables of the inner layers come after those of this one."""
         names = list(store.keys())
         if QUANTIZED in names:
@@ -75,7 +83,7 @@ class Model(keras.Model):
         return super()._default_save_signature if dtypes == {"float32"} else None
 
 
-def shapes_of(signature):
+def shapes_of(signature: list) -> Any:
     """The shapes of what `Model.input_signature` gives, as `build` takes them."""
     (specs,) = signature
     if isinstance(specs, dict):

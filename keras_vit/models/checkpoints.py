@@ -1,6 +1,8 @@
 """`load_model`: a `ViT` with the weights of a published checkpoint; `load_into`: the weights alone."""
 
-from keras_vit.config import pair
+from typing import Any
+
+from keras_vit.config import Size, pair
 from keras_vit.models.transfer import variables_by_name
 from keras_vit.weights.checkpoint import check_no_mismatch
 from keras_vit.weights.read import read_any_size
@@ -8,7 +10,14 @@ from keras_vit.weights.read import read_any_size
 HEADS = ("head/", "head_distillation/")
 
 
-def load_model(model_class, path, num_classes=None, image_size=None, num_heads=None, **changes):
+def load_model(
+    model_class: type,
+    path: Any,
+    num_classes: int | None = None,
+    image_size: Size | None = None,
+    num_heads: int | None = None,
+    **changes,
+):
     """A model with published weights.
 
     Args:
@@ -38,7 +47,7 @@ def load_model(model_class, path, num_classes=None, image_size=None, num_heads=N
     return (model.rebuilt(**changes) if changes else model), checkpoint
 
 
-def load_into(model, checkpoint):
+def load_into(model: Any, checkpoint: Any) -> Any:
     """Assign every variable of a `ViT` of the checkpoint's config and image size, in place.
 
     A model with another number of classes than the checkpoint keeps its own, fresh head.

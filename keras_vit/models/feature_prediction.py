@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_vit.config import Tensor
 from keras_vit.errors import InputError
 from keras_vit.modalities import Text, visual_prediction_loss
 from keras_vit.modalities.image import Image
@@ -29,7 +30,7 @@ class PredictsFeatures:
         both = ops.logical_and(ops.any(seen, axis=1), ops.any(masks[self._picture], axis=1))
         return predicted, target, both
 
-    def prediction_loss(self, sample_weight=None):
+    def prediction_loss(self, sample_weight: Tensor | None = None) -> Tensor:
         """`visual_weight` times the visual sentence's loss in the latest call with `training=True`, once.
 
         `compute_loss`, and so `fit`, adds it; add it in a training loop of your own. It is not in
@@ -47,16 +48,23 @@ class PredictsFeatures:
         loss = visual_prediction_loss(predicted, target, self.visual_loss, both, sample_weight)
         return self.visual_weight * loss
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         extra = self.prediction_loss(sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training) + extra
 
-    def visual_features(self, images):
+    def visual_features(self, images: Tensor) -> Tensor:
         """What the vision module makes of images, [B, width]: the mean of their tokens."""
         tokens, mask = self.modalities[self._picture_name()](images)
         return self.mean(tokens, mask=mask)
 
-    def predicted_features(self, texts):
+    def predicted_features(self, texts: Tensor) -> Tensor:
         """What the visual sentence of texts (ids [B, length]) predicts these features to be, [B, width]."""
         if self.prediction is None:
             raise InputError("this model learned no prediction: build it with visual_weight above 0.")

@@ -1,11 +1,13 @@
 """What fine-tuning needs to know of a ViT: its parameters by depth, which decay, and which to freeze."""
 
+from typing import Any
+
 from keras_vit.config import integer
 from keras_vit.errors import InputError
 from keras_vit.models.transfer import name_within
 
 
-def layer_groups(model):
+def layer_groups(model: Any) -> list[list]:
     """The trainable variables of a `ViT` by depth: a list of depth + 2 lists.
 
     The first holds what makes tokens (patches, [CLS], registers, positions), then one for each block, and
@@ -24,7 +26,7 @@ def layer_groups(model):
     return groups
 
 
-def learning_rate_scales(model, decay):
+def learning_rate_scales(model: Any, decay: float) -> dict[str, float]:
     """{variable path: factor} for layer-wise learning-rate decay (Bao et al. 2021, arXiv:2106.08254, A).
 
     The head's group has factor 1, and each step down multiplies by `decay`.
@@ -43,12 +45,12 @@ def learning_rate_scales(model, decay):
     }
 
 
-def is_decayed(variable):
+def is_decayed(variable: Any) -> bool:
     """Whether weight decay applies: to matrices only, not to biases, norms, positions or lone tokens."""
     return variable.path.endswith("kernel") and "/positions/" not in variable.path
 
 
-def freeze(model, depth):
+def freeze(model: Any, depth: int) -> None:
     """Stop training what makes tokens and the first `depth` blocks of a `ViT`, in place; 0 thaws all.
 
     Compile the model afterwards: Keras collects the trainable variables there.

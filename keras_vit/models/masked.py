@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer
+from keras_vit.config import Shape, Tensor, integer
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import Linear, grid_sizes
 from keras_vit.layers.dropping import take_positions, take_tokens
@@ -66,16 +66,16 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
 
     def __init__(
         self,
-        encoder,
-        ratio=0.6,
-        mode="simmim",
-        reconstruction=None,
-        decoder_width=None,
-        decoder_depth=2,
-        seed=None,
-        name=None,
-        trainable=True,
-    ):
+        encoder: ViT,
+        ratio: float = 0.6,
+        mode: str = "simmim",
+        reconstruction: MaskedReconstruction | None = None,
+        decoder_width: int | None = None,
+        decoder_depth: int = 2,
+        seed: int | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+    ) -> None:
         _check_encoder(encoder)
         super().__init__(name=name, dtype=encoder.dtype_policy, trainable=trainable)
         self.encoder = encoder
@@ -107,11 +107,11 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
 
     num_classes = None  # it knows none; `training.pipeline` asks
 
-    def check_range_of(self, inputs):
+    def check_range_of(self, inputs: Tensor) -> None:
         """See `RangeCheck.check_range`."""
         self.encoder.check_range_of(inputs)
 
-    def prepare(self, images):
+    def prepare(self, images: Tensor) -> Tensor:
         """Pixels [B, H, W, C] in 0..255 as the encoder takes them."""
         return self.encoder.prepare(images)
 
@@ -120,13 +120,13 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
         self.check_range_of(inputs)
         return super().__call__(inputs, *arguments, **options)
 
-    def input_signature(self):
+    def input_signature(self) -> list:
         return self.encoder.input_signature()
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Nothing is left to do: all parts are built where they are made."""
 
-    def compute_output_spec(self, inputs, training=None):
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None):
         rows, columns = self.grid(inputs)
         shape = (keras.tree.flatten(inputs)[0].shape[0], rows * columns)
         return {
@@ -134,11 +134,11 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
             "mask": keras.KerasTensor(shape, dtype="bool"),
         }
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> dict:
         inputs = keras.tree.map_shape_structure(keras.KerasTensor, input_shape)
         return {name: spec.shape for name, spec in self.compute_output_spec(inputs).items()}
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> dict:
         rows, columns = grid = self.grid(inputs)
         real = self.real(inputs)
         real = None if real is None else as_mask(real)
@@ -162,7 +162,9 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
             y = self.decoder(y, grid=grid, mask=self.encoder.extend_mask(real), training=training)
         return {"patches": self.prediction(y[:, self.encoder.prefix :]), "mask": hidden}
 
-    def hidden(self, batch, length, real=None, training=None):
+    def hidden(
+        self, batch: int, length: int, real: Tensor | None = None, training: bool | None = None
+    ) -> Tensor:
         """Draw what is hidden: bool [batch, length], True in round(ratio * n) of the n real places.
 
         A subclass may hide in another way (whole blocks, a part of a spectrogram), but as many.
@@ -209,7 +211,14 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
 
     # Training.
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         if self.loss is not None:
             raise InputError("MaskedViT has its own loss: compile(optimizer), and reconstruction=... for it.")
         hidden = ops.cast(y_pred["mask"], "float32")
@@ -225,14 +234,14 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
             loss = loss + ops.sum(extra)
         return loss
 
-    def idle(self):
+    def idle(self) -> list:
         """Layers of the encoder that this training does not reach; they are not trained."""
         parts = (self.encoder.pool, self.encoder.head, self.encoder.head_distillation)
         return [layer for layer in parts if layer is not None]
 
     # After training.
 
-    def classifier(self, num_classes, **changes):
+    def classifier(self, num_classes: int | None, **changes) -> ViT:
         """A new `ViT` with the pretrained weights and a fresh head.
 
         Args:
@@ -241,7 +250,7 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
         """
         return self.encoder.rebuilt(num_classes=None).rebuilt(num_classes=num_classes, **changes)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "ratio": self.ratio,
@@ -255,7 +264,7 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict):
         parts = {
             key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "reconstruction")
         }

@@ -1,7 +1,10 @@
 """The decoder of masked autoencoders (MAE)."""
 
+from typing import Any
+
 import keras
 
+from keras_vit.config import Tensor
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, SinCos2DPositions
 from keras_vit.layers.masks import ExplicitMask
 
@@ -11,7 +14,7 @@ HEAD_WIDTH = 32  # channels of an attention head: those of MAE's
 class MaskedDecoder(ExplicitMask, keras.layers.Layer):
     """MAE's decoder: a projection of the encoder's tokens, fixed positions, blocks, and a norm."""
 
-    def __init__(self, width, depth, encoder, **kwargs):
+    def __init__(self, width: int, depth: int, encoder: Any, **kwargs) -> None:
         super().__init__(dtype=encoder.dtype_policy, **kwargs)
         shared = {"dtype": self.dtype_policy}
         grid = encoder.config.grid(encoder.image_size)
@@ -26,7 +29,9 @@ class MaskedDecoder(ExplicitMask, keras.layers.Layer):
             layer.build(tokens)
         self.built = True
 
-    def call(self, x, grid, mask=None, training=None):
+    def call(
+        self, x: Tensor, grid: tuple[int, int], mask: Tensor | None = None, training: bool | None = None
+    ) -> Tensor:
         x = self.positions(x, grid=grid)
         for block in self.blocks:
             x = block(x, mask=mask, training=training)

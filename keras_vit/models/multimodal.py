@@ -9,11 +9,13 @@ trunk attends over the predicted visual tokens and the real ones (give both). Wh
 said by `present`, or by leaving it out.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import PRESENT, Renamed, boolean, integer, number, rate
+from keras_vit.config import PRESENT, Renamed, Shape, Tensor, boolean, integer, number, rate
 from keras_vit.errors import one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
 from keras_vit.layers.linear import ACCURATE_ROLES
@@ -74,27 +76,27 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
 
     def __init__(
         self,
-        modalities,
-        width=192,
-        depth=6,
-        num_heads=3,
-        num_classes=1000,
-        mlp_width=None,
-        fusion="single_stream",
-        bottleneck=4,
-        modality_dropout=0.0,
-        visual_weight=0.0,
-        visual_loss="cosine",
-        dropout=0.0,
-        stochastic_depth=0.0,
-        attention=None,
-        affine=True,
-        activation=AUTO,
-        seed=None,
-        name=None,
-        dtype=None,
-        trainable=True,
-    ):
+        modalities: dict,
+        width: int = 192,
+        depth: int = 6,
+        num_heads: int = 3,
+        num_classes: int | None = 1000,
+        mlp_width: int | None = None,
+        fusion: str = "single_stream",
+        bottleneck: int = 4,
+        modality_dropout: float = 0.0,
+        visual_weight: float = 0.0,
+        visual_loss: str = "cosine",
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        attention: dict | None = None,
+        affine: bool = True,
+        activation: str = AUTO,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         shared = {"dtype": self.dtype_policy}
         self.width, self.depth = integer("width", width, 1), integer("depth", depth, 1)
@@ -138,7 +140,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
             self.prediction = VisualPrediction(width, name="prediction", **shared)
         self.build_now(shapes_of(self.input_signature()))
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         if self.built:
             return
         for modality in self.modalities.values():
@@ -184,7 +186,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
         """Layers that take no part in an answer."""
         return [] if self.prediction is None else [self.prediction]
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: dict, training: bool | None = None) -> Tensor:
         names = [name for name in self.modalities if name in inputs]
         present = self._present(inputs, names, training)
         tokens, masks = {}, {}
@@ -247,7 +249,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
         allowed = (queries == keys) | (queries == 0) | ((queries == 1) & (keys > 0)) | (keys == 1)
         return x, ops.logical_and(ops.expand_dims(seen, 1), ops.convert_to_tensor(allowed[None]))
 
-    def recast(self, **changes):
+    def recast(self, **changes) -> "MultimodalViT":
         """A new model of this one's config with some arguments changed, of fresh weights, in float32.
 
         The dtype of modalities, and the `attention` and `affine` of those that have blocks, follow the model.
@@ -260,11 +262,11 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
                 modality["config"][name] = changes[name]
         return type(self).from_config(config)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch = next(iter(input_shape.values()))[0]
         return (batch, self.num_classes or self.width)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "modalities": [
                 [key, keras.saving.serialize_keras_object(m)] for key, m in self.modalities.items()
@@ -291,7 +293,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict):
         config = cls.with_new_arguments(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])

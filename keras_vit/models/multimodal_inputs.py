@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import PRESENT
+from keras_vit.config import PRESENT, Tensor
 from keras_vit.errors import InputError, one_of
 from keras_vit.modalities import Modality
 from keras_vit.modalities.pixels import ChecksArrays, Pixels
@@ -14,7 +14,7 @@ from keras_vit.modalities.values import concrete_values
 class NamedInputs(ChecksArrays):
     """Mixed into a model with `modalities`."""
 
-    def input_signature(self, present=False):
+    def input_signature(self, present: bool = False) -> list:
         """That of all modalities; with `present=True` also of what says which of them are there.
 
         model.export(folder, input_signature=model.input_signature(present=True))
@@ -32,19 +32,19 @@ class NamedInputs(ChecksArrays):
         self._check(inputs)  # here, since Keras wraps what `call` raises in many lines
         return super().__call__(inputs, *arguments, **options)
 
-    def check_range_of(self, inputs):
+    def check_range_of(self, inputs: dict) -> None:
         """See `RangeCheck.check_range`."""
         present = inputs.get(PRESENT)
         for i, (name, modality) in enumerate(self.modalities.items()):
             if isinstance(modality, Pixels) and name in inputs:
                 modality.check_range(inputs[name], None if present is None else present[:, i])
 
-    def signature(self):
+    def signature(self) -> dict:
         """{name: {"shape", "dtype"}} of what an exported file takes: each raw input, and "present"."""
         inputs = {name: modality.signature() for name, modality in self.modalities.items()}
         return {**inputs, PRESENT: {"shape": (len(self.modalities),), "dtype": "float32"}}
 
-    def prepare(self, inputs):
+    def prepare(self, inputs: dict) -> Tensor:
         """{name: raw input, as exported files take it} as this model takes it: pixels become normalised."""
         return {
             name: ops.cast(x, "float32") if name == PRESENT else self.modalities[name].prepare(x)
@@ -83,7 +83,7 @@ class NamedInputs(ChecksArrays):
             raise InputError(f"nothing is present in example {row}: each needs at least one modality.")
 
 
-def checked_modalities(modalities):
+def checked_modalities(modalities: dict) -> dict:
     if not isinstance(modalities, dict) or not modalities:
         raise InputError(f"modalities must be {{name: modality}} with at least one, not {modalities!r}.")
     for name, modality in modalities.items():

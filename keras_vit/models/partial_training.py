@@ -13,19 +13,19 @@ class TrainsPart:
         return [variable for variable in variables if id(variable) not in idle]
 
     @property
-    def trainable_variables(self):
+    def trainable_variables(self) -> list:
         return self._trained(super().trainable_variables)
 
     @property
-    def trainable_weights(self):
+    def trainable_weights(self) -> list:
         return self._trained(super().trainable_weights)
 
     @property
-    def non_trainable_variables(self):
+    def non_trainable_variables(self) -> list:
         trained = {id(variable) for variable in self.trainable_variables}
         return [variable for variable in self.variables if id(variable) not in trained]
 
     @property
-    def non_trainable_weights(self):
+    def non_trainable_weights(self) -> list:
         trained = {id(variable) for variable in self.trainable_weights}
         return [variable for variable in self.weights if id(variable) not in trained]

@@ -1,6 +1,8 @@
 """A `ViT` of a checkpoint, or of another `ViT` with some arguments changed."""
 
-from keras_vit.config import ViTConfig
+from typing import Any
+
+from keras_vit.config import Size, ViTConfig
 from keras_vit.modalities.pixels import for_channels
 from keras_vit.models.activation import inherited_activation
 from keras_vit.models.checkpoints import load_model
@@ -11,7 +13,9 @@ class Rebuilt:
     """Mixed into `ViT`, whose `_arguments` are those of its constructor."""
 
     @classmethod
-    def from_checkpoint(cls, path, num_classes=None, image_size=None, **changes):
+    def from_checkpoint(
+        cls, path: Any, num_classes: int | None = None, image_size: Size | None = None, **changes
+    ):
         """A ViT with published weights: `keras_vit.weights` lists the formats.
 
         Args:
@@ -44,6 +48,6 @@ class Rebuilt:
             arguments["preprocessing"] = for_channels(self.preprocessing, channels)
         return transfer(self, type(self)(**arguments))
 
-    def reset_classifier(self, num_classes):
+    def reset_classifier(self, num_classes: int | None):
         """A new ViT with this one's weights and a fresh head for `num_classes` (None: no head)."""
         return self.rebuilt(num_classes=None).rebuilt(num_classes=num_classes)

@@ -1,5 +1,7 @@
 """`transfer`: the weights of one ViT into another of other classes, image size, channels, patch or parts."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -9,7 +11,7 @@ KERNEL = "patches/projection/kernel"
 FIRST = "patches/convolution_1/kernel"  # of the stem "compact"
 
 
-def name_within(model, part):
+def name_within(model: keras.Model, part: Any) -> str:
     """ "block_0/norm_1/scale" of a variable or layer of `model`: its path without that of the model.
 
     What was built outside of the model, as a modality can be, loses its own name instead.
@@ -18,7 +20,7 @@ def name_within(model, part):
     return part.path.removeprefix(prefix) if part.path.startswith(prefix) else part.path.split("/", 1)[-1]
 
 
-def variables_by_name(model):
+def variables_by_name(model: keras.Model) -> dict:
     """{"block_0/norm_1/scale": variable, ...} of all weights of a model, without its own name.
 
     Those of a layer of the user's are numbered, "block_0/attention/0": Keras counts layers without a name up
@@ -32,7 +34,7 @@ def variables_by_name(model):
     return {theirs.get(id(v), name_within(model, v)): v for v in model.weights}
 
 
-def custom_layers(model):
+def custom_layers(model: keras.Model) -> list:
     """[("block_0/attention", layer), ...] of the user's own layers in a `ViT`, see `layers.custom`."""
     config = getattr(model, "config", None)
     if config is None or not config.custom:
@@ -44,7 +46,7 @@ def custom_layers(model):
     ]
 
 
-def transfer(old, new):
+def transfer(old: Any, new: Any) -> keras.Model:
     """Copy into `new`, in place, each variable that `old` has in the same shape; return `new`.
 
     Positions of another grid and a patch kernel of another patch are resized, and the kernel that meets
@@ -81,7 +83,7 @@ def _fitted_kernel(kernel, old, new):
     return kernel.reshape(-1, kernel.shape[-1])
 
 
-def for_channels(kernel, channels):
+def for_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """A kernel [..., C, width] for pictures of another number of channels, as timm's `adapt_input_conv` does.
 
     To one channel it is summed: a grey picture gets the answer of the same picture in three equal channels.

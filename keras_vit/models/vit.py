@@ -6,10 +6,12 @@ image -> patches -> [CLS] + patch tokens -> + positions -> blocks -> norm -> poo
 `vit_layers.py`; which inputs it takes is in `vit_inputs.py`.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_vit.config import ViTConfig, boolean, pair, with_new_names
+from keras_vit.config import Shape, Size, Tensor, ViTConfig, boolean, pair, with_new_names
 from keras_vit.errors import InputError
 from keras_vit.layers import (
     LayerNorm,
@@ -67,17 +69,17 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
 
     def __init__(
         self,
-        config="Ti/16",
-        image_size=224,
-        num_classes=1000,
-        preprocessing=None,
-        include_preprocessing=False,
-        name=None,
-        dtype=None,
-        trainable=True,
-        activation=AUTO,
+        config: str | dict | ViTConfig = "Ti/16",
+        image_size: Size = 224,
+        num_classes: int | None = 1000,
+        preprocessing: dict | None = None,
+        include_preprocessing: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        activation: str = AUTO,
         **overrides,
-    ):
+    ) -> None:
         config = ViTConfig.of(config, **overrides).for_size(image_size)
         grid = config.grid(image_size)  # refuses a size that the patch does not divide
         _check_classes(num_classes, config.pooling)
@@ -125,7 +127,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         self.patches.declare(PATCHES_ROLES)
         self.build_now(shapes_of(self.input_signature()))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.built:
             return
         images = input_shape["image"] if isinstance(input_shape, dict) else input_shape
@@ -159,7 +161,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
             head.build((None, config.width))
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         images, mask = self.images_and_mask(inputs)
         grid = self.config.grid(images.shape[1:3])
         sizes = None if mask is None else grid_sizes(mask, grid)
@@ -210,20 +212,20 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         """Layers that take no part in an answer."""
         return []
 
-    def run_block(self, block, tokens, **options):
+    def run_block(self, block: keras.layers.Layer, tokens: Tensor, **options) -> Tensor:
         """Tokens through one of `blocks`; one of the user's gets those of the options that it takes."""
         if "block" in self.config.custom:
             return custom.call_layer(block, tokens, **options)
         return block(tokens, **options)
 
-    def add_class_tokens(self, x):
+    def add_class_tokens(self, x: Tensor) -> Tensor:
         """Tokens [B, N, D] behind [CLS] and the distillation token, where the model has them."""
         # Zeros of the batch's size, by arithmetic that leaves no SHAPE operator in a phone's file.
         names = ["cls", "distillation"][: self.class_tokens]
         tokens = [ops.zeros_like(x[:, :1]) + getattr(self, name) for name in names]
         return ops.concatenate([*tokens, x], axis=1) if tokens else x
 
-    def add_registers(self, x):
+    def add_registers(self, x: Tensor) -> Tensor:
         """Tokens with the registers after the class tokens."""
         if not self.config.registers:
             return x
@@ -231,7 +233,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         parts = [x[:, : self.class_tokens], registers, x[:, self.class_tokens :]]
         return ops.concatenate(parts if self.class_tokens else parts[1:], axis=1)
 
-    def extend_mask(self, mask):
+    def extend_mask(self, mask: Tensor) -> Tensor | None:
         """A mask of patches [B, N] as one of all tokens, of which those before the patches are real."""
         if mask is None or not self.prefix:
             return mask
@@ -254,7 +256,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
             return (pooled + second) / 2
         return pooled if self.head is None else self.head(pooled)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         shape = input_shape["image"] if isinstance(input_shape, dict) else input_shape
         if self.num_classes:
             return (shape[0], self.num_classes)
@@ -277,7 +279,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
             "trainable": self.trainable,
         }
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **self._arguments(),
             "config": self.config.to_dict(),
@@ -286,7 +288,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict):
         config = with_new_names(config)
         config["config"] = with_new_names(config["config"])
         if isinstance(config.get("dtype"), dict):

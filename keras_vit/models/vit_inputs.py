@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_vit.config import Tensor
 from keras_vit.errors import InputError
 from keras_vit.layers.masks import as_mask
 from keras_vit.modalities.pixels import ChecksArrays, RangeCheck
@@ -11,7 +12,7 @@ from keras_vit.modalities.pixels import ChecksArrays, RangeCheck
 class ImageInputs(RangeCheck, ChecksArrays):
     """Mixed into a model with `config`, `image_size`, `preprocessing` and `include_preprocessing`."""
 
-    def input_signature(self):
+    def input_signature(self) -> list:
         image = keras.InputSpec(shape=(None, *self.signature()["image"]["shape"]), dtype="float32")
         if not self.config.patch_mask:
             return [image]
@@ -25,11 +26,11 @@ class ImageInputs(RangeCheck, ChecksArrays):
         self.check_range(images)
         return super().__call__(inputs, *arguments, **options)
 
-    def check_range_of(self, inputs):
+    def check_range_of(self, inputs: Tensor) -> None:
         """See `RangeCheck.check_range`."""
         self.check_range(inputs.get("image") if isinstance(inputs, dict) else inputs)
 
-    def images_and_mask(self, inputs):
+    def images_and_mask(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """(images, boolean mask [B, N] or None) of what a call is given; InputError for other shapes."""
         images, mask = inputs, None
         if isinstance(inputs, dict):
@@ -63,18 +64,18 @@ class ImageInputs(RangeCheck, ChecksArrays):
             )
         return images, as_mask(mask)
 
-    def signature(self):
+    def signature(self) -> dict:
         """{"image": {"shape": (H, W, C), "dtype": "float32"}}: what an exported file takes, pixels 0..255."""
         return {"image": {"shape": (*self.image_size, self.config.channels), "dtype": "float32"}}
 
-    def prepare(self, images):
+    def prepare(self, images: Tensor) -> Tensor:
         """Pixels [B, H, W, C] in 0..255, as exported files take them, as this model takes them.
 
         That is normalised; or as they are, with `include_preprocessing`.
         """
         return ops.cast(images, "float32") if self.include_preprocessing else self._normalise(images)
 
-    def normalised(self, images):
+    def normalised(self, images: Tensor) -> Tensor:
         """What this model takes, [B, H, W, C], normalised, if it is not so already."""
         return self._normalise(images) if self.include_preprocessing else images
 

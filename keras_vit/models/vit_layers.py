@@ -1,5 +1,7 @@
 """From a `ViTConfig` to the layers of a `ViT`."""
 
+from typing import Any
+
 import keras
 
 from keras_vit.config import ViTConfig
@@ -23,7 +25,7 @@ INT8_OPERATORS = {
 }
 
 
-def block_for(config: ViTConfig, index: int, skip_rate: float, dtype) -> keras.layers.Layer:
+def block_for(config: ViTConfig, index: int, skip_rate: float, dtype: Any) -> keras.layers.Layer:
     """The block number `index`: an `EncoderBlock`, or what the user has registered in its place.
 
     Args:
@@ -73,7 +75,7 @@ def scale_and_biases(config: ViTConfig) -> dict:
     }
 
 
-def pool_for(config: ViTConfig, prefix: int, dtype) -> keras.layers.Layer:
+def pool_for(config: ViTConfig, prefix: int, dtype: Any) -> keras.layers.Layer:
     """From tokens to a feature. `prefix`: how many leading tokens are no patches."""
     if config.pooling != "attention":
         return Pooling(config.pooling, prefix=prefix, name="pool", dtype=dtype)
@@ -90,7 +92,7 @@ def pool_for(config: ViTConfig, prefix: int, dtype) -> keras.layers.Layer:
     )
 
 
-def head_for(config: ViTConfig, num_classes: int, name: str, dtype) -> Linear:
+def head_for(config: ViTConfig, num_classes: int, name: str, dtype: Any) -> Linear:
     """From a feature to logits, zeros at first."""
     head = Linear(num_classes, kernel_initializer="zeros", dtype=dtype, name=name)
     # A mean of tokens has a range of its own; [CLS] has that of the last norm's output.

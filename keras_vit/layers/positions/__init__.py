@@ -1,5 +1,8 @@
 """Position encodings, by name: `positions_for("learned", grid, ...)`. `base.py` says how they are called."""
 
+import keras
+
+from keras_vit.config import Size
 from keras_vit.errors import one_of
 from keras_vit.layers.positions.absolute import (
     CoordinatePositions,
@@ -44,7 +47,9 @@ POSITION_LAYERS = {
 }
 
 
-def positions_for(name, /, grid, prefix, width, num_heads, **kwargs):
+def positions_for(
+    name: str, /, grid: Size, prefix: int, width: int, num_heads: int, **kwargs
+) -> keras.layers.Layer:
     """The position layer that `ViTConfig.position` names.
 
     Args:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import positive
+from keras_vit.config import Shape, Size, Tensor, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.positions.base import Positions, grid_of
 from keras_vit.layers.positions.resize import resize_matrix, resize_positions
@@ -56,11 +56,11 @@ class LearnedPositions(Quantizable, Positions):
 
     roles = Roles(full={"table": "constant"})
 
-    def __init__(self, grid, prefix=0, stddev=0.02, **kwargs):
+    def __init__(self, grid: Size, prefix: int = 0, stddev: float = 0.02, **kwargs) -> None:
         super().__init__(grid=grid, prefix=prefix, **kwargs)
         self.stddev = positive("stddev", stddev)
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         super().build(tokens_shape)
         self.table = self.add_weight(
             shape=(1, self.prefix + self.grid[0] * self.grid[1], self.width),
@@ -69,13 +69,13 @@ class LearnedPositions(Quantizable, Positions):
             autocast=False,  # a table that is resized is resized in float32
         )
 
-    def call(self, tokens, grid=None, sizes=None):
+    def call(self, tokens: Tensor, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         if sizes is None and self._grid_for(tokens, grid) == self.grid:
             # One ADD of a constant: this is what runs on a phone.
             return tokens + ops.cast(self.fake_quantize("table", self.table), self.compute_dtype)
         return super().call(tokens, grid, sizes)
 
-    def encode(self, grid=None, sizes=None):
+    def encode(self, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         (rows, columns), (h, w) = self.grid if grid is None else grid_of(grid), self.grid
         table = ops.cast(self.table, "float32")[:, self.prefix :]
         if sizes is None and (rows, columns) == self.grid:
@@ -90,10 +90,10 @@ class LearnedPositions(Quantizable, Positions):
         kept = ops.cast(self.table, "float32")[:, : self.prefix]
         return ops.concatenate([kept + ops.zeros_like(table[:, :1]), table], axis=1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "stddev": self.stddev}
 
-    def resized(self, new_grid):
+    def resized(self, new_grid: Size) -> list:
         return [resize_positions(self.table, self.grid, grid_of(new_grid), self.prefix)]
 
 
@@ -107,11 +107,11 @@ class SinusoidalPositions(Positions):
     example's own grid. No weights; D must be even.
     """
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         super().build(tokens_shape)
         _check_multiple("sinusoidal", self.width, 2)
 
-    def encode(self, grid=None, sizes=None):
+    def encode(self, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         rows, columns = self.grid if grid is None else grid_of(grid)
         frequencies = 10000.0 ** (-np.arange(0, self.width, 2) / self.width)
         angles = np.arange(rows * columns)[:, np.newaxis] * frequencies
@@ -153,15 +153,15 @@ class SinCos2DPositions(Positions):
         convention: "big_vision", "mae" or "timm".
     """
 
-    def __init__(self, grid, prefix=0, convention="big_vision", **kwargs):
+    def __init__(self, grid: Size, prefix: int = 0, convention: str = "big_vision", **kwargs) -> None:
         super().__init__(grid, prefix, **kwargs)
         self.convention = one_of("convention", convention, CONVENTIONS)
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         super().build(tokens_shape)
         _check_multiple("sincos2d", self.width, 4)
 
-    def encode(self, grid=None, sizes=None):
+    def encode(self, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         rows, columns = self.grid if grid is None else grid_of(grid)
         divisor, order = CONVENTIONS[self.convention]
         n = self.width // 4
@@ -170,7 +170,7 @@ class SinCos2DPositions(Positions):
         halves = [f(coordinates[axis] * frequencies) for axis in order for f in (np.sin, np.cos)]
         return ops.convert_to_tensor(np.concatenate(halves, axis=-1)[np.newaxis].astype("float32"))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "convention": self.convention}
 
 
@@ -183,7 +183,7 @@ class FactorisedPositions(Positions):
     is resized on its own axis, antialiased bicubic, in float32.
     """
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         super().build(tokens_shape)
         self.rows, self.columns = (
             self.add_weight(
@@ -195,7 +195,7 @@ class FactorisedPositions(Positions):
             for name, length in zip(("rows", "columns"), self.grid, strict=True)
         )
 
-    def encode(self, grid=None, sizes=None):
+    def encode(self, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         grid = self.grid if grid is None else grid_of(grid)
 
         def along(axis, table):
@@ -207,7 +207,7 @@ class FactorisedPositions(Positions):
 
         return _sum_of_axes(along(0, self.rows), along(1, self.columns))
 
-    def resized(self, new_grid):
+    def resized(self, new_grid: Size) -> list:
         tables = zip((self.rows, self.columns), self.grid, grid_of(new_grid), strict=True)
         return [
             (resize_matrix(old, new) @ ops.convert_to_numpy(table)).astype("float32")
@@ -227,19 +227,19 @@ class CoordinatePositions(Positions):
         low, high: (-1, 1) or (0, 1).
     """
 
-    def __init__(self, grid, prefix=0, low=-1.0, high=1.0, **kwargs):
+    def __init__(self, grid: Size, prefix: int = 0, low: float = -1.0, high: float = 1.0, **kwargs) -> None:
         super().__init__(grid, prefix, **kwargs)
         if (low, high) not in ((-1, 1), (0, 1)):
             raise InputError(f"coordinates run from -1 to 1 or from 0 to 1, not from {low} to {high}.")
         self.low, self.high = float(low), float(high)
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         super().build(tokens_shape)
         self.kernel = self.add_weight(
             shape=(2, self.width), initializer="glorot_uniform", name="kernel", autocast=False
         )
 
-    def encode(self, grid=None, sizes=None):
+    def encode(self, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         grid = self.grid if grid is None else grid_of(grid)
         kernel = ops.cast(self.kernel, "float32")
 
@@ -252,7 +252,7 @@ class CoordinatePositions(Positions):
     def _coordinates(self, length):
         return np.linspace(self.low, self.high, length) if length > 1 else [(self.low + self.high) / 2]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "low": self.low, "high": self.high}
 
 
@@ -267,11 +267,11 @@ class OneHotPositions(Positions):
             name them, or more than one row in a layer made for a sequence.
     """
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         super().build(tokens_shape)
         self._check_room(self.grid)
 
-    def encode(self, grid=None, sizes=None):
+    def encode(self, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         rows, columns = self.grid if grid is None else grid_of(grid)
         self._check_room((rows, columns))
         half = self._room()[0] if self.grid[0] > 1 else 0

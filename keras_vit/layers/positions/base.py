@@ -11,14 +11,16 @@ instead (`for_attention`). All are called alike, `layer(tokens, grid=..., sizes=
   however large the canvas. What padded positions get is finite and of no meaning.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_vit.config import integer, pair
+from keras_vit.config import Shape, Size, Tensor, integer, pair
 from keras_vit.errors import InputError
 
 
-def grid_of(value):
+def grid_of(value: Any) -> tuple[int, int]:
     """(rows, columns) from a pair, or (1, n) from one integer n: a sequence."""
     return pair((1, value) if type(value) is int else value, "grid")
 
@@ -26,21 +28,21 @@ def grid_of(value):
 class PositionLayer(keras.layers.Layer):
     """What all kinds share. By itself it leaves tokens [B, N, D] as they are, of any number."""
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         """Nothing, where a kind has no weights."""
 
-    def call(self, tokens, grid=None, sizes=None):
+    def call(self, tokens: Tensor, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         return tokens
 
-    def for_attention(self, grid, prefix=0):
+    def for_attention(self, grid: Size, prefix: int = 0) -> dict:
         """Keyword arguments for the attention layers: {}, {"rotary": ...} or {"bias": ...}."""
         return {}
 
-    def resized(self, new_grid):
+    def resized(self, new_grid: Size) -> list:
         """NumPy weights, in the order of `weights`, for the same layer made for `new_grid`."""
         return self.get_weights()
 
-    def compute_output_shape(self, tokens_shape, sizes_shape=None):
+    def compute_output_shape(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> Shape:
         return tokens_shape
 
 
@@ -57,19 +59,19 @@ class Positions(PositionLayer):
         InputError: tokens of another number or width than grid, prefix and `build` say.
     """
 
-    def __init__(self, grid, prefix=0, **kwargs):
+    def __init__(self, grid: Size, prefix: int = 0, **kwargs) -> None:
         super().__init__(**kwargs)
         self.grid = grid_of(grid)
         self.prefix = integer("prefix", prefix, at_least=0)
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         self.width = tokens_shape[-1]
 
-    def encode(self, grid=None, sizes=None):
+    def encode(self, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         """What is added to the patches: [1, rows * columns, D], or [B, ...] with `sizes`; float32."""
         raise NotImplementedError
 
-    def call(self, tokens, grid=None, sizes=None):
+    def call(self, tokens: Tensor, grid: Size | None = None, sizes: Tensor | None = None) -> Tensor:
         grid = self._grid_for(tokens, grid)
         return tokens + ops.cast(self._with_prefix(self.encode(grid, sizes)), self.compute_dtype)
 
@@ -89,7 +91,7 @@ class Positions(PositionLayer):
             )
         return grid
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "grid": list(self.grid), "prefix": self.prefix}
 
 

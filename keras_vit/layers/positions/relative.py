@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import Renamed, integer
+from keras_vit.config import Renamed, Shape, Size, integer
 from keras_vit.layers.positions.base import PositionLayer, grid_of
 from keras_vit.layers.positions.resize import resize_grid
 
@@ -23,12 +23,12 @@ class RelativePositions(Renamed, PositionLayer):
         num_heads: number of attention heads.
     """
 
-    def __init__(self, grid, num_heads, **kwargs):
+    def __init__(self, grid: Size, num_heads: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.grid = grid_of(grid)
         self.num_heads = integer("num_heads", num_heads, at_least=1)
 
-    def build(self, tokens_shape, sizes_shape=None):
+    def build(self, tokens_shape: Shape, sizes_shape: Shape | None = None) -> None:
         rows, columns = self.grid
         self.table = self.add_weight(
             shape=(2 * rows - 1, 2 * columns - 1, self.num_heads),
@@ -37,7 +37,7 @@ class RelativePositions(Renamed, PositionLayer):
             autocast=False,  # the scores are float32
         )
 
-    def for_attention(self, grid, prefix=0):
+    def for_attention(self, grid: Size, prefix: int = 0) -> dict:
         """{"bias": float32 [num_heads, prefix + N, prefix + N]}; 0 where one of the two is no patch."""
         rows, columns = grid_of(grid)
         indices = []
@@ -51,9 +51,9 @@ class RelativePositions(Renamed, PositionLayer):
             bias = ops.pad(bias, ((0, 0), (prefix, 0), (prefix, 0)))
         return {"bias": bias}
 
-    def resized(self, new_grid):
+    def resized(self, new_grid: Size) -> list:
         rows, columns = grid_of(new_grid)
         return [resize_grid(self.table, (2 * rows - 1, 2 * columns - 1)).astype("float32")]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "grid": list(self.grid), "num_heads": self.num_heads}

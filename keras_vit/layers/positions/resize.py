@@ -8,7 +8,7 @@ import functools
 import numpy as np
 from keras import ops
 
-from keras_vit.config import pair
+from keras_vit.config import Size, Tensor, pair
 from keras_vit.errors import InputError, one_of
 
 
@@ -23,7 +23,7 @@ KERNELS = {"bicubic": _cubic, "bilinear": lambda x: np.maximum(0.0, 1.0 - x)}
 
 
 @functools.lru_cache(maxsize=1024)  # a batch of mixed sizes asks for every size, at every step
-def resize_matrix(old, new, method="bicubic"):
+def resize_matrix(old: int, new: int, method: str = "bicubic") -> np.ndarray:
     """The matrix [new, old], float64 and read-only, that resizes a signal of `old` samples to `new`.
 
     Samples sit at half-pixel centres; the kernel is widened by old / new when shrinking
@@ -46,7 +46,7 @@ def resize_matrix(old, new, method="bicubic"):
     return matrix
 
 
-def resize_grid(table, new_grid, method="bicubic"):
+def resize_grid(table: Tensor, new_grid: Size, method: str = "bicubic") -> np.ndarray:
     """R T C^T: a table [rows, columns, D] at `new_grid` -> float64 [rows', columns', D]."""
     table = np.asarray(ops.convert_to_numpy(table), "float64")
     rows = resize_matrix(table.shape[0], new_grid[0], method)
@@ -54,7 +54,7 @@ def resize_grid(table, new_grid, method="bicubic"):
     return np.einsum("ah,bw,hwd->abd", rows, columns, table, optimize=True)
 
 
-def resize_positions(table, old_grid, new_grid, prefix=0):
+def resize_positions(table: Tensor, old_grid: Size, new_grid: Size, prefix: int = 0) -> np.ndarray:
     """A learned position table for another grid of patches, antialiased bicubic.
 
     [1, prefix + rows * columns, D] -> NumPy float32 [1, prefix + rows' * columns', D]; a table
@@ -97,7 +97,7 @@ def _grid(value, name):
     return pair(value, name)
 
 
-def resize_patch_kernel(kernel, new_size, method="bilinear"):
+def resize_patch_kernel(kernel: np.ndarray, new_size: Size, method: str = "bilinear") -> np.ndarray:
     """A patch projection for another patch size that sees in a resized patch what the old one saw.
 
     [h, w, C, D] -> NumPy float32 [h', w', C, D]: the pseudo-inverse of Beyer et al. 2022

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import integer, positive
+from keras_vit.config import Size, Tensor, integer, positive
 from keras_vit.errors import InputError
 from keras_vit.layers.positions.base import PositionLayer, grid_of
 
@@ -23,7 +23,7 @@ class RotaryPositions(PositionLayer):
         base: 100 in the paper; fewer positions than in a text, so faster angles.
     """
 
-    def __init__(self, head_width, base=100.0, **kwargs):
+    def __init__(self, head_width: int, base: float = 100.0, **kwargs) -> None:
         super().__init__(**kwargs)
         if integer("head_width", head_width, at_least=1) % 4:
             raise InputError(
@@ -33,7 +33,7 @@ class RotaryPositions(PositionLayer):
         self.head_width = head_width
         self.base = positive("base", base)
 
-    def for_attention(self, grid, prefix=0):
+    def for_attention(self, grid: Size, prefix: int = 0) -> dict:
         """{"rotary": (cos, sin)}, NumPy float32 [prefix + rows * columns, head_width], for `rotate`.
 
         The `prefix` leading tokens are not turned: cos 1, sin 0.
@@ -46,11 +46,11 @@ class RotaryPositions(PositionLayer):
         angles = np.concatenate([np.zeros((prefix, self.head_width)), angles])
         return {"rotary": (np.cos(angles).astype("float32"), np.sin(angles).astype("float32"))}
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "head_width": self.head_width, "base": self.base}
 
 
-def rotate(x, cos, sin):
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns queries or keys x [B, num_heads, N, d] by cos, sin [N, d] or [B, N, d]; float32 inside.
 
     In the rotate-half form, inside each half of d: channel j and channel j + d / 4 are one pair,

@@ -1,6 +1,6 @@
 """Quantization-aware training: `quantize_aware(model, profile)` gives a model for `fit`.
 
-The model is folded first (`export.graph`), then fake quantizers are hung into the `fake_quantize` hooks of
+The model is folded first (`export.tflite.fold`), then fake quantizers are hung into the `fake_quantize` hooks of
 its layers. What it computes is what the exported file will compute: what you train is what you ship.
 Which tensor gets which quantizer is `quantization_spec`, in `export/quantization/spec.py`.
 """
@@ -18,15 +18,8 @@ from keras_vit.export.profiles import profile_named
 from keras_vit.export.quantization.calibration import METHODS, checked_calibration, observed_range
 from keras_vit.export.quantization.fake_quant import FakeQuantizer, image_limits
 from keras_vit.export.quantization.spec import check_takes, quantizable_layers, quantization_spec
-from keras_vit.export.tflite.fold import (
-    REWRITES,
-    fold,
-    from_raw,
-    pixel_rows,
-    raw_pixels,
-    shift_patches,
-    takes_raw_pixels,
-)
+from keras_vit.export.tflite.fold import fold, from_raw, raw_pixels, takes_raw_pixels
+from keras_vit.export.tflite.rewrites import REWRITES, pixel_rows, shift_patches
 from keras_vit.layers import Convolution, Linear
 from keras_vit.modalities import Modality
 from keras_vit.modalities.pixels import ChecksArrays, RangeCheck, limits

@@ -1,7 +1,8 @@
 """The parts of a Vision Transformer: one concept per file, pure `keras.ops`."""
 
 from keras_vit.layers.attention import Attention
-from keras_vit.layers.blocks import DecoderBlock, EncoderBlock
+from keras_vit.layers.blocks import EncoderBlock
+from keras_vit.layers.decoder import DecoderBlock
 from keras_vit.layers.dropping import MaskTokens, PatchDropout
 from keras_vit.layers.linear import Convolution, Linear
 from keras_vit.layers.masks import (

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, rate
 from keras_vit.errors import InputError
-from keras_vit.layers.blocks import DecoderBlock
+from keras_vit.layers.decoder import DecoderBlock
 from keras_vit.layers.masks import as_bias
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.patches import only_real

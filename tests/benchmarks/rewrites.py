@@ -28,7 +28,8 @@ def files(variant, image_size, folder):
     import keras_vit
     from keras_vit.export.quantization.model import QuantizeAware
     from keras_vit.export.tflite.convert import float_file, quantized_file
-    from keras_vit.export.tflite.fold import REWRITES, fold
+    from keras_vit.export.tflite.fold import fold
+    from keras_vit.export.tflite.rewrites import REWRITES
 
     keras.utils.set_random_seed(0)
     model = keras_vit.ViT(variant, image_size=image_size, num_classes=1000, layer_scale=0.1)

@@ -12,7 +12,8 @@ from keras_vit import MultimodalViT, ViT, modalities
 from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.profiles import PROFILES
 from keras_vit.export.quantization.spec import quantizable_layers, quantization_spec
-from keras_vit.export.tflite.fold import REWRITES, fold, from_raw
+from keras_vit.export.tflite.fold import fold, from_raw
+from keras_vit.export.tflite.rewrites import REWRITES
 from keras_vit.layers import LayerNorm
 from keras_vit.layers.quantization import identity
 

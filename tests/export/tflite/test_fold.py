@@ -9,7 +9,8 @@ from keras_vit import ViT, ViTConfig
 from keras_vit.config import POSITIONS
 from keras_vit.errors import InputError
 from keras_vit.export import fold
-from keras_vit.export.tflite.fold import LACKS, REWRITES, from_pixels, in_float32, raw_pixels
+from keras_vit.export.tflite.fold import from_pixels, in_float32, raw_pixels
+from keras_vit.export.tflite.rewrites import LACKS, REWRITES
 from keras_vit.models.transfer import variables_by_name
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}

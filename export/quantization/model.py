@@ -1,6 +1,6 @@
 """Quantization-aware training: `quantize_aware(model, profile)` gives a model for `fit`.
 
-The model is folded first (`export.tflite.fold`), then fake quantizers are hung into the `fake_quantize` hooks of
+The model is folded first (`export.tflite.fold`), then fake quantizers take the place of `fake_quantize` in
 its layers. What it computes is what the exported file will compute: what you train is what you ship.
 Which tensor gets which quantizer is `quantization_spec`, in `export/quantization/spec.py`.
 """

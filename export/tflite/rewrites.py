@@ -1,8 +1,8 @@
 """The rewrites of `fold`: each moves a parameter that only rescales or shifts into its neighbour.
 
-A rewrite is a function (weights, model) -> bool: whether there was anything to do. The weights are a dictionary
-of float64 arrays, named as in `variables_by_name`, which it changes in place. In float64 the order of rewrites
-does not matter, nor does rounding add up.
+A rewrite is a function (weights, model) -> bool: whether there was anything to do. The weights are a
+dictionary of float64 arrays, named as in `variables_by_name`, which it changes in place. In float64 the order
+of rewrites does not matter, nor does rounding add up.
 """
 
 import math

@@ -2,8 +2,10 @@
 
 Those marked `slow`, which take minutes together, run with --slow only (`make test-all`): each shows once
 more, in another way, what quicker tests show. Files that take long come first, or one of two processes would
-end alone.
+end alone. Every file starts with the same seed: initial weights that no test chose are the same each time.
 """
+
+import pytest
 
 SLOWEST = (
     "test_backends.py",
@@ -32,3 +34,10 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in slow]
     places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def seed():
+    import keras  # not above: conftest.py of the layers sets what JAX reads when it is imported
+
+    keras.utils.set_random_seed(0)

@@ -189,6 +189,6 @@ def test_no_other_code_starts_processes():
     # boards, which has LiteRT alone: its process classifies one picture and ends.
     assert found == {
         ("processes.py", "subprocess.Popen"),
-        ("server.py", "subprocess.run"),
+        ("local_network.py", "subprocess.run"),
         ("classify.py", "multiprocessing.get_context"),
     }

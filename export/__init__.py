@@ -3,6 +3,8 @@
 import importlib
 
 _MODULE_OF = {
+    "About": "keras_vit.export.options",
+    "Serving": "keras_vit.export.options",
     "export": "keras_vit.export.directory",
     "fold": "keras_vit.export.tflite.fold",
     "load_runner": "keras_vit.export.verification.runners",

@@ -178,7 +178,7 @@ def load_model(run):
     return model
 
 
-def load_aware(run):
+def load_trained(run):
     """{profile: `QuantizeAware` model} of all profiles that the RUN folder was fine-tuned for."""
     found = {path.parent.name: path for path in sorted((Path(run) / "quantized").glob("*/model.keras"))}
     return {

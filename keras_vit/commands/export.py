@@ -59,11 +59,12 @@ def export(
     checked_integer("--sample", sample, least=1)
     import_tensorflow()
     from keras_vit.export.directory import export
-    from keras_vit.export.quantization.finetune import about_run, load_aware, load_model
+    from keras_vit.export.options import About, Serving
+    from keras_vit.export.quantization.finetune import about_run, load_model, load_trained
 
-    model, aware = load_model(run), {} if post_training else load_aware(run)
-    aware = {name: model for name, model in aware.items() if name in names}
-    calibrated = [profile for profile in chosen if profile.quantized and profile.name not in aware]
+    model, trained = load_model(run), {} if post_training else load_trained(run)
+    trained = {name: model for name, model in trained.items() if name in names}
+    calibrated = [profile for profile in chosen if profile.quantized and profile.name not in trained]
     if not calibrated and (max_drop is not None or protect is not None):
         option = "--max-drop" if protect is None else "--protect"
         raise InputError(
@@ -84,12 +85,11 @@ def export(
         names,
         calibration if loaded else None,
         config["labels"],
-        aware,
-        protected,
-        source=about_run(run, config, aware),
-        served=serve,
+        trained=trained,
+        protect=protected,
+        serving=Serving(serve, version),
+        about=About(source=about_run(run, config, trained)),
         rollout=rollout,
-        version=version,
         status=say,
     )
     files = ", ".join(

@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=1)
     options = parser.parse_args()
     from keras_vit.export import export, verify
-    from keras_vit.export.quantization.finetune import finetune, load_aware, load_model
+    from keras_vit.export.quantization.finetune import finetune, load_model, load_trained
     from keras_vit.scenarios import scenario
     from keras_vit.training.runs import read_run
 
@@ -56,7 +56,7 @@ def main():
         folder,
         ["float32", *profiles],
         labels=data.labels,
-        aware=load_aware(options.run),
+        trained=load_trained(options.run),
     )
     table = Table("given", "file", "top-1", "agreement", "max difference", "XNNPACK", "anchor")
     for title, shown in [("all", data)] + [

@@ -31,7 +31,7 @@ PARTS = {"registers": {"registers": None}, "relu": {"attention": "relu"}, "merge
 def accuracy(data, folder, variant, seed, epochs, quantized):
     """Top-1 of the float32 model, and if `quantized` of the int8_static file."""
     from keras_vit.export import export, verify
-    from keras_vit.export.quantization.finetune import finetune, load_aware, load_model
+    from keras_vit.export.quantization.finetune import finetune, load_model, load_trained
     from keras_vit.training import recipe, train
 
     run = folder / "run"
@@ -50,7 +50,7 @@ def accuracy(data, folder, variant, seed, epochs, quantized):
         return [history[-1]["val_accuracy"]]
     finetune(run, "int8_static", data, epochs=1)
     profiles = ["float32", "int8_static"]
-    export(load_model(run), folder / "export", profiles, labels=data.labels, aware=load_aware(run))
+    export(load_model(run), folder / "export", profiles, labels=data.labels, trained=load_trained(run))
     rows = {row["name"]: row["top1"] for row in verify(folder / "export", data, seconds=0.1)["artifacts"]}
     return [rows[f"{profile}.tflite"] for profile in profiles]
 

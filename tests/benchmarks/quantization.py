@@ -66,7 +66,9 @@ def measure(run, data, folder, profiles, aware):
     from keras_vit.export import export, verify
     from keras_vit.export.quantization.finetune import load_model
 
-    export(load_model(run), folder, ["float32", *profiles], calibration=data, labels=data.labels, aware=aware)
+    export(
+        load_model(run), folder, ["float32", *profiles], calibration=data, labels=data.labels, trained=aware
+    )
     report = verify(folder, data, seconds=0.2)
     return {row["name"]: row for row in report["artifacts"]}
 
@@ -113,7 +115,7 @@ def main():
     )
     options = parser.parse_args()
     profiles = options.profiles.split(",")
-    from keras_vit.export.quantization.finetune import finetune, load_aware
+    from keras_vit.export.quantization.finetune import finetune, load_trained
     from keras_vit.training import load_data
 
     size = 32
@@ -126,7 +128,7 @@ def main():
     found = json.loads(results.read_text()) if results.exists() else {"before": {}, "after": {}}
     for profile in profiles:
         finetune(options.run, profile, data, epochs=EPOCHS[profile])
-    aware = {name: model for name, model in load_aware(options.run).items() if name in profiles}
+    aware = {name: model for name, model in load_trained(options.run).items() if name in profiles}
     for key, models in (("before", {}), ("after", aware)):
         found[key] |= measure(options.run, data, options.run / key, profiles, models)
         results.write_text(json.dumps(found, indent=2))

@@ -445,7 +445,7 @@ def test_a_trained_model_of_another_activation_is_refused(tmp_path):
     with pytest.raises(
         InputError, match="a trained model has activation='softmax' and the float model 'sigmoid'"
     ):
-        export(model, tmp_path / "dist", ["int8"], aware={"int8": aware})
+        export(model, tmp_path / "dist", ["int8"], trained={"int8": aware})
     assert not (tmp_path / "dist").exists()
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from keras_vit import ViT
 from keras_vit.errors import InputError
-from keras_vit.export import export, load_runner, quantize_aware
+from keras_vit.export import About, Serving, export, load_runner, quantize_aware
 from keras_vit.export.examples import sample
 from keras_vit.export.quantization.calibration import Calibration
+from keras_vit.export.tflite.metadata import read_metadata
 from keras_vit.export.verification.manifest import checked_file, entries
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
@@ -37,10 +38,10 @@ def made(tmp_path_factory):
         folder,
         ["float16", "int8", "int8_static"],
         Calibration(IMAGES, images=20, seed=4, method="percentile"),
-        aware={"int8": quantize_aware(model, "int8")},
+        trained={"int8": quantize_aware(model, "int8")},
         protect={"int8_static": PROTECT},
-        source={"source": "noise"},
-        served="int8_static",
+        serving=Serving("int8_static"),
+        about=About(name="Noise", licence="CC0", source={"source": "noise"}),
     )
     return folder, json.loads((folder / "manifest.json").read_text())
 
@@ -147,6 +148,28 @@ def test_a_trained_model_is_not_protected_afterwards(tmp_path):
             model,
             tmp_path / "out",
             ["int8"],
-            aware={"int8": quantize_aware(model, "int8")},
+            trained={"int8": quantize_aware(model, "int8")},
             protect={"int8": ["head"]},
         )
+
+
+def test_each_file_says_what_it_is(made):
+    folder, _ = made
+    for profile in ("float16", "int8", "int8_static"):
+        metadata = read_metadata((folder / f"{profile}.tflite").read_bytes())
+        assert (metadata["name"], metadata["license"]) == ("Noise", "CC0")
+        assert metadata["description"].startswith(f"Image classifier, {profile}: ")
+
+
+def test_the_saved_model_is_the_profile_that_was_asked_for(tmp_path):
+    model = small()
+    export(model, tmp_path / "out", ["int8"], serving=Serving("int8", version=3), labels=["a", "b"])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert by_name(manifest["artifacts"])["saved_model/3"]["profile"] == "int8"
+    served = load_runner(tmp_path / "out" / "saved_model" / "3").predict(IMAGES)
+    int8 = load_runner(tmp_path / "out" / "keras" / "int8.keras").predict(IMAGES)
+    np.testing.assert_allclose(served, int8, atol=1e-5)
+    assert (
+        np.abs(served - load_runner(tmp_path / "out" / "keras" / "float32.keras").predict(IMAGES)).max()
+        > 1e-4
+    )

@@ -242,7 +242,7 @@ def test_a_quantization_aware_model_trains_and_ships_what_it_trained(whole, tmp_
     assert history[-1] < history[0]
     moved = [path for path, value in before.items() if not np.array_equal(value, _now(aware, path))]
     assert any("decoder_0" in path for path in moved) and any("prediction" in path for path in moved)
-    export(whole, tmp_path / "dist", ["int8_static"], labels=LABELS, aware={"int8_static": aware})
+    export(whole, tmp_path / "dist", ["int8_static"], labels=LABELS, trained={"int8_static": aware})
     given = examples(whole)
     np.testing.assert_allclose(
         load_runner(tmp_path / "dist" / "int8_static.tflite").predict(given), answer(aware, given), atol=0.03

@@ -58,9 +58,9 @@ def test_quantized_files_carry_it_but_for_int8_full(tmp_path):
     model, images = small(), pixels(20)
     profiles = ["float32", "int8", "int4", "int8_static", "int8_full"]
     aware = {name: quantize_aware(model, name, images) for name in profiles[1:]}
-    export(model, tmp_path / "out", profiles, aware=aware, rollout=True)
+    export(model, tmp_path / "out", profiles, trained=aware, rollout=True)
     plain = tmp_path / "plain"
-    export(model, plain, profiles, aware=aware)
+    export(model, plain, profiles, trained=aware)
     for name in profiles:
         path = tmp_path / "out" / f"{name}.tflite"
         outputs = Interpreter(str(path)).get_signature_list()["serving_default"]["outputs"]

@@ -107,7 +107,7 @@ class Folders:
             mock.patch("keras_vit.commands.common.load_images", lambda *_, **__: loaded),
             mock.patch("keras_vit.commands.evaluate.load_images", lambda *_, **__: loaded),
             mock.patch.object(finetune, "load_model", lambda run: model),
-            mock.patch.object(finetune, "load_aware", lambda run: {"int8": model}),
+            mock.patch.object(finetune, "load_trained", lambda run: {"int8": model}),
             mock.patch.object(finetune, "post_training", lambda *_: model),
             mock.patch.object(finetune, "top1", lambda *_: 0.5),
             mock.patch.object(finetune, "fit", self._fit),

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from keras_vit import ViT
 from keras_vit.errors import InputError
-from keras_vit.export.quantization.finetune import about_run, check_distill, finetune, load_aware, teach
+from keras_vit.export.quantization.finetune import about_run, check_distill, finetune, load_trained, teach
 from keras_vit.export.quantization.post_training import post_training
 from keras_vit.training import load_data, recipe, train
 
@@ -126,7 +126,7 @@ def test_the_start_competes_with_the_epochs(tmp_path, rate, kept):
     found = json.loads((tmp_path / "quantized/int8/comparison.json").read_text())
     assert found["kept"] == kept
     assert (found["trained"] < 0.5 * found["post_training"]) == (rate == 10.0)
-    model = load_aware(tmp_path)["int8"]
+    model = load_trained(tmp_path)["int8"]
     answers = np.argmax(model((data.test.images / 255.0 - 0.5) / 0.5), -1)
     assert np.mean(answers == data.test.labels) == pytest.approx(found[kept], abs=0.005)
     config = json.loads((tmp_path / "config.json").read_text())

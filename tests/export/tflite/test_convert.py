@@ -10,7 +10,7 @@ from bright_thirds import PREPROCESSING, normalise, problem
 
 from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
-from keras_vit.export import export, load_runner, quantize_aware, verify
+from keras_vit.export import About, Serving, export, load_runner, quantize_aware, verify
 from keras_vit.export.tflite.convert import ConversionError, convert
 from keras_vit.export.tflite.pairing import read
 
@@ -41,7 +41,14 @@ def directory(request, tmp_path_factory):
         aware[profile] = quantize_aware(model, profile, problem(100, seed=2)[0])
         assert fit(aware[profile], epochs=1, rate=3e-4) > 0.9
     folder = tmp_path_factory.mktemp("export") / "out"
-    export(model, folder, ["float32", *aware], labels=LABELS, aware=aware, source={"source": "test"})
+    export(
+        model,
+        folder,
+        ["float32", *aware],
+        labels=LABELS,
+        trained=aware,
+        about=About(source={"source": "test"}),
+    )
     return folder
 
 
@@ -263,6 +270,11 @@ def test_the_converters_last_words_are_in_the_message(tmp_path):
             r"int4_block, int8_st",
         ),
         ({"profiles": []}, r"no profile given"),
+        (
+            {"serving": Serving("int8")},
+            r"the SavedModel cannot be 'int8': it is float32 or one of the given profiles",
+        ),
+        ({"serving": Serving(version=0)}, r"a version must be a positive integer, not 0"),
         ({"labels": ["only one"]}, r"1 labels for a model with 2 classes"),
         ({"profiles": ["int8_static"]}, r"int8_static needs ranges: .*calibration images"),
         (

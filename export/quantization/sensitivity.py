@@ -1,7 +1,7 @@
 """Which parts of a model suffer from quantization, and which few to keep in float so that little is lost.
 
     choice = choose_protected(model, "int8_static", calibration, data, max_drop=0.5)
-    rich.print(table(choice), *sentences(choice), sep="\\n")
+    rich.print(table(choice), *sentences(choice), sep="\\n")  # of sensitivity_report
     export(model, "dist", ["int8_static"], calibration, protect={"int8_static": choice.protect})
 
 Measured on labelled pictures that the model was not trained on, with the fake-quantized Keras model,
@@ -44,23 +44,23 @@ class Score:
 
     Attributes:
         top1: share of right answers, in percent; of a sigmoid see `export.scores`.
-        lost: top-1 of the float model minus that, in points.
+        drop: top-1 of the float model minus that, in points.
         kl: mean over pictures of KL(float || quantized), in nats.
     """
 
     top1: float
-    lost: float
+    drop: float
     kl: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What `choose_protected` found.
+    """The result of `choose_protected`.
 
     Attributes:
         profile: its name.
         protect: names of the groups to keep in float.
-        found: `Score` with those in float.
+        score: `Score` with those in float.
         max_drop: points of top-1.
         images: number of pictures that it was measured on.
         scores: {group: `Score` with that group alone in float}, the best first.
@@ -71,7 +71,7 @@ class Choice:
 
     profile: str
     protect: list
-    found: Score
+    score: Score
     max_drop: float
     images: int
     scores: dict
@@ -81,18 +81,18 @@ class Choice:
     @property
     def reached(self):
         """Whether no more than `max_drop` points are lost."""
-        return _is_near(self.found, self.max_drop)
+        return _is_near(self.score, self.max_drop)
 
 
-class Switchboard:
-    """A quantization-aware model on a labelled sample, with a switch for each group of layers.
+class GroupEvaluator:
+    """Scores a quantization-aware model on a labelled sample, with any groups of its layers in float.
 
-    The graph is traced once: every fake quantizer gets a switch as an input, instead of a new model for
-    every combination. `aware` itself is as before.
+    The graph is traced once: whether each fake quantizer is on is an input of it, so that no combination
+    needs a new model. The model itself does not change.
 
     Args:
         aware: a `QuantizeAware` model.
-        data: labelled pictures in any form that `export.inputs.labelled_images` takes.
+        data: labelled pictures in any form that `export.examples.labelled_images` takes.
         count, seed: so many of them, chosen by that.
 
     Raises:
@@ -149,25 +149,25 @@ class Switchboard:
         return 100 * float(np.mean(decided(answers, self._measure) == self._labels))
 
     def _logits(self, images, on):
-        switched = {
-            key: functools.partial(_switched, self.aware.quantizers[key], on[number])
+        quantizers = {
+            key: functools.partial(_if_on, self.aware.quantizers[key], on[number])
             for number, keys in enumerate(self.groups.values())
             for key in keys
         }
-        with _replaced(self.aware, switched):
+        with _replaced(self.aware, quantizers):
             return self.aware(images, training=False)
 
 
 def groups(aware):
     """{"block_0.mlp": ["block_0.mlp.expand.input", ...]} of all tensors that `aware` quantizes."""
-    found = {}
+    keys = {}
     for key in aware.kinds:
         parts = key.split(".")
-        found.setdefault(".".join(parts[: 2 if parts[0].startswith("block_") else 1]), []).append(key)
-    return found
+        keys.setdefault(".".join(parts[: 2 if parts[0].startswith("block_") else 1]), []).append(key)
+    return keys
 
 
-def _switched(quantizer, on, x):
+def _if_on(quantizer, on, x):
     return tf.where(on, quantizer(x), x)
 
 
@@ -200,22 +200,22 @@ def _checked_sample(data, aware):
     return images, labels, measure
 
 
-def sensitivity(board, progress=None):
+def sensitivity(evaluator, progress=None):
     """{group: `Score` with that group alone in float}, lowest KL first.
 
     Args:
-        board: a `Switchboard`.
+        evaluator: a `GroupEvaluator`.
         progress: called with (groups done, groups in all).
     """
     scores = {}
-    for done, group in enumerate(board.groups, start=1):
-        scores[group] = board.score([group])
+    for done, group in enumerate(evaluator.groups, start=1):
+        scores[group] = evaluator.score([group])
         if progress:
-            progress(done, len(board.groups))
+            progress(done, len(evaluator.groups))
     return dict(sorted(scores.items(), key=lambda item: item[1].kl))
 
 
-def protect_list(board, scores, max_drop):
+def protect_list(evaluator, scores, max_drop):
     """(groups to keep in float, their `Score`, the `Score`s on the way: `Choice.steps`).
 
     The groups of `scores` are protected one after the other, each step measured, until no more than
@@ -223,22 +223,22 @@ def protect_list(board, scores, max_drop):
     group stays quantized: a model without any is the float one. If that is not enough, the fewest groups
     that lose the least.
     """
-    names, steps = list(scores), [board.score()]
+    names, steps = list(scores), [evaluator.score()]
     while not _is_near(steps[-1], max_drop) and len(steps) < len(names):
-        steps.append(board.score(names[: len(steps)]))
+        steps.append(evaluator.score(names[: len(steps)]))
     if not _is_near(steps[-1], max_drop):
-        count = min(range(len(steps)), key=lambda i: (steps[i].lost, i))
+        count = min(range(len(steps)), key=lambda i: (steps[i].drop, i))
         return names[:count], steps[count], steps
-    protect, found = names[: len(steps) - 1], steps[-1]
+    protect, best = names[: len(steps) - 1], steps[-1]
     for group in protect[:-1]:  # the last one was needed
         fewer = [name for name in protect if name != group]
-        if _is_near(score := board.score(fewer), max_drop):
-            protect, found = fewer, score
-    return protect, found, steps
+        if _is_near(score := evaluator.score(fewer), max_drop):
+            protect, best = fewer, score
+    return protect, best, steps
 
 
 def _is_near(score, max_drop):
-    return score.lost <= max_drop + 1e-9
+    return score.drop <= max_drop + 1e-9
 
 
 def choose_protected(
@@ -258,7 +258,7 @@ def choose_protected(
         model: the float `ViT`.
         profile: name of a quantized profile; of its post-training quantization.
         calibration: as in `export`; needed for static profiles alone.
-        data: labelled held-out pictures, see `export.inputs.labelled_images`.
+        data: labelled held-out pictures, see `export.examples.labelled_images`.
         max_drop: points, 0 to 100.
         count, seed: so many of the pictures, chosen by that.
         timed: also convert both models and time the files.
@@ -272,14 +272,14 @@ def choose_protected(
     if profile.activations == "full":
         raise InputError(f"no layer of {profile.name} can be protected: all of it is int8. Use int8_static.")
     model = in_float32(model)
-    aware = post_training(model, profile.name, calibration)
-    board = Switchboard(aware, data, checked_integer("count", count, 1), seed)
-    scores = sensitivity(board, progress)
-    protect, found, steps = protect_list(board, scores, max_drop)
+    quantized = post_training(model, profile.name, calibration)
+    evaluator = GroupEvaluator(quantized, data, checked_integer("count", count, 1), seed)
+    scores = sensitivity(evaluator, progress)
+    protect, best, steps = protect_list(evaluator, scores, max_drop)
     milliseconds = None
     if timed and protect:
-        milliseconds = cost(aware, post_training(model, profile.name, calibration, protect))
-    return Choice(profile.name, protect, found, max_drop, len(board), scores, steps, milliseconds)
+        milliseconds = cost(quantized, post_training(model, profile.name, calibration, protect))
+    return Choice(profile.name, protect, best, max_drop, len(evaluator), scores, steps, milliseconds)
 
 
 def check_drop(max_drop):
@@ -296,65 +296,12 @@ def cost(before, after, seconds=1.0):
     """
     with tempfile.TemporaryDirectory(prefix="keras_vit-cost-") as folder:
         files = []
-        for name, aware in (("before", before), ("after", after)):
+        for name, quantized in (("before", before), ("after", after)):
             path = Path(folder, f"{name}.keras")
-            aware.save(path)
+            quantized.save(path)
             files.append(path.with_suffix(".tflite"))
-            convert(path, files[-1], aware.profile)
+            convert(path, files[-1], quantized.profile)
         first, second = benchmark(files, threads=(1,), seconds=seconds)["models"]
     if first["error"] or second["error"]:
         return None
     return first["latency_ms_p50"], first["latency_ms_p50"] * second["ratio"]
-
-
-def sentences(choice):
-    """What was found, in one or two lines."""
-    start, best = choice.steps[0], choice.found
-    sample = f"{choice.images} held-out pictures, where one is {100 / choice.images:.2g} points"
-    if not choice.protect:
-        found = f"keep nothing in float: {start.lost:.2g} points of top-1 are lost"
-    else:
-        *others, last = choice.protect
-        names = f"{', '.join(others)} and {last}" if others else last
-        price = ""
-        if choice.milliseconds:
-            before, after = choice.milliseconds
-            price = f"costs {after - before:.2g} ms ({before:.3g} to {after:.3g}), "
-        gain = f"gains {start.lost - best.lost:.2g} points of top-1"
-        found = f"keep {names} in float: {price}{gain} (of {start.lost:.2g} lost, {best.lost:.2g} are left)"
-    lines = [f"{choice.profile}: {found}; measured on {sample}"]
-    if not choice.reached:
-        lines.append(
-            f"{choice.profile}: no list loses {choice.max_drop:g} points or less, so this is the best one; "
-            f"`keras-vit quantize RUN --profile {choice.profile}` trains the loss away"
-        )
-    return lines
-
-
-def table(choice):
-    """A rich table: what each group in float brings alone, and with all groups above it."""
-    from rich.table import Table
-
-    made = Table(title=f"{choice.profile}: one group in float, the rest quantized", title_justify="left")
-    made.add_column("in float", no_wrap=True)
-    for column in ("points lost", "gained", "KL", "all down to here: lost", "KL"):
-        made.add_column(column, justify="right")
-    made.add_column("kept")
-    start = choice.steps[0]
-    made.add_row("nothing", _points(start.lost), "", f"{start.kl:.2g}", "", "", "")
-    for number, (group, score) in enumerate(choice.scores.items(), start=1):
-        together = choice.steps[number] if number < len(choice.steps) else None
-        made.add_row(
-            group,
-            _points(score.lost),
-            _points(start.lost - score.lost),
-            f"{score.kl:.2g}",
-            _points(together.lost) if together else "",
-            f"{together.kl:.2g}" if together else "",
-            "float" if group in choice.protect else "",
-        )
-    return made
-
-
-def _points(value):
-    return f"{value + 0.0:.2f}"

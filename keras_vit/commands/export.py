@@ -100,7 +100,8 @@ def export(
 
 def _protected(model, profile, calibration, data, max_drop, sample, seed):
     """The parts of `profile` to keep in float; says what each brings."""
-    from keras_vit.export.quantization.sensitivity import choose_protected, sentences, table
+    from keras_vit.export.quantization.sensitivity import choose_protected
+    from keras_vit.export.quantization.sensitivity_report import sentences, table
 
     with task(f"{profile}: what each part loses") as progress:
         choice = choose_protected(

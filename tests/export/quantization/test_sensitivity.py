@@ -15,15 +15,14 @@ from keras_vit.export.quantization import sensitivity as module
 from keras_vit.export.quantization.post_training import post_training
 from keras_vit.export.quantization.sensitivity import (
     Choice,
+    GroupEvaluator,
     Score,
-    Switchboard,
     choose_protected,
     cost,
     protect_list,
     sensitivity,
-    sentences,
-    table,
 )
+from keras_vit.export.quantization.sensitivity_report import sentences, table
 
 WEAK = "block_1.mlp"
 GROUPS = ["patches", *(f"block_{i}.{part}" for i in range(2) for part in ("attention", "mlp")), "head"]
@@ -72,8 +71,8 @@ def aware(model):
 
 
 @pytest.fixture(scope="module")
-def board(aware, images, labels):
-    return Switchboard(aware, (images, labels))
+def evaluator(aware, images, labels):
+    return GroupEvaluator(aware, (images, labels))
 
 
 def logits(model, images):
@@ -87,45 +86,47 @@ def softmax(values):
 
 
 @pytest.mark.parametrize("protect", [[], [WEAK], ["patches", "block_0.attention"]])
-def test_a_score_is_that_of_a_model_built_so(board, model, images, labels, protect):
+def test_a_score_is_that_of_a_model_built_so(evaluator, model, images, labels, protect):
     p = softmax(logits(model, images))
     q = softmax(logits(post_training(model, "int8", protect=protect), images))
-    score = board.score(protect)
+    score = evaluator.score(protect)
     assert score.kl == pytest.approx(np.mean(np.sum(p * np.log(p / q), -1)), rel=0.05, abs=2e-4)
     assert score.top1 == pytest.approx(100 * np.mean(q.argmax(-1) == labels), abs=1.2)
-    assert score.lost == pytest.approx(100 - score.top1)
+    assert score.drop == pytest.approx(100 - score.top1)
 
 
-def test_everything_switched_off_is_the_float_model(board, model, images):
-    np.testing.assert_allclose(board.logits(GROUPS), logits(model, images), atol=2e-5)
+def test_everything_switched_off_is_the_float_model(evaluator, model, images):
+    np.testing.assert_allclose(evaluator.logits(GROUPS), logits(model, images), atol=2e-5)
 
 
 def test_static_ranges_switch_too(model, images, labels):
     aware = post_training(model, "int8_static", images)
-    board = Switchboard(aware, (images, labels))
-    assert set(board.groups) == set(GROUPS)
-    assert sorted(key for keys in board.groups.values() for key in keys) == sorted(aware.kinds)
+    evaluator = GroupEvaluator(aware, (images, labels))
+    assert set(evaluator.groups) == set(GROUPS)
+    assert sorted(key for keys in evaluator.groups.values() for key in keys) == sorted(aware.kinds)
     rebuilt = post_training(model, "int8_static", images, ["patches", WEAK])
-    difference = np.abs(board.logits(["patches", WEAK]) - logits(rebuilt, images))
-    assert difference.mean() < 0.05 * np.abs(board.logits(["patches", WEAK]) - logits(aware, images)).mean()
+    difference = np.abs(evaluator.logits(["patches", WEAK]) - logits(rebuilt, images))
+    assert (
+        difference.mean() < 0.05 * np.abs(evaluator.logits(["patches", WEAK]) - logits(aware, images)).mean()
+    )
 
 
-def test_the_weak_group_is_found(board):
+def test_the_weak_group_is_found(evaluator):
     told = []
-    scores = sensitivity(board, lambda *seen: told.append(seen))
+    scores = sensitivity(evaluator, lambda *seen: told.append(seen))
     assert next(iter(scores)) == WEAK and set(scores) == set(GROUPS)
     assert told == [(i, 6) for i in range(1, 7)]
-    nothing = board.score()
-    assert nothing.lost > 10 and nothing.kl > 0.02
-    assert scores[WEAK].lost < 3 and scores[WEAK].kl < 0.1 * nothing.kl
+    nothing = evaluator.score()
+    assert nothing.drop > 10 and nothing.kl > 0.02
+    assert scores[WEAK].drop < 3 and scores[WEAK].kl < 0.1 * nothing.kl
     assert all(scores[group].kl > 0.5 * nothing.kl for group in GROUPS if group != WEAK)
-    protect, found, steps = protect_list(board, scores, max_drop=3.0)
+    protect, found, steps = protect_list(evaluator, scores, max_drop=3.0)
     assert protect == [WEAK] and found == scores[WEAK] and steps == [nothing, found]
 
 
-def test_the_model_is_as_before(aware, board):
+def test_the_model_is_as_before(aware, evaluator):
     names, quantizers = [v.path for v in aware.variables], aware.quantizers
-    board.score([WEAK])
+    evaluator.score([WEAK])
     assert aware.quantizers is quantizers and [v.path for v in aware.variables] == names
     with pytest.raises(RuntimeError), module._replaced(aware, {}):
         assert aware.quantizers == {}
@@ -134,22 +135,22 @@ def test_the_model_is_as_before(aware, board):
 
 
 def test_the_sample_is_drawn_by_seed(aware, images, labels):
-    board = Switchboard(aware, (images, labels), count=20, seed=3)
+    evaluator = GroupEvaluator(aware, (images, labels), count=20, seed=3)
     chosen = sample(90, 20, seed=3)
-    assert len(board) == 20 and (chosen != np.arange(20)).any()
+    assert len(evaluator) == 20 and (chosen != np.arange(20)).any()
     expected = logits(aware, images[chosen])
-    assert np.abs(board.logits() - expected).mean() < 0.05 * np.abs(expected).mean()
-    assert board.score(GROUPS).top1 == 100, "the labels are those of the same pictures"
+    assert np.abs(evaluator.logits() - expected).mean() < 0.05 * np.abs(expected).mean()
+    assert evaluator.score(GROUPS).top1 == 100, "the labels are those of the same pictures"
 
 
 class Table:
-    """A board whose points lost are known for every set of groups; KL does not decide here."""
+    """A evaluator whose points lost are known for every set of groups; KL does not decide here."""
 
     def __init__(self, **lost):
-        self.lost = {frozenset(name.replace("_", "")): value for name, value in lost.items()}
+        self.drop = {frozenset(name.replace("_", "")): value for name, value in lost.items()}
 
     def score(self, protect=()):
-        lost = self.lost[frozenset(protect)]
+        lost = self.drop[frozenset(protect)]
         return Score(100 - lost, lost, lost)
 
 
@@ -157,15 +158,15 @@ ALONE = dict.fromkeys("abc")
 
 
 def test_groups_are_protected_until_it_is_near_enough():
-    board = Table(_=5.0, a=3.0, ab=0.5, b=2.0)
-    protect, found, steps = protect_list(board, ALONE, max_drop=0.5)
-    assert (protect, found.lost, [s.lost for s in steps]) == (["a", "b"], 0.5, [5.0, 3.0, 0.5])
+    evaluator = Table(_=5.0, a=3.0, ab=0.5, b=2.0)
+    protect, found, steps = protect_list(evaluator, ALONE, max_drop=0.5)
+    assert (protect, found.drop, [s.drop for s in steps]) == (["a", "b"], 0.5, [5.0, 3.0, 0.5])
 
 
 def test_groups_that_turn_out_not_to_be_needed_are_left_out():
-    board = Table(_=5.0, a=4.0, ab=0.3, b=0.4)
-    protect, found, _ = protect_list(board, ALONE, max_drop=0.5)
-    assert (protect, found.lost) == (["b"], 0.4)
+    evaluator = Table(_=5.0, a=4.0, ab=0.3, b=0.4)
+    protect, found, _ = protect_list(evaluator, ALONE, max_drop=0.5)
+    assert (protect, found.drop) == (["b"], 0.4)
 
 
 def test_nothing_is_protected_without_need():
@@ -175,13 +176,13 @@ def test_nothing_is_protected_without_need():
 def test_the_best_list_stands_in_for_one_that_is_not_there():
     """All three would be the float model. One group loses as little as two: the shorter list."""
     protect, found, steps = protect_list(Table(_=5.0, a=3.0, ab=3.0), ALONE, max_drop=0.5)
-    assert (protect, found.lost, len(steps)) == (["a"], 3.0, 3)
+    assert (protect, found.drop, len(steps)) == (["a"], 3.0, 3)
 
 
 CHOICE = Choice(
     profile="int8_static",
     protect=["block_0.mlp", "block_11.mlp"],
-    found=Score(99.4, 0.4, 0.003),
+    score=Score(99.4, 0.4, 0.003),
     max_drop=0.5,
     images=500,
     scores={
@@ -200,7 +201,7 @@ def test_what_is_said():
         "points of top-1 (of 1 lost, 0.4 are left); measured on 500 held-out pictures, where one is "
         "0.2 points"
     ]
-    (line,) = sentences(dataclasses.replace(CHOICE, protect=[], found=CHOICE.steps[0], max_drop=1.0))
+    (line,) = sentences(dataclasses.replace(CHOICE, protect=[], score=CHOICE.steps[0], max_drop=1.0))
     assert "keep nothing in float: 1 points of top-1 are lost" in line
     first, second = sentences(dataclasses.replace(CHOICE, max_drop=0.1, milliseconds=None))
     assert "in float: gains 0.6 points" in first
@@ -244,7 +245,7 @@ def test_a_list_is_chosen(model, images, labels):
     choice = choose_protected(model, "int8", None, (images, labels), 3.0, count=60, timed=False)
     assert choice.protect == [WEAK] and choice.reached and choice.images == 60
     assert choice.milliseconds is None
-    assert choice.found.lost <= 3.0 < choice.steps[0].lost
+    assert choice.score.drop <= 3.0 < choice.steps[0].drop
 
 
 def blank(count, height=8):

@@ -12,18 +12,15 @@ import importlib.util
 import itertools
 import math
 import os
-import platform
 import zipfile
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from keras_vit.errors import InputError
+from keras_vit.export.verification.machine import PACKAGES, machine, versions
 from keras_vit.export.verification.manifest import entries, read_manifest, size
-from keras_vit.export.verification.report import in_bytes, in_percent, or_dash, three_digits
 from keras_vit.export.verification.runners import saved_model_folder
-from keras_vit.export.verification.verify import cpu_name, package_versions
 from keras_vit.export.verification.workers import Failure, Worker
 from keras_vit.files import open_regular
 
@@ -73,7 +70,7 @@ def benchmark(paths, threads=(1, 2), seconds=3.0, operators=False, progress=None
         latency by that of the first model in the same round. `memory_bytes` is how much loading and
         running the model raised the process's peak of resident memory above what it had after
         importing the runtime. `delegated` is the share of operators in XNNPACK, `operators` counts
-        them. `profile` is a list of {"name", "count", "ms", "delegated"}, see `benchmark_worker.profile`;
+        them. `profile` is a list of {"name", "count", "ms", "delegated"}, see `litert_profiler.profile`;
         `profile_error` says why there is none. What could not be measured is None, and `error` says
         why in one line.
 
@@ -111,8 +108,8 @@ def benchmark(paths, threads=(1, 2), seconds=3.0, operators=False, progress=None
         "format": FORMAT,
         "rounds": ROUNDS,
         "seconds": seconds,
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **package_versions(), **_peer_versions(models)},
+        "machine": machine(),
+        "versions": versions((*PACKAGES, *_peers(models))),
         "models": rows,
     }
 
@@ -226,93 +223,6 @@ def _profile(row, seconds, tell):
         row["profile"], row["profile_run_ms"] = answer["profile"], answer["run_ms"]
 
 
-def _peer_versions(models):
-    found = {}
-    for package in sorted({PEERS[kind][1] for _, kind in models if kind in PEERS}):
-        with contextlib.suppress(metadata.PackageNotFoundError):  # onnxruntime-gpu has this module too
-            found[package] = metadata.version(package)
-    return found
-
-
-def pages(report):
-    """The report for a terminal: a table of the models, one for the operators of each file, and notes."""
-    from rich.text import Text
-
-    out = [_models_table(report), Text(NOTE)]
-    errors = {(row["name"], row["error"]): None for row in report["models"] if row["error"]}
-    out += [Text(f"{name}: {error}", "red") for name, error in errors]
-    for row in report["models"]:
-        name = f"{row['name']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-        if row["profile_error"]:
-            out += [Text(f"\n{name}: no times of operators. {row['profile_error']}", "red")]
-        if row["profile"]:
-            spent = sum(kind["ms"] for kind in row["profile"])
-            whole = row["profile_run_ms"]
-            out += [Text(), _operators_table(name, row["profile"])]
-            out += [Text(f"{spent:.3g} ms in operators; a whole run without the profiler {whole:.3g} ms.")]
-    if any(row["profile"] for row in report["models"]):
-        out += [Text(OPERATORS_NOTE)]
-    return out
-
-
-NOTE = (
-    "x first: time by that of the first model at as many threads. memory: by how much loading and running\n"
-    "the model raised the peak of its process; the runtime itself (LiteRT, TensorFlow ...) is not in it."
-)
-OPERATORS_NOTE = (
-    "LiteRT's profiler cuts the time of every operator to whole microseconds: small ones count too little.\n"
-    "XNNPACK names what it runs, after its own fusing and converting. One that it cannot name is an Invalid\n"
-    "Unary Op (GELU between int8 operators)."
-)
-
-
-def _models_table(report):
-    from rich.text import Text
-
-    out = _table(f"{report['machine']['cpu']}, {report['machine']['cores']} cores", "model")
-    for heading in ("size", "threads", "p50 ms", "p95 ms", "x first", "memory", "XNNPACK", "operators"):
-        out.add_column(heading, justify="right", no_wrap=True)
-    threads = None
-    for row in report["models"]:
-        if threads not in (None, row["threads"]):
-            out.add_section()
-        threads = row["threads"]
-        cells = [row["name"], or_dash(row["bytes"], in_bytes), str(threads)]
-        if row["error"]:
-            out.add_row(*[Text(cell, "red") for cell in cells])
-            continue
-        cells += [
-            three_digits(row["latency_ms_p50"]),
-            three_digits(row["latency_ms_p95"]),
-            or_dash(row["ratio"], "{:.2f}".format),
-            or_dash(row["memory_bytes"], in_bytes),
-            or_dash(row["delegated"], in_percent),
-            str(sum(row["operators"].values())) if row["operators"] else "–",
-        ]
-        out.add_row(*map(Text, cells))
-    return out
-
-
-def _operators_table(name, profile):
-    from rich.text import Text
-
-    out = _table(name, "operator")
-    for heading in ("runs in", "count", "ms", "share"):
-        out.add_column(heading, justify="right", no_wrap=True)
-    total = sum(kind["ms"] for kind in profile)
-    for kind in profile:
-        where = "XNNPACK" if kind["delegated"] else "LiteRT"
-        share = kind["ms"] / total if total else 0
-        cells = [kind["name"], where, str(kind["count"]), f"{kind['ms']:.3f}", f"{share:.1%}"]
-        out.add_row(*map(Text, cells))
-    return out
-
-
-def _table(title, first):
-    from rich import box
-    from rich.table import Table
-
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    out.show_edge = out.pad_edge = False
-    out.add_column(first, no_wrap=True)
-    return out
+def _peers(models):
+    """The packages that run models of other formats."""
+    return sorted({PEERS[kind][1] for _, kind in models if kind in PEERS})

@@ -6,13 +6,9 @@ Each artifact runs in a process of its own on the CPU, so that a crash becomes a
 that says so. Nothing is taken on trust: the answers are compared, not the exit codes.
 """
 
-import contextlib
 import json
 import os
-import platform
-import re
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +17,7 @@ from keras_vit.answers import both_names
 from keras_vit.config import CUSTOM, PRESENT, is_registered_name
 from keras_vit.errors import InputError
 from keras_vit.export.examples import labelled_images, multimodal_examples
+from keras_vit.export.verification.machine import machine, versions
 from keras_vit.export.verification.manifest import (
     REFERENCE,
     Refused,
@@ -29,13 +26,12 @@ from keras_vit.export.verification.manifest import (
     read_manifest,
     size,
 )
-from keras_vit.export.verification.scores import NUMBERS, SEVERAL, TOP1, checked_truth, decided, divergence
+from keras_vit.export.verification.samples import disputed_samples
+from keras_vit.export.verification.scores import TOP1, checked_truth, decided, divergence
 from keras_vit.export.verification.verify_worker import ask
 from keras_vit.export.verification.workers import Failure, Worker
 
 FORMAT = 1
-SAMPLES, DISPUTED = 12, 4
-PACKAGES = ("keras-vit", "tensorflow", "keras", "ai-edge-litert", "numpy")
 ROW = {
     "name": None,
     "kind": None,
@@ -85,29 +81,18 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
-    num_classes, activation = heads(manifest)
-    names = class_names(manifest)
-    if "inputs" in manifest:
-        examples = multimodal_examples(data, "test", names)
-        labels, thing = examples.labels, "example"
-        inputs = _checked_inputs(examples.inputs, labels, manifest)
-    else:
-        shape = tuple(manifest["image_size"])
-        images, labels = labelled_images(data, shape, names, channels_of(manifest))
-        inputs, thing = {"image": _checked_images(images, manifest)}, "image"
-    count = len(next(iter(inputs.values())))
-    truth, measure = checked_truth(labels, count, thing, num_classes, activation)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit must be a positive number of images or None, not {limit!r}.")
     if not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads must be a positive integer, not {threads!r}.")
+    inputs, truth, measure = _examples(data, manifest)
     chosen = np.arange(len(truth))
     if limit and limit < len(truth):
         chosen = np.linspace(0, len(truth) - 1, limit).round().astype(int)
     truth = truth[chosen]
-
+    num_classes, activation = heads(manifest)
     # Another process does not know the classes of the user's own layers.
-    own = any(is_registered_name(manifest.get("model", {}).get(field)) for field in CUSTOM)
+    custom = any(is_registered_name(manifest.get("model", {}).get(field)) for field in CUSTOM)
     rows, answers = [], {}
     with tempfile.TemporaryDirectory(prefix="keras_vit-verify-") as scratch:
         for name, x in inputs.items():
@@ -120,16 +105,16 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
                 path = checked_file(directory, entry)
                 row["bytes"] = size(path)
                 options = threads, seconds, len(chosen), row["name"], progress
-                result = _run(path, scratch, inputs, *options, here=own and row["kind"] == "keras")
+                result = _run(path, scratch, inputs, *options, here=custom and row["kind"] == "keras")
                 _check_answers(result["answers"], num_classes)
             except Failure as failure:
                 row["error"] = str(failure).replace(f"{directory}{os.sep}", "")
                 row["refused"] = isinstance(failure, Refused)
                 continue
-            answers[row["name"]] = found = result["answers"]
+            answers[row["name"]] = result["answers"]
             row.update(_timing(result))
             others = answers.get(entry["source"]), answers.get(REFERENCE)
-            row.update(compare(found, truth, *others, measure=measure, activation=activation))
+            row.update(compare(result["answers"], truth, *others, measure=measure, activation=activation))
 
     return {
         "format": FORMAT,
@@ -137,11 +122,26 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         "labels": manifest["labels"],
         "activation": activation,
         "measure": measure,
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **package_versions()},
+        "machine": machine(),
+        "versions": versions(),
         "artifacts": rows,
-        "samples": _samples(chosen, truth, answers, class_names(manifest), measure),
+        "samples": disputed_samples(chosen, truth, answers, class_names(manifest), measure),
     }
+
+
+def _examples(data, manifest):
+    """(raw inputs {name: array [N, ...]}, the right answers [N], what is counted) of labelled data."""
+    names = class_names(manifest)
+    if "inputs" in manifest:
+        examples = multimodal_examples(data, "test", names)
+        inputs, labels = _checked_inputs(examples.inputs, examples.labels, manifest), examples.labels
+    else:
+        images, labels = labelled_images(data, tuple(manifest["image_size"]), names, channels_of(manifest))
+        inputs = {"image": _checked_images(images, manifest)}
+    count = len(next(iter(inputs.values())))
+    thing = "example" if "inputs" in manifest else "image"
+    truth, measure = checked_truth(labels, count, thing, *heads(manifest))
+    return inputs, truth, measure
 
 
 def heads(manifest):
@@ -257,66 +257,3 @@ def _timing(result):
         "delegated": None if np.isnan(delegated) else delegated,
         "operators": json.loads(str(result["operators"])),
     }
-
-
-def _samples(chosen, truth, answers, labels, measure):
-    """A few images with every artifact's answer: some that they answer differently, then of many classes."""
-    if not answers or measure == NUMBERS:
-        return []
-    top = np.stack([decided(found, measure) for found in answers.values()])
-    differs = (top != top[0]).any(axis=0)
-    kinds = truth
-    if measure == SEVERAL:
-        differs = differs.any(axis=1)
-        kinds = np.unique(truth, axis=0, return_inverse=True)[1].reshape(-1)
-    picked = [int(i) for i in np.flatnonzero(differs)[:DISPUTED]]
-    present = np.unique(kinds)
-    spread = present[np.linspace(0, len(present) - 1, min(len(present), SAMPLES)).astype(int)]
-    waiting = [[int(i) for i in np.flatnonzero(kinds == c) if i not in picked] for c in spread]
-    while len(picked) < SAMPLES and any(waiting):
-        picked += [images.pop(0) for images in waiting if images][: SAMPLES - len(picked)]
-    return [
-        {
-            "index": int(chosen[i]),
-            "label": _named(truth[i], labels),
-            "answers": {
-                name: {
-                    "label": _named(top[number][i], labels),
-                    "probability": _certainty(found[i], top[number][i], measure),
-                }
-                for number, (name, found) in enumerate(answers.items())
-            },
-        }
-        for i in picked
-    ]
-
-
-def _named(decision, names):
-    """A class by its name; of one decision for each class those that are there."""
-    if np.ndim(decision) == 0:
-        return names[decision]
-    return ", ".join(names[i] for i in np.flatnonzero(decision)) or "none"
-
-
-def _certainty(answer, decision, measure):
-    """The probability of what was decided; of several decisions that of the least certain one."""
-    if measure == TOP1:
-        return float(answer.max())
-    return float(np.where(decision, answer, 1 - answer).min())
-
-
-def cpu_name():
-    """The processor's model name: a latency means nothing without it."""
-    with contextlib.suppress(OSError):
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def package_versions():
-    found = {}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found

@@ -26,7 +26,8 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ):
     """Latency, memory and size of models, side by side; the first is what the others are compared with."""
-    from keras_vit.export.verification.benchmark import GIVE, benchmark, pages
+    from keras_vit.export.verification.benchmark import GIVE, benchmark
+    from keras_vit.export.verification.benchmark_report import pages
 
     for path in files:
         check_path(path, f"there is no {path}: give {GIVE}.")

@@ -14,9 +14,11 @@ import tensorflow as tf
 from rich.console import Console
 
 from keras_vit.errors import InputError
-from keras_vit.export.verification import benchmark_worker
-from keras_vit.export.verification.benchmark import ROUNDS, ROW, benchmark, pages, ratio, thread_counts
-from keras_vit.export.verification.benchmark_worker import parse_summary, random_array
+from keras_vit.export.verification import benchmark_worker, litert_profiler, timing
+from keras_vit.export.verification.benchmark import ROUNDS, ROW, benchmark, ratio, thread_counts
+from keras_vit.export.verification.benchmark_report import pages
+from keras_vit.export.verification.litert_profiler import parse_summary
+from keras_vit.export.verification.timing import random_array
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def test_every_model_is_measured_in_every_round(report, of_tensorflow):
     fine = [row for row in report["models"] if not row["error"]] + of_tensorflow
     assert len(fine) == 4 + 2
     for row in fine:
-        assert row["runs"] >= ROUNDS * benchmark_worker.LEAST
+        assert row["runs"] >= ROUNDS * timing.LEAST
         assert 0 < row["latency_ms_p50"] <= row["latency_ms_p95"]
         assert row["ratio"] > 0
         assert row["memory_bytes"] > 50_000
@@ -216,10 +218,10 @@ def test_made_up_inputs():
 
 
 def test_the_peak_of_memory_is_kept_after_the_memory_is_free_again():
-    before = benchmark_worker.start_of_peak_memory()
+    before = timing.start_of_peak_memory()
     np.ones(50_000_000, np.uint8)
-    assert 45e6 < benchmark_worker.peak_memory() - before < 80e6
-    assert benchmark_worker.start_of_peak_memory() < before + 25e6
+    assert 45e6 < timing.peak_memory() - before < 80e6
+    assert timing.start_of_peak_memory() < before + 25e6
 
 
 def test_the_ratio_is_the_median_over_the_rounds():
@@ -307,15 +309,15 @@ def test_a_crash_in_the_middle_is_a_row_and_the_others_go_on(directory, tmp_path
 
 def test_a_runtime_without_a_profiler_says_so(directory, tmp_path, monkeypatch):
     path = str(directory / "float32.tflite")
-    model = benchmark_worker._CompiledModel(path, 1)
+    model = litert_profiler.CompiledModel(path, 1)
     with pytest.raises(InputError, match="this version of LiteRT has no LiteRtNothing"):
         model._call("LiteRtNothing")
     with pytest.raises(InputError, match="LiteRtStartProfiler gives error"):
         model._call("LiteRtStartProfiler", None)
     spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(benchmark_worker.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(litert_profiler.importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(InputError, match="this build of LiteRT has no C library"):
-        benchmark_worker._CompiledModel(path, 1)
+        litert_profiler.CompiledModel(path, 1)
 
 
 def test_another_tool_s_file_needs_its_runtime_only_when_it_is_given(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ class Profile:
             "static" (int8 around the matmuls, one trained range for each tensor); "full" (all of them; of a
             multimodal model all but masks and what comes before the first projection of sounds and tracks).
         weights: kind of the kernels: "weight" (int8), "weight4" (int4) or "weight4_block", see
-            `export.quantizers`; None for float ones.
+            `export.quantization.fake_quant`; None for float ones.
         purpose: for help texts.
     """
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from keras_vit.config import with_new_names
 from keras_vit.errors import InputError
 from keras_vit.files import read_regular
+from keras_vit.old_names import with_new_names
 
 FORMAT = 1  # of all of them, until one changes
 LARGEST = 2**26  # bytes; a manifest with the ranges of a large model has less than one million

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from keras_vit import ViT
-from keras_vit.config import CONFIG_OF_FOLDED, ViTConfig, pair
+from keras_vit.config import ViTConfig, pair
 from keras_vit.errors import InputError, one_of
+from keras_vit.old_names import CONFIG_OF_FOLDED
 
 
 def test_variant_strings_give_the_published_sizes():

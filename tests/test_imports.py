@@ -22,7 +22,7 @@ FLOORS = [
     {"models"},
     {"modalities", "weights"},
     {"layers", "losses"},
-    {"config", "formats"},
+    {"config", "formats", "old_names"},
     # For every room. `keras_vit` itself holds the version, and loads its public names when asked for one.
     {"keras_vit", "files", "labels", "answers", "processes", "registration", "_compat", "errors"},
 ]
@@ -206,3 +206,49 @@ def test_programs_in_strings_and_documents_import_what_exists():
             if name not in files and name.rpartition(".")[0] not in files:
                 wrong.append((path.name, name, ""))
     assert wrong == [] and checked > 1000
+
+
+MENTION = re.compile(r"`([a-z_]+(?:\.\w+)+)`")
+VARIABLES = {
+    "data.train",
+    "data.val",
+    "data.test",
+    "data.choosing",
+    "recipe.variant",
+    "layer.depth",
+}  # attributes, not modules
+
+
+def test_what_docstrings_mention_exists():
+    """`export.quantization.spec` is a module, `scores.divergence` is in one, `stems.py` is a file."""
+    files = modules()
+    texts = {module: file.read_text(encoding="utf-8") for module, file in files.items()}
+    lazy = {module: lazy_names(ast.parse(text)) for module, text in texts.items()}
+    by_last_name = {}
+    for module in files:
+        by_last_name.setdefault(module.rpartition(".")[2], []).append(module)
+    file_names = {path.name for path in files.values()}
+
+    def exists(name):
+        base, _, last = name.rpartition(".")
+        if last == "py":
+            return f"{base}.py" in file_names
+        whole = name if name.startswith("keras_vit") else f"keras_vit.{name}"
+        homes = [whole.rpartition(".")[0], *by_last_name.get(base, [])]
+        return whole in files or any(
+            last in lazy.get(home, ()) or re.search(rf"\b{last}\b", texts.get(home, "")) for home in homes
+        )
+
+    rooms = {module.split(".")[1] for module in files if "." in module}
+    checked, wrong = 0, []
+    for path in files.values():
+        for name in MENTION.findall(path.read_text(encoding="utf-8")):
+            first = name.split(".")[0]
+            if name in VARIABLES or not (
+                first in rooms | {"keras_vit"} | set(by_last_name) or name.endswith(".py")
+            ):
+                continue
+            checked += 1
+            if not exists(name):
+                wrong.append((path.name, name))
+    assert wrong == [] and checked > 60

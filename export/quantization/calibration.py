@@ -30,7 +30,7 @@ class Calibration:
     Calibration("photos", images=1000, seed=3))`.
 
     Attributes:
-        data: pictures in any form that `export.inputs.calibration_images` takes.
+        data: pictures in any form that `export.examples.calibration_images` takes.
         images: how many of them; all, if there are fewer.
         seed: which ones.
         method: "mean", "minmax" or "percentile".

@@ -46,7 +46,7 @@ def quantize_aware(model, profile, calibration=None, protect=(), method="mean"):
             Without them, noise is used: train before you export then.
         protect: names of layers that stay float, or of what contains them, e.g. "block_0.mlp".
         method: how ranges follow from them: "mean" (of the batches' extremes), "minmax" or
-            "percentile" (see `export.calibration`).
+            "percentile" (see `export.quantization.calibration`).
 
     Raises:
         InputError: unknown profile or layer, a model that is neither or that the profile does not
@@ -224,7 +224,7 @@ class QuantizeAware(RangeCheck, ChecksArrays, Model):
 
         Args:
             inputs: {name: raw input [N, ...], pixels 0..255}; or just the images [N, H, W, C].
-            method: see `export.calibration`.
+            method: see `export.quantization.calibration`.
 
         Raises:
             InputError: inputs of another shape, none, NaN; an unknown method.

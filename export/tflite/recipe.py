@@ -1,6 +1,6 @@
 """Which operator of a float .tflite becomes int8, and which trained range belongs to which tensor.
 
-Which operator and tensor of the file is which layer and role of the model, `export.pairing` finds.
+Which operator and tensor of the file is which layer and role of the model, `export.tflite.pairing` finds.
 """
 
 import dataclasses

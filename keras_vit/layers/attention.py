@@ -5,13 +5,14 @@ import math
 import keras
 from keras import ops
 
-from keras_vit.config import ATTENTIONS, Renamed, Shape, Tensor, boolean, integer, positive, rate
+from keras_vit.config import ATTENTIONS, Shape, Tensor, boolean, integer, positive, rate
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers.linear import LINEAR_ROLES, Linear
 from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, combine
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.positions.rotary import rotate
 from keras_vit.layers.quantization import Quantizable, identity
+from keras_vit.old_names import Renamed
 
 SYMMETRIC = {"output": "symmetric_range"}
 QUERY_ROLES = LINEAR_ROLES.with_roles(mixed={"output": "range"})

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, positive
+from keras_vit.config import Shape, Tensor, boolean, integer, positive
 from keras_vit.errors import InputError, one_of
 from keras_vit.layers import custom
 from keras_vit.layers.attention import Attention
@@ -12,6 +12,7 @@ from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.quantization import Quantizable, Roles
 from keras_vit.layers.remat import rematerialised
 from keras_vit.layers.residual import LayerScale, StochasticDepth
+from keras_vit.old_names import Renamed
 
 ATTENTION_OPTIONS = (
     *("attention_type", "top_k", "qk_norm", "dropout", "fused"),

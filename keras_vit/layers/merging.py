@@ -3,10 +3,11 @@
 import keras
 from keras import ops
 
-from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, positive
+from keras_vit.config import Shape, Tensor, boolean, integer, positive
 from keras_vit.layers.attention import softmax
 from keras_vit.layers.masks import MASKED_SCORE, ExplicitMask, token_mask
 from keras_vit.layers.norm import LayerNorm
+from keras_vit.old_names import Renamed
 
 
 @keras.saving.register_keras_serializable("keras_vit")

@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
-from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, positive
+from keras_vit.config import Shape, Tensor, boolean, integer, positive
 from keras_vit.errors import one_of
 from keras_vit.layers.attention import Attention
 from keras_vit.layers.linear import ACCURATE_ROLES, Linear
 from keras_vit.layers.masks import ExplicitMask, token_mask
 from keras_vit.layers.mlp import mlp_for
 from keras_vit.layers.norm import LayerNorm
+from keras_vit.old_names import Renamed
 
 POOLINGS = ("cls", "mean", None)
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import Renamed, Shape, Tensor, integer, rate
+from keras_vit.config import Shape, Tensor, integer, rate
 from keras_vit.errors import InputError
 from keras_vit.layers.decoder import DecoderBlock
 from keras_vit.layers.linear import Linear
@@ -16,6 +16,7 @@ from keras_vit.layers.positions import LearnedPositions
 from keras_vit.modalities.encoder import block_options
 from keras_vit.modalities.text import look_up, table_of_words, vocabulary_of
 from keras_vit.modalities.vocabulary import PADDING, UNKNOWN
+from keras_vit.old_names import Renamed
 
 
 @keras.saving.register_keras_serializable("keras_vit")

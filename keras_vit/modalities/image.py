@@ -2,12 +2,13 @@
 
 import keras
 
-from keras_vit.config import STEMS, Renamed, Shape, Size, Tensor, boolean, integer, pair, rate
+from keras_vit.config import STEMS, Shape, Size, Tensor, boolean, integer, pair, rate
 from keras_vit.errors import one_of
 from keras_vit.layers.stems import stem_for
 from keras_vit.modalities.encoder import encoded, encoder_for
 from keras_vit.modalities.grid import GridModality
 from keras_vit.modalities.pixels import Pixels
+from keras_vit.old_names import Renamed
 
 
 @keras.saving.register_keras_serializable("keras_vit")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import Renamed, Shape, Tensor, boolean, integer, rate
+from keras_vit.config import Shape, Tensor, boolean, integer, rate
 from keras_vit.errors import InputError
 from keras_vit.layers.decoder import DecoderBlock
 from keras_vit.layers.masks import as_bias
@@ -17,6 +17,7 @@ from keras_vit.layers.quantization import Roles
 from keras_vit.modalities.base import Modality
 from keras_vit.modalities.encoder import block_options, encoded, encoder_for
 from keras_vit.modalities.vocabulary import PADDING, UNKNOWN, Vocabulary
+from keras_vit.old_names import Renamed
 
 TABLE = {"table": "constant"}  # of vectors that ids choose from
 TABLE_ROLES = Roles(TABLE, TABLE, TABLE, full={**TABLE, "positioned": "range"})

@@ -105,7 +105,7 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
             raise InputError(f"decoder_width must be a multiple of 4, not {width}.")
         return width
 
-    num_classes = None  # it knows none; `training.pipeline` asks
+    num_classes = None  # it knows none; `data.pipeline` asks
 
     def check_range_of(self, inputs: Tensor) -> None:
         """See `RangeCheck.check_range`."""

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import PRESENT, Renamed, Shape, Tensor, boolean, integer, number, rate
+from keras_vit.config import PRESENT, Shape, Tensor, boolean, integer, number, rate
 from keras_vit.errors import one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
 from keras_vit.layers.linear import ACCURATE_ROLES
@@ -27,6 +27,7 @@ from keras_vit.models.activation import AUTO, WithActivation, inherited_activati
 from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.feature_prediction import PredictsFeatures
 from keras_vit.models.multimodal_inputs import NamedInputs, checked_modalities
+from keras_vit.old_names import Renamed
 
 FUSIONS = ("single_stream", "bottleneck")
 

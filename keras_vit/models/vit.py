@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_vit.config import Shape, Size, Tensor, ViTConfig, boolean, pair, with_new_names
+from keras_vit.config import Shape, Size, Tensor, ViTConfig, boolean, pair
 from keras_vit.errors import InputError
 from keras_vit.layers import (
     LayerNorm,
@@ -31,6 +31,7 @@ from keras_vit.models.base import Model, shapes_of
 from keras_vit.models.rebuilding import Rebuilt
 from keras_vit.models.vit_inputs import ImageInputs
 from keras_vit.models.vit_layers import INT8_OPERATORS, PATCHES_ROLES, block_for, head_for, pool_for
+from keras_vit.old_names import with_new_names
 
 
 @keras.saving.register_keras_serializable("keras_vit")

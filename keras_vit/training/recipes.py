@@ -35,7 +35,7 @@ class Recipe:
         early_stop: stop after that many epochs without a better held-out accuracy, and keep the
             best epoch; 0 trains to the end and keeps the last.
         ema: evaluate and save the moving average of the weights, of this momentum (see
-            `training.averaging`), e.g. 0.999; 0 for none.
+            `training.optimization.averaging`), e.g. 0.999; 0 for none.
         accumulate: compute a batch's gradient in so many parts, one after the other, for less memory; the
             result is the same.
         distill: learn from a teacher too (see `training.distillation`): "none", "hard" or "soft".

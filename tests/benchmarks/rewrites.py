@@ -2,7 +2,7 @@
 
     python tests/benchmarks/rewrites.py --variant Ti/16             # 224 x 224, about 5 minutes
 
-One row for each rewrite of `export.graph.REWRITES`, and for two that are in the layers themselves: patches
+One row for each rewrite of `export.tflite.rewrites`, and for two that are in the layers themselves: patches
 as a matrix product instead of a convolution, and only [CLS] through the last block. Random weights; all
 files take turns, round by round. Anchors, from a prototype: the patches 5%, [CLS] 6%.
 """

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.config import Renamed, Shape, Size, integer
+from keras_vit.config import Shape, Size, integer
 from keras_vit.layers.positions.base import PositionLayer, grid_of
 from keras_vit.layers.positions.resize import resize_grid
+from keras_vit.old_names import Renamed
 
 
 @keras.saving.register_keras_serializable("keras_vit")

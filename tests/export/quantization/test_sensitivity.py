@@ -11,12 +11,11 @@ from rich.console import Console
 from keras_vit import ViT
 from keras_vit.errors import InputError
 from keras_vit.export.examples import sample
-from keras_vit.export.quantization import sensitivity as module
+from keras_vit.export.quantization import group_evaluator as module
+from keras_vit.export.quantization.group_evaluator import GroupEvaluator, Score
 from keras_vit.export.quantization.post_training import post_training
 from keras_vit.export.quantization.sensitivity import (
     Choice,
-    GroupEvaluator,
-    Score,
     choose_protected,
     cost,
     protect_list,

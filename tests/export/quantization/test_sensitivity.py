@@ -11,7 +11,8 @@ from rich.console import Console
 from keras_vit import ViT
 from keras_vit.errors import InputError
 from keras_vit.export.examples import sample
-from keras_vit.export.quantization import group_evaluator as module
+from keras_vit.export.quantization import group_evaluator
+from keras_vit.export.quantization import sensitivity as module
 from keras_vit.export.quantization.group_evaluator import GroupEvaluator, Score
 from keras_vit.export.quantization.post_training import post_training
 from keras_vit.export.quantization.sensitivity import (
@@ -127,7 +128,7 @@ def test_the_model_is_as_before(aware, evaluator):
     names, quantizers = [v.path for v in aware.variables], aware.quantizers
     evaluator.score([WEAK])
     assert aware.quantizers is quantizers and [v.path for v in aware.variables] == names
-    with pytest.raises(RuntimeError), module._replaced(aware, {}):
+    with pytest.raises(RuntimeError), group_evaluator._replaced(aware, {}):
         assert aware.quantizers == {}
         raise RuntimeError
     assert aware.quantizers is quantizers

@@ -12,7 +12,7 @@ from keras_vit.config import Tensor, boolean, rate
 from keras_vit.errors import InputError, one_of
 
 NOISES = ("uniform", "sampled")
-KINDS = ("l2", "l1")
+DISTANCES = ("l2", "l1")
 VARIANCE_EPSILON = 1e-6  # added to the variance of a patch: He et al. 2021, their code
 
 
@@ -179,7 +179,7 @@ class MaskedReconstruction(keras.losses.Loss):
     Args:
         normalise: compare with (target - mean) / sqrt(var + 1e-6), mean and variance of each patch (MAE,
             section 3, "Reconstruction target"; the authors' code divides the variance by P - 1, not by P).
-        kind: "l2" or "l1".
+        distance: "l2" or "l1".
         reduction, name: as in Keras; "mean_with_sample_weight" is the mean over what is masked.
 
     Raises:
@@ -189,13 +189,13 @@ class MaskedReconstruction(keras.losses.Loss):
     def __init__(
         self,
         normalise: bool = True,
-        kind: str = "l2",
+        distance: str = "l2",
         reduction: str | None = "mean_with_sample_weight",
         name: str = "masked_reconstruction",
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype="float32")
         self.normalise = boolean("normalise", normalise)
-        self.kind = one_of("kind of reconstruction loss", kind, KINDS)
+        self.distance = one_of("distance", distance, DISTANCES)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         target, predicted = (ops.cast(ops.convert_to_tensor(x), "float32") for x in (y_true, y_pred))
@@ -223,10 +223,14 @@ class MaskedReconstruction(keras.losses.Loss):
             mean, deviation = patch_statistics(y_true)
             y_true = (y_true - mean) / deviation
         error = y_pred - y_true
-        return ops.mean(ops.abs(error) if self.kind == "l1" else error * error, axis=-1)
+        return ops.mean(ops.abs(error) if self.distance == "l1" else error * error, axis=-1)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "normalise": self.normalise, "kind": self.kind}
+        return {**super().get_config(), "normalise": self.normalise, "distance": self.distance}
+
+    @classmethod
+    def from_config(cls, config: dict):
+        return cls(**{"distance" if name == "kind" else name: value for name, value in config.items()})
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

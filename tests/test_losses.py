@@ -330,7 +330,7 @@ def test_a_model_is_compiled_with_it_and_learns():
             r"sample_weight of shape \[6, 4\]: it must be \[6\].* or \[6, 5\], one number for each label",
         ),
         (lambda: SmoothedCrossEntropy(0.1)(LABELS, LOGITS, np.ones((6, 7))), r"must be \[6\], one number"),
-        (lambda: MaskedReconstruction(kind="l3"), "unknown kind of reconstruction loss 'l3'.*l2, l1"),
+        (lambda: MaskedReconstruction(distance="l3"), "unknown distance 'l3'.*l2, l1"),
         (lambda: MaskedReconstruction("yes"), "normalise must be True or False, not 'yes'"),
         (lambda: MaskedReconstruction()(TARGET, PREDICTED[:, :3], MASK), r"\[3, 4, 6\] and \[3, 3, 6\]"),
         (

@@ -21,7 +21,7 @@ class Score:
     """How far a quantized model is from the float one.
 
     Attributes:
-        top1: share of right answers, in percent; of a sigmoid see `export.verification.scores`.
+        top1: share of right answers, in percent; of a sigmoid see `verification.scores`.
         drop: top-1 of the float model minus that, in points.
         kl: mean over pictures of KL(float || quantized), in nats.
     """
@@ -130,7 +130,7 @@ def _replaced(aware, quantizers):
 
 
 def _checked_sample(data, aware):
-    """(images, labels, what is counted: see `export.verification.scores`)."""
+    """(images, labels, what is counted: see `verification.scores`)."""
     images, labels = np.asarray(data[0]), np.asarray(data[1])
     shape = aware.signature()["image"]["shape"]
     if images.ndim != 4 or images.shape[1:] != shape or not len(images) or labels.shape[:1] != (len(images),):

@@ -10,7 +10,7 @@
      "ranges":    {"int8_static": {"block_0.attention.query.input": [low, high]}}}
 
 `trained`, `calibration` and `protect` are of quantized ones alone. A .tflite has "resizable", too: whether
-LiteRT takes another batch than its 1 (`export.tflite.batch_size`). The hash of a folder is that of its files' names
+LiteRT takes another batch than its 1 (`tflite.batch_size`). The hash of a folder is that of its files' names
 and contents.
 """
 

@@ -131,7 +131,7 @@ _SHOWN = ("name", "size", "top1", "agreement", "max_diff", "ms", "speed_up", "de
 
 
 def short_measure(report):
-    """What heads the column of `top1`, see `export.verification.scores`."""
+    """What heads the column of `top1`, see `verification.scores`."""
     return "top-1" if report.get("measure", "top-1") == "top-1" else "right"
 
 

@@ -73,7 +73,7 @@ def verify(directory, data, limit=None, seconds=1.0, threads=1, progress=None):
         "samples"}. The Keras models come first, then the artifacts in the manifest's order. In a row
         `agreement`, `max_abs_diff`, `mean_abs_diff` and `kl` compare with the Keras model that the file was
         made from, `agreement_float` with the float32 model; `measure` says what `top1` and the agreements
-        count, see `export.verification.scores`. What could not be measured is None, and `error` says why in one line;
+        count, see `scores`. What could not be measured is None, and `error` says why in one line;
         `refused` is true where a file is not what the manifest says.
 
     Raises:
@@ -159,7 +159,7 @@ def compare(answers, truth, source=None, reference=None, measure=TOP1, activatio
     """How well `answers` [N, num_classes] are, alone and against two other models' answers.
 
     Args:
-        measure, activation: see `export.verification.scores`, which says what top1, the agreements and kl are.
+        measure, activation: see `scores`, which says what top1, the agreements and kl are.
     """
     top = decided(answers, measure)
     numbers = {}

@@ -9,7 +9,7 @@ from keras_vit.layers.linear import Linear
 from keras_vit.layers.masks import ExplicitMask, as_mask
 from keras_vit.layers.pooling import Pooling
 
-KINDS = ("cosine", "l2")
+DISTANCES = ("cosine", "l2")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -46,7 +46,7 @@ class VisualPrediction(ExplicitMask, keras.layers.Layer):
 def visual_prediction_loss(
     predicted: Tensor,
     target: Tensor,
-    kind: str = "cosine",
+    distance: str = "cosine",
     mask: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
@@ -58,13 +58,13 @@ def visual_prediction_loss(
 
     Args:
         predicted, target: [..., D], of the same shape.
-        kind: "cosine" or "l2".
+        distance: "cosine" or "l2".
         mask: [...], True = counts: where both the text and the picture are there. What else stands there
             (NaN too) changes neither the loss nor a gradient.
         sample_weight: [...], a factor on each. As in Keras' losses the mean is over how many count, not over
             their weights: so that the mean over several parts of a batch is that of the batch.
     """
-    one_of("kind of visual prediction", kind, KINDS)
+    one_of("distance", distance, DISTANCES)
     given, expected = tuple(predicted.shape), tuple(target.shape)
     if len(given) != len(expected) or any(
         None not in pair and pair[0] != pair[1] for pair in zip(given, expected, strict=True)
@@ -77,7 +77,7 @@ def visual_prediction_loss(
     if mask is not None:
         mask = as_mask(mask)
         predicted, target = (ops.where(ops.expand_dims(mask, -1), x, 0) for x in (predicted, target))
-    if kind == "l2":
+    if distance == "l2":
         loss = ops.mean(ops.square(predicted - target), axis=-1)
     else:
         loss = 1 - ops.sum(_unit(predicted) * _unit(target), axis=-1)

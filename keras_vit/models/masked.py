@@ -297,7 +297,7 @@ def _checked_ratio(ratio, encoder):
 
 def _checked_reconstruction(value, mode):
     if value is None:
-        return MaskedReconstruction(kind="l1" if mode == "simmim" else "l2")
+        return MaskedReconstruction(distance="l1" if mode == "simmim" else "l2")
     if not isinstance(value, MaskedReconstruction):
         raise InputError(f"reconstruction must be a keras_vit.losses.MaskedReconstruction, not {value!r}.")
     return value

@@ -237,7 +237,7 @@ def test_the_target_gets_no_gradient_and_the_prediction_the_right_one(kind):
 
 
 def test_impossible_predictions_are_refused():
-    with pytest.raises(InputError, match="unknown kind of visual prediction 'l1'"):
+    with pytest.raises(InputError, match="unknown distance 'l1'"):
         visual_prediction_loss(noise(2, 3), noise(2, 3), "l1")
     with pytest.raises(InputError, match=r"predicted features \[2, 3\] and those to predict \[2, 4, 3\]"):
         visual_prediction_loss(noise(2, 3), noise(2, 4, 3))

@@ -254,7 +254,7 @@ def error(target, predicted, model):
     if model.reconstruction.normalise:
         target = (target - target.mean()) / np.sqrt(target.var() + 1e-6)
     difference = predicted - target
-    return np.abs(difference).mean() if model.reconstruction.kind == "l1" else (difference**2).mean()
+    return np.abs(difference).mean() if model.reconstruction.distance == "l1" else (difference**2).mean()
 
 
 # Training.
@@ -274,7 +274,7 @@ def test_the_loss_is_the_error_on_hidden_patches(mode):
         each = np.reshape(by_hand, (4, 3)) * weights[:, None]
         given = model.evaluate(images(), np.zeros(4), sample_weight=weights, verbose=0)
         assert given == pytest.approx(each.sum() / (3 * 4), rel=1e-5)  # by their number, as Keras' losses
-    assert (model.reconstruction.kind, MaskedViT(encoder(), mode="simmim").reconstruction.kind) == (
+    assert (model.reconstruction.distance, MaskedViT(encoder(), mode="simmim").reconstruction.distance) == (
         "l2",
         "l1",
     )

@@ -13,6 +13,7 @@ import keras_vit
 from keras_vit import MaskedViT, MultimodalViT, ViT, layers, modalities
 from keras_vit.errors import InputError
 from keras_vit.export import fold
+from keras_vit.losses import MaskedReconstruction
 from keras_vit.mobile_demo.site import CIFAR10
 from keras_vit.training.recipes import recipe_from
 from keras_vit.training.runs import read_run
@@ -20,7 +21,7 @@ from keras_vit.training.runs import read_run
 # Configs and answers of version 0.1.
 OLD_FILES = json.loads((Path(__file__).parent / "old_files.json").read_text())
 SMALL = {"patch_size": 4, "width": 16, "depth": 1, "num_heads": 2, "mlp_width": 16}
-OLD = {"num_classes": "classes", "num_heads": "heads"}
+OLD = {"num_classes": "classes", "num_heads": "heads", "distance": "kind"}
 
 
 def with_old_names(value):
@@ -94,6 +95,7 @@ def test_the_kept_run_and_its_quantized_models():
     [
         (layers.Attention(2, "hard", top_k=2), "attention_type", "kind"),
         (layers.Pooling("mean"), "pool_type", "kind"),
+        (MaskedReconstruction(distance="l1"), "distance", "kind"),
     ],
 )
 def test_layers(layer, new, old):

@@ -110,5 +110,5 @@ def test_recipes_that_cannot_be(options, message):
 def test_mae_predicts_by_a_decoder():
     masked = chosen(mode="mae", ratio=0.5, normalise=False).build(None)
     assert masked.decoder is not None and masked.ratio == 0.5
-    assert masked.reconstruction.kind == "l2" and not masked.reconstruction.normalise
+    assert masked.reconstruction.distance == "l2" and not masked.reconstruction.normalise
     assert isinstance(chosen(), PretrainingRecipe)

@@ -54,9 +54,9 @@ def test_probe_scores_features(run, model):
     found = json.loads(out)
     assert code == 0 and (found["width"], found["train"], found["test"]) == (64, 1438, 359)
     assert found["linear"] > 0.8 and found["knn"] > 0.8, "random features of digits are far from useless"
-    code, out, _ = run("probe", model, "digits", "--kind", "knn", "--k", 3)
+    code, out, _ = run("probe", model, "digits", "--method", "knn", "--k", 3)
     assert code == 0 and "3 nearest neighbours" in out and "linear" not in out
-    assert "unknown kind of probe 'tree'" in run("probe", model, "digits", "--kind", "tree")[2][-1]
+    assert "unknown probe 'tree'" in run("probe", model, "digits", "--method", "tree")[2][-1]
     assert "no.keras does not exist: probe takes a RUN" in run("probe", "no.keras", "digits")[2][-1]
 
 

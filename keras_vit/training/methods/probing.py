@@ -14,42 +14,42 @@ import numpy as np
 from keras_vit.config import integer
 from keras_vit.errors import InputError, one_of
 
-KINDS = ("linear", "knn")
+METHODS = ("linear", "knn")
 TEMPERATURE = 0.07
 
 
-def probe(model, data, kinds=KINDS, k=20, progress=None):
+def probe(model, data, methods=METHODS, k=20, progress=None):
     """Top-1 on held-out pictures of classifiers on the frozen features of `model`.
 
     Args:
         model: a `ViT`; a head is left aside.
         data: an `ImageData` of its image size.
-        kinds: some of `KINDS`.
+        methods: some of `METHODS`.
         k: neighbours that vote.
         progress: called as `progress(note, done, total)`.
 
     Returns:
-        {kind: top-1 in [0, 1]}.
+        {method: top-1 in [0, 1]}.
 
     Raises:
-        InputError: an unknown kind, pictures of another size, more neighbours than training pictures.
+        InputError: an unknown method, pictures of another size, more neighbours than training pictures.
     """
-    for kind in kinds:
-        one_of("kind of probe", kind, KINDS)
-    if "knn" in kinds and integer("k", k, at_least=1) > len(data.train):
+    for method in methods:
+        one_of("probe", method, METHODS)
+    if "knn" in methods and integer("k", k, at_least=1) > len(data.train):
         raise InputError(f"k={k} neighbours of {len(data.train)} training pictures: use a smaller k.")
     encoder = model.rebuilt(num_classes=None, **({} if model.config.pooling else {"pooling": "mean"}))
     train, test = (
         features(encoder, split.images, functools.partial(progress, name) if progress else None)
         for name, split in (("training", data.train), ("held out", data.test))
     )
-    found = {}
-    for kind in kinds:
+    accuracy = {}
+    for method in methods:
         if progress:
-            progress(kind, 0, 1)
-        classifier = _linear() if kind == "linear" else _neighbours(k)
-        found[kind] = float(classifier.fit(train, data.train.labels).score(test, data.test.labels))
-    return found
+            progress(method, 0, 1)
+        classifier = _linear() if method == "linear" else _neighbours(k)
+        accuracy[method] = float(classifier.fit(train, data.train.labels).score(test, data.test.labels))
+    return accuracy
 
 
 def features(encoder, images, progress=None, batch_size=256):
@@ -64,13 +64,13 @@ def features(encoder, images, progress=None, batch_size=256):
             f"pictures of {list(images.shape[1:3])} for a model of {list(encoder.image_size)}: load them in "
             "its size."
         )
-    found = []
+    batches = []
     for start in range(0, len(images), batch_size):
         batch = encoder.prepare(np.asarray(images[start : start + batch_size]))
-        found.append(np.asarray(encoder.predict_on_batch(batch), "float32"))
+        batches.append(np.asarray(encoder.predict_on_batch(batch), "float32"))
         if progress:
             progress(min(start + batch_size, len(images)), len(images))
-    return np.concatenate(found)
+    return np.concatenate(batches)
 
 
 def _linear():

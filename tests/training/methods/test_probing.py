@@ -56,7 +56,7 @@ def test_a_linear_probe_scales_each_feature(model, monkeypatch):
 
 
 def test_bad_input(model):
-    with pytest.raises(InputError, match="unknown kind of probe 'forest'"):
+    with pytest.raises(InputError, match="unknown probe 'forest'"):
         probe(model, thirds(), ["forest"])
     with pytest.raises(InputError, match="k=45 neighbours of 44 training pictures"):
         probe(model, thirds(), ["knn"], k=45)

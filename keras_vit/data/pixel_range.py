@@ -9,7 +9,8 @@ def pixels_problem(values: np.ndarray) -> str | None:
     """Why numbers cannot be pixels 0..255, or None.
 
     Fractions are fine: resizing makes them. So are a few values a little outside, which sharp resizing makes.
-    Floats up to 2 that are not all 0 were divided by 255: nobody's pictures are that dark.
+    Floats up to 2 that are not all 0 were divided by 255, and integers up to 1 are a mask: nobody's pictures
+    are that dark.
     """
     if values.dtype.kind not in "iuf" or not values.size:
         return f"are {values.dtype} {list(values.shape)}, and pixels are numbers in 0..255"
@@ -21,7 +22,7 @@ def pixels_problem(values: np.ndarray) -> str | None:
         inside = low >= 0 and high <= 255
         if inside or np.mean((values >= 0) & (values <= 255)) > 0.9:
             return None
-    elif low >= 0 and high <= 255 and not (floats and 0 < high <= 2):
+    elif low >= 0 and high <= 255 and not 0 < high <= (2 if floats else 1):
         return None
     return (
         f"run from {low:.4g} to {high:.4g}, but pixels run over 0..255: leave out their normalisation, it is "

@@ -73,8 +73,9 @@ def read_table(path: Path, key: str) -> tuple[list[str], list[tuple[int, list[st
     text = read_text(path)
     separators, skipped = SEPARATORS, 0
     first, _, rest = text.partition("\n")
-    if first.strip().lower().startswith("sep=") and len(first.strip()) <= 5:
-        separators, text, skipped = (first.strip()[4:] or "\t",), rest, 1
+    first = first.strip().strip('"')  # some programs quote it as any other cell
+    if first.lower().startswith("sep=") and len(first) <= 5:
+        separators, text, skipped = (first[4:] or "\t",), rest, 1
     columns = {separator: _names(_head(text, separator)) for separator in separators}
     # The one by which the table has its key, and of several the one that makes most columns.
     separator = max(
@@ -102,9 +103,11 @@ def read_table(path: Path, key: str) -> tuple[list[str], list[tuple[int, list[st
                 sound = not any(cells[width:])
                 rows.append((reader.line_num + skipped, [*cells, *[""] * width][:width] if sound else None))
     except csv.Error as error:
+        way_out = 'a cell that holds quotes is written "in quotes, with "" for each".'
+        if "field larger" in str(error):
+            way_out = "a quote that never closes makes one, or the cell is to be shortened."
         raise InputError(
-            f"{str(path)!r} is no table at line {reader.line_num + skipped} ({error}): a cell that holds "
-            'quotes is written "in quotes, with "" for each".'
+            f"{str(path)!r} is no table at line {reader.line_num + skipped} ({error}): {way_out}"
         ) from error
     rows = rows[1:]
     kept = _kept_columns(path, names, [cells for _, cells in rows if cells])

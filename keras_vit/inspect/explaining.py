@@ -66,9 +66,10 @@ def _model_file(path):
         }
         what = next((what for pattern, what in descriptions.items() if any(path.glob(pattern))), "no RUN")
         raise InputError(f"{path} is {what}, without a model.keras: {WAY_OUT}")
-    open_regular(path).close()  # a pipe would wait
-    if not zipfile.is_zipfile(path):
-        what = "a TFLite file" if path.suffix == ".tflite" else "no Keras file, or a damaged one"
+    with open_regular(path) as file:  # a pipe would wait
+        is_tflite = file.read(8)[4:] == b"TFL3"  # its metadata makes a .zip of it, too
+    if is_tflite or not zipfile.is_zipfile(path):
+        what = "a TFLite file" if is_tflite or path.suffix == ".tflite" else "no Keras file, or a damaged one"
         raise InputError(f"{path} is {what}: {WAY_OUT}")
     return path
 

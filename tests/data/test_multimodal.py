@@ -295,6 +295,7 @@ def test_a_clip_with_fractions_is_rounded(tmp_path):
 
 BAD_CLIPS = {
     "in 0..1": (CLIP / 255, r"run from 0 to 1, but pixels run over 0\.\.255: leave out their normalisation"),
+    "a mask": ((CLIP > 100).astype("uint8"), r"run from 0 to 1, but pixels run over 0\.\.255"),
     "in -1..1": (CLIP / 127.5 - 1, "run from -1 to 1, but"),
     "normalised": ((CLIP - 120) / 60, "run from -2 to 2.2"),
     "above 255": (CLIP * 2, "run from 0 to 510"),

@@ -63,6 +63,7 @@ def test_other_western_bytes_are_read_and_said(tmp_path):
     "text",
     [
         "sep=;\nlabel;image;text\na;b;c\n",
+        '"sep=;"\nlabel;image;text\na;b;c\n',
         "label,image,text\n\n\na,b,c\n,,\n\n,,,,\n",
         "\nlabel,image,text\na,b,c\n",
         ",label,image,text\n0,a,b,c\n",
@@ -100,6 +101,7 @@ def test_rows_keep_their_line_numbers(tmp_path):
         (b"label,image,,text\na,b,x,c\n", "column 3 of .* has cells and no name"),
         (b",label\nx,a\n", "column 1 of .* has cells and no name"),
         (b'label,text\na,"never closed\nb,c\n', r"is no table at line \d.*a cell that holds quotes"),
+        (b"label,text\na," + b"x" * 140_000 + b"\n", "line 2 .*field larger.*to be shortened"),
         (b'label,text\na,"two" words\n', "is no table at line 2"),
         (b"\xff\xfel\0a\0b\0", "has no column `label`"),
         (b"\xff\xfe\0\xd8", "is no text in UTF-16"),

@@ -1,5 +1,7 @@
 """The pictures as files: what is warm in them, and what `explain` refuses."""
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -180,6 +182,8 @@ def test_explain_a_quantization_aware_model_with_the_labels_of_its_run(run, tmp_
 def test_explain_refuses_what_is_no_keras_model(run, tmp_path):
     image, out = tmp_path / "picture.png", tmp_path / "out.png"
     (tmp_path / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3" + b"\0" * 50)
+    with zipfile.ZipFile(tmp_path / "model.tflite", "a") as file:  # as the metadata of a .tflite
+        file.writestr("labels.txt", "a")
     (tmp_path / "model.keras").write_bytes(b"no zip")
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
     for folder, file in (("saved/1", "saved_model.pb"), ("dist", "int8.tflite"), ("empty", "notes.txt")):

@@ -87,10 +87,9 @@ def finetune(run, profile, data, epochs=None, learning_rate=None, console=None, 
     if not (folder / "comparison.json").exists():
         found = {"float": top1(model, data.choosing), "post_training": top1(aware, data.choosing)}
         write_json(folder / "comparison.json", found)
-    if distill:
-        teach(aware, in_float32(model), distill)
+    loss = FloatModelLoss(in_float32(model), distill) if distill else None
     console = console or Console(stderr=True)
-    history = fit(aware, data, folder, recipe, console, profile.name, keep="best")
+    history = fit(aware, data, folder, recipe, console, profile.name, keep="best", loss=loss)
     found = read_document(folder / "comparison.json", Comparison, AGAIN)
     found["trained"] = max(row["val_accuracy"] for row in history)
     worse = found["trained"] < found["post_training"] - 1e-6  # the former comes out of float32
@@ -109,28 +108,29 @@ def check_distill(weight):
         raise InputError(f"distill is the weight of a loss, 0 or more, not {weight!r}.")
 
 
-def teach(student, teacher, weight):
-    """Add weight * mean KL(teacher || student) to the training loss of `student`.
+class FloatModelLoss:
+    """The loss of a quantized model for `TrainingModel`: its own + weight * mean KL(float || quantized).
 
     Hinton et al. 2015, arXiv:1503.02531, at temperature 1, on the same augmented batch; what stands for KL
-    where the logits are no softmax's, says `training.distillation`. Only training has it: held-out losses
-    stay comparable. The teacher is frozen, and no part of `student`, so what is saved and resumed has the
-    same variables as without.
+    where the logits are no softmax's, says `methods.distillation`. Only training has it: held-out losses
+    stay comparable. What is saved and resumed has the same variables as without.
 
     Args:
-        student, teacher: models from the same images to logits [B, num_classes].
+        model: the float model, which takes the same inputs; it is not trained.
     """
-    usual = student.compute_loss
-    distillation = Distillation("soft", activation=teacher.activation)
 
-    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = usual(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        if not training:
-            return loss
-        wanted = ops.stop_gradient(teacher(x, training=False))
-        return loss + weight * distillation(wanted, y_pred, sample_weight=sample_weight)
+    def __init__(self, model: keras.Model, weight: float) -> None:
+        self.model, self.weight = model, weight
+        self.distillation = Distillation("soft", activation=model.activation)
 
-    student.compute_loss = compute_loss
+    def __call__(self, label_loss, x, y, y_pred, sample_weight=None):
+        target = ops.stop_gradient(self.model(x, training=False))
+        loss = label_loss(x, y, y_pred, sample_weight)
+        return loss + self.weight * self.distillation(target, y_pred, sample_weight=sample_weight)
+
+    def logits(self, y_pred):
+        """The logits [B, num_classes] as they are."""
+        return y_pred
 
 
 def _start_again_if_changed(folder, config):

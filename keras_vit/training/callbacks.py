@@ -101,7 +101,7 @@ class Keeper(keras.callbacks.Callback):
         self.state_path.unlink(missing_ok=True)
 
     def restore(self, model):
-        """Load the state into a compiled `model`; return (epochs done, steps done in the next one)."""
+        """Load the state into a compiled `TrainingModel`; return (epochs done, steps done in the next)."""
         self.history = []
         if not self.state_path.exists():
             return 0, 0
@@ -192,9 +192,10 @@ class Keeper(keras.callbacks.Callback):
 
     def _save_model(self):
         # A copy that was never compiled: the optimizer's state would triple the file.
+        model = self.model.model
         if self._copy is None:
-            self._copy = type(self.model).from_config(self.model.get_config())
-        self._copy.set_weights(averaged_weights(self.model))
+            self._copy = type(model).from_config(model.get_config())
+        self._copy.set_weights(averaged_weights(model))
         with atomic_write(self.folder / "model.keras") as temporary:
             self._copy.save(temporary)
 

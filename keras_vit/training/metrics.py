@@ -6,6 +6,8 @@ What fills up a batch has weight 0, and the real examples in it have a weight ab
 import keras
 from keras import ops
 
+from keras_vit.config import Tensor
+
 
 @keras.saving.register_keras_serializable("keras_vit")
 class CountedAccuracy(keras.metrics.CategoricalAccuracy):
@@ -20,28 +22,19 @@ class CountedAccuracy(keras.metrics.CategoricalAccuracy):
         return super().update_state(y_true, y_pred, sample_weight)
 
 
-def count_losses(model):
-    """Let a compiled model show as `loss` the mean over the real examples, each counting once, in place.
+class CountedLoss(keras.metrics.Mean):
+    """The mean loss of the examples whose weight is not 0, each counting once.
 
     Keras takes the mean over the batches by their sizes, with what fills them up.
     """
-    tracker, usual_loss = model._loss_tracker, model.compute_loss
-    usual_update = tracker.update_state
-    tracker.weights_of_batch = None
 
-    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        tracker.weights_of_batch = sample_weight
-        return usual_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-
-    def update_state(values, sample_weight=None):
-        weights, tracker.weights_of_batch = tracker.weights_of_batch, None
+    def update_state(self, loss: Tensor, weights: Tensor | None = None, batch_size: Tensor | int = 1) -> None:
+        """Count a batch: its loss, the sum over its examples of weight * loss, divided by its size."""
         if weights is None:
-            return usual_update(values, sample_weight)
+            super().update_state(loss, batch_size)
+            return
         weights = ops.cast(weights, "float32")
         real = ops.sum(ops.cast(ops.greater(weights, 0), "float32"))
-        # The loss is the sum over the real ones of weight * loss, divided by the size of the whole batch.
         size = ops.cast(ops.shape(weights)[0], "float32")
-        total = ops.cast(values, "float32") * size / ops.maximum(ops.max(weights), 1e-6)
-        return usual_update(total / ops.maximum(real, 1.0), real)
-
-    model.compute_loss, tracker.update_state = compute_loss, update_state
+        total = ops.cast(loss, "float32") * size / ops.maximum(ops.max(weights), 1e-6)
+        super().update_state(total / ops.maximum(real, 1.0), real)

@@ -25,15 +25,15 @@ from keras_vit.models import MaskedViT, MultimodalViT, ViT, freeze, is_decayed, 
 from keras_vit.models.activation import AUTO
 from keras_vit.training.callbacks import SECONDS, Keeper
 from keras_vit.training.curves import draw_curves
-from keras_vit.training.methods.distillation import teach
-from keras_vit.training.metrics import CountedAccuracy, count_losses
-from keras_vit.training.optimization.accumulation import accumulate
+from keras_vit.training.methods.distillation import TeacherLoss
+from keras_vit.training.metrics import CountedAccuracy
 from keras_vit.training.optimization.averaging import EvaluateAverages
 from keras_vit.training.optimization.optimizer import LayerwiseAdamW, SummedAdamW, warmup_cosine
 from keras_vit.training.progress import reporter
 from keras_vit.training.recipes import MultimodalRecipe, PretrainingRecipe
 from keras_vit.training.runs import locked_run, open_run
 from keras_vit.training.stopping import Stop
+from keras_vit.training.training_model import TrainingLoss, TrainingModel
 
 
 def train(
@@ -96,12 +96,14 @@ def train(
     else:
         console = Console(quiet=True)
     keras.utils.set_random_seed(recipe.seed)
+    loss = None
     with scope(strategy):
         model = built(data, recipe, start)
         if teacher is not None:
-            teach(model, teacher.model.rebuilt(), recipe.distill, recipe.distill_weight, recipe.temperature)
+            how = recipe.distill, recipe.distill_weight, recipe.temperature
+            loss = TeacherLoss(model, teacher.model.rebuilt(), *how)
     keep = "best" if recipe.early_stop else "last"
-    options = {"progress": progress, "save_seconds": save_seconds}
+    options = {"progress": progress, "save_seconds": save_seconds, "loss": loss}
     if tensorboard is not None and is_chief(strategy):
         options["callbacks"] = [keras.callbacks.TensorBoard(tensorboard, write_graph=False)]
     history = fit(model, data, out, recipe, console, "train", keep, strategy, **options)
@@ -181,10 +183,12 @@ def fit(
     progress="bar",
     save_seconds=SECONDS,
     callbacks=(),
+    loss: TrainingLoss | None = None,
 ):
     """Run the recipe's epochs on `model`, continuing from `folder`'s state if there is one.
 
-    The arguments are those of `train`; `callbacks` are further ones of Keras.
+    The arguments are those of `train`; `callbacks` are further ones of Keras; `loss` is what the model learns
+    from besides the labels.
 
     Returns:
         list of the epochs' metrics.
@@ -208,8 +212,8 @@ def fit(
         console.print(f"{folder} is finished: {len(keeper.history)} epochs", highlight=False)
         return keeper.history
     with scope(strategy):  # and no further: the first worker saves alone, and makes variables for that
-        compile_for(model, recipe, steps)
-    epoch, step = keeper.restore(model)
+        trained = compile_for(model, recipe, steps, loss=loss)
+    epoch, step = keeper.restore(trained)
     if epoch or step:
         console.print(f"continuing after {keeper.where} of {recipe.epochs} in {folder}", highlight=False)
     shown = reporter(progress, console, title, recipe.epochs, steps, recipe.batch_size, epoch, step)
@@ -227,7 +231,7 @@ def fit(
             for first, last, skipped in parts:
                 if first == last or keeper.is_enough:
                     continue
-                model.fit(
+                trained.fit(
                     distributed(
                         strategy,
                         functools.partial(
@@ -286,8 +290,10 @@ def scope(strategy):
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
-def compile_for(model, recipe, steps, schedule=None):
-    """Compile `model` with the recipe's loss, optimizer and schedule, or with another schedule."""
+def compile_for(
+    model: keras.Model, recipe, steps: int, schedule=None, loss: TrainingLoss | None = None
+) -> TrainingModel:
+    """`model` with the recipe's loss, optimizer and schedule, or with another schedule, ready for `fit`."""
     total = recipe.epochs * steps
     warmup = min(int(recipe.warmup_epochs * steps), total - 1)
     schedule = schedule or warmup_cosine(recipe.learning_rate, total, warmup)
@@ -306,14 +312,11 @@ def compile_for(model, recipe, steps, schedule=None):
     # As in the recipes of ViT and DeiT: the size of a bias or a position is no sign of overfitting.
     spared = [variable for variable in model.trainable_variables if not is_decayed(variable)]
     optimizer.exclude_from_weight_decay(var_list=spared)
+    training = TrainingModel(model, loss, recipe.accumulate)
     if isinstance(model, MaskedViT):
-        model.compile(optimizer=optimizer)  # it has its own loss
+        training.compile(optimizer)  # it has its own loss
     else:
-        model.compile(
-            optimizer=optimizer,
-            loss=loss_for(model, recipe.label_smoothing),
-            weighted_metrics=[CountedAccuracy(name="accuracy")],
-        )
+        accuracy = CountedAccuracy(name="accuracy")
+        training.compile(optimizer, loss_for(model, recipe.label_smoothing), [accuracy])
     optimizer.build(model.trainable_variables)
-    count_losses(model)
-    accumulate(model, recipe.accumulate)
+    return training

@@ -95,11 +95,11 @@ def steps(data, model, recipe):
     from keras_vit.data.pipeline import training_batches
     from keras_vit.training.trainer import compile_for
 
-    compile_for(model, recipe, steps=1000)
-    model.make_train_function()
+    training = compile_for(model, recipe, steps=1000)
+    training.make_train_function()
     same = iter(training_batches(data.train, model, recipe, 0, 1).take(1).cache().repeat())
     while True:
-        model.train_function(same)
+        training.train_function(same)
         model.trainable_variables[-1].numpy()  # a GPU runs behind: wait for the update
         yield
 

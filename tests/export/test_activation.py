@@ -18,7 +18,7 @@ from keras_vit import MultimodalViT, ViT, ViTConfig, cli
 from keras_vit.errors import InputError, Notice
 from keras_vit.export import export, fold, quantize_aware, verify
 from keras_vit.export.compiled_loss import notice_loss
-from keras_vit.export.quantization.finetune import teach
+from keras_vit.export.quantization.finetune import FloatModelLoss
 from keras_vit.export.tf_serving.saved_model import write_saved_model
 from keras_vit.export.tf_serving.serving_files import write_serving
 from keras_vit.export.tflite.convert import float_file, quantized_file
@@ -36,6 +36,7 @@ from keras_vit.export.verification.scores import (
 from keras_vit.export.verification.verify import compare
 from keras_vit.inspect import draw_explanation
 from keras_vit.modalities import Action, Image
+from keras_vit.training.training_model import TrainingModel
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
@@ -429,9 +430,9 @@ def test_quantization_aware_training_learns_from_the_users_loss_and_a_sigmoid_te
     head.assign(head + RANDOM.normal(0, 0.5, head.shape))  # so that there is something to learn
     x = teacher.prepare(PIXELS)
     s, t = (np.asarray(model(x, training=False), "float64") for model in (student, teacher))
-    student.compile(loss=BCE(from_logits=True))
-    teach(student, teacher, 2.0)
-    found = float(student.compute_loss(x=x, y=EACH, y_pred=tf.constant(s, tf.float32), training=True))
+    training = TrainingModel(student, FloatModelLoss(teacher, 2.0))
+    training.compile("sgd", BCE(from_logits=True))
+    found = float(training.compute_loss(x=x, y=EACH, y_pred=tf.constant(s, tf.float32), training=True))
     p, q = expit(t), expit(s)
     bce = -(EACH * np.log(q) + (1 - EACH) * np.log(1 - q)).mean()
     kl = (rel_entr(p, q) + rel_entr(1 - p, 1 - q)).mean()

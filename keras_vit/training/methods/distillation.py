@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_vit.config import Tensor
 from keras_vit.errors import InputError, one_of
 from keras_vit.files import find_labels
 from keras_vit.models import ViT
@@ -29,7 +30,7 @@ from keras_vit.models.activation import default_activation
 from keras_vit.models.transfer import variables_by_name
 from keras_vit.training.imports import load_start
 
-KINDS = ("hard", "soft")
+DISTILLATIONS = ("hard", "soft")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,70 +94,79 @@ def _check_activation(teacher, activation, wanted):
         )
 
 
-def teach(student, teacher, kind, weight=0.5, temperature=3.0):
-    """Let `student` learn from `teacher` too, in place, before it is compiled.
+class TeacherLoss:
+    """The loss of a student, as `TrainingModel` takes it: that of the labels and that of a teacher's answers.
 
-    Only training has the teacher's part of the loss: held-out losses are those of the labels. What is saved
-    and resumed has the same variables as without.
+    Only training has the teacher's part: held-out losses are those of the labels. What is saved and resumed
+    has the same variables as without a teacher.
 
     Args:
-        student: a `ViT` with a head.
+        student: a `ViT` with a head. With a distillation token it answers with both heads from now on.
         teacher: a `ViT` with as many classes; its own preprocessing and image size are respected.
-        kind: "hard" or "soft".
+        distillation: "hard" or "soft".
         weight: w above, in [0, 1].
         temperature: tau above, for "soft".
+
+    Raises:
+        InputError: an unknown distillation, or models whose `activation` differs.
     """
-    one_of("kind of distillation", kind, KINDS)
-    _check_activation(teacher.name, teacher.activation, student.activation)
-    loss = Distillation(kind, temperature, student.activation)
-    convert = as_seen_by(teacher, student)
-    label_loss, metrics = student.compute_loss, student.compute_metrics
-    apart = student.config.distilled
-    student.return_both_heads = apart
 
-    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if not training:
-            return label_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        ours, theirs = (y_pred[:, 0], y_pred[:, 1]) if apart else (y_pred, y_pred)
-        wanted = ops.stop_gradient(teacher(convert(x), training=False))
-        usual = label_loss(x=x, y=y, y_pred=ours, sample_weight=sample_weight, training=training)
-        return (1 - weight) * usual + weight * loss(wanted, theirs, sample_weight=sample_weight)
+    def __init__(
+        self, student: ViT, teacher: ViT, distillation: str, weight: float = 0.5, temperature: float = 3.0
+    ) -> None:
+        one_of("distillation", distillation, DISTILLATIONS)
+        _check_activation(teacher.name, teacher.activation, student.activation)
+        self.teacher, self.weight = teacher, weight
+        self.distillation = Distillation(distillation, temperature, student.activation)
+        self.convert = as_seen_by(teacher, student)
+        self.has_two_heads = student.return_both_heads = student.config.distilled
 
-    def compute_metrics(x, y, y_pred, sample_weight=None):
-        if len(y_pred.shape) == 3:
-            y_pred = ops.mean(y_pred, axis=1)
-        return metrics(x, y, y_pred, sample_weight=sample_weight)
+    def __call__(self, label_loss, x, y, y_pred, sample_weight=None) -> Tensor:
+        for_labels, for_teacher = (y_pred[:, 0], y_pred[:, 1]) if self.has_two_heads else (y_pred, y_pred)
+        target = ops.stop_gradient(self.teacher(self.convert(x), training=False))
+        loss = label_loss(x, y, for_labels, sample_weight)
+        return (1 - self.weight) * loss + self.weight * self.distillation(
+            target, for_teacher, sample_weight=sample_weight
+        )
 
-    student.compute_loss, student.compute_metrics = compute_loss, compute_metrics
+    def logits(self, y_pred: Tensor) -> Tensor:
+        """The mean of the two heads, [B, num_classes]."""
+        return ops.mean(y_pred, axis=1) if len(y_pred.shape) == 3 else y_pred
 
 
 class Distillation(keras.losses.Loss):
-    """What the student's logits [B, num_classes] lack of the teacher's.
+    """How far the student's logits [B, num_classes] are from the teacher's.
 
     Args:
-        kind: "hard" or "soft", see above.
+        distillation: "hard" or "soft", see above.
         temperature: of "soft".
         activation: of both: "softmax" or "sigmoid"; None for the mean squared difference of the numbers.
     """
 
-    def __init__(self, kind, temperature=1.0, activation="softmax", name="distillation"):
+    def __init__(
+        self,
+        distillation: str,
+        temperature: float = 1.0,
+        activation: str | None = "softmax",
+        name: str = "distillation",
+    ) -> None:
         super().__init__(name=name, dtype="float32")
-        self.kind, self.temperature, self.activation = kind, temperature, activation
+        self.distillation, self.temperature, self.activation = distillation, temperature, activation
 
-    def call(self, teacher, student):
+    def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """The loss of each example, [B], from both models' logits."""
         if self.activation is None:
             return ops.mean(ops.square(teacher - student), axis=-1)
         if self.activation == "sigmoid":
-            return self._of_coins(teacher, student)
-        if self.kind == "hard":
+            return self._of_each_class(teacher, student)
+        if self.distillation == "hard":
             best = ops.argmax(teacher, axis=-1)
             return keras.losses.sparse_categorical_crossentropy(best, student, from_logits=True)
-        wanted, found = (ops.log_softmax(logits / self.temperature) for logits in (teacher, student))
-        return self.temperature**2 * ops.sum(ops.exp(wanted) * (wanted - found), axis=-1)
+        log_p, log_q = (ops.log_softmax(logits / self.temperature) for logits in (teacher, student))
+        return self.temperature**2 * ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
 
-    def _of_coins(self, teacher, student):
-        if self.kind == "hard":
+    def _of_each_class(self, teacher, student):
+        if self.distillation == "hard":
             yes = ops.cast(ops.greater(teacher, 0.0), student.dtype)
             return keras.losses.binary_crossentropy(yes, student, from_logits=True)
         teacher, student = teacher / self.temperature, student / self.temperature
@@ -176,11 +186,11 @@ def as_seen_by(teacher, student):
     Raises:
         InputError: a teacher of other channels than a student that is not of grey pictures.
     """
-    ours, theirs = student.config.channels, teacher.config.channels
-    if ours not in (1, theirs):
+    channels = student.config.channels
+    if channels not in (1, teacher.config.channels):
         raise InputError(
-            f"a teacher of {theirs} channels cannot see pictures of {ours}: use "
-            f"teacher.rebuilt(channels={ours})."
+            f"a teacher of {teacher.config.channels} channels cannot see pictures of {channels}: use "
+            f"teacher.rebuilt(channels={channels})."
         )
     (height, width), (h, w) = teacher.image_size, student.image_size
     scale = max(height / h, width / w)

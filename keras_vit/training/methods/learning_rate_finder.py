@@ -66,12 +66,12 @@ def find_rate(data, recipe, start=None, steps=STEPS, lowest=LOWEST, highest=HIGH
     model = built(data, recipe, start)
     growth = math.log(highest / lowest) / (steps - 1)
     schedule = keras.optimizers.schedules.ExponentialDecay(lowest, 1, math.exp(growth))
-    compile_for(model, recipe, steps, schedule)
+    training = compile_for(model, recipe, steps, schedule)
     epochs = math.ceil(steps * recipe.batch_size / len(data.train))
     rates, losses, exploded = [], [], False
     for step, batch in enumerate(training_batches(data.train, model, recipe, 0, epochs).take(steps)):
-        model.reset_metrics()  # or it would be the mean since the first step
-        losses.append(float(model.train_on_batch(*batch, return_dict=True)["loss"]))
+        training.reset_metrics()  # or it would be the mean since the first step
+        losses.append(float(training.train_on_batch(*batch, return_dict=True)["loss"]))
         rates.append(lowest * math.exp(growth * step))
         if progress:
             progress(step + 1, steps)

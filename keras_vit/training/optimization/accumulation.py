@@ -1,64 +1,56 @@
-"""`accumulate`: the gradient of a batch in several parts, one after the other, for less memory.
+"""`accumulated_gradients`: the gradient of a batch in several parts, one after the other, for less memory.
 
 Keras' own `gradient_accumulation_steps` counts batches: its schedule runs on between two updates, the last
 group of an epoch is filled from the next one, what it has gathered must be saved too, and a strategy of
 several replicas refuses it. Here a step stays a step, and only the activations of one part are in memory.
 """
 
-import keras
 import tensorflow as tf
 
 
-def accumulate(model, parts):
-    """Let each training step of a compiled `model` go through its batch in so many `parts`, in place.
+def accumulated_gradients(model, x, y, weights, parts: int) -> tuple:
+    """(loss, gradients) of a batch, which goes through `model` in `parts`.
 
-    The update is that of the whole batch but for rounding, and for what is random in the model; each replica
-    of a strategy divides its own share.
+    They are those of the whole batch but for rounding, and for what is random in the model; each replica of a
+    strategy divides its own share. The metrics of `model` see every part.
 
     Args:
-        parts: how many; 1 changes nothing.
+        model: a compiled `TrainingModel`.
+        x, y, weights: the batch; weights may be None.
+        parts: how many.
+
+    Returns:
+        The gradients are in the order of `model.trainable_weights`; None for those that no loss reaches.
     """
-    if parts == 1:
-        return
+    batch = tf.nest.map_structure(lambda t: _divided(t, parts), (x, y, _weights(x, weights, parts)))
+    variables = model.trainable_weights
+    reached = []
 
-    def train_step(data):
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        batch = tf.nest.map_structure(lambda t: _divided(t, parts), (x, y, _weights(x, weights, parts)))
-        variables = model.trainable_weights
-        reached = []
+    def step(part, loss, gradients):
+        x, y, weights = tf.nest.map_structure(lambda t: t[part], batch)
+        with tf.GradientTape() as tape:
+            y_pred = model(x, training=True)
+            part_loss = model.compute_loss(x, y, y_pred, weights, training=True) / parts
+        new = tape.gradient(part_loss, variables)
+        reached[:] = [gradient is not None for gradient in new]
+        new = [
+            total if gradient is None else total + tf.convert_to_tensor(gradient)
+            for total, gradient in zip(gradients, new, strict=True)
+        ]
+        model.compute_metrics(x, y, y_pred, sample_weight=weights)
+        return part + 1, loss + part_loss, new
 
-        def step(part, loss, gradients):
-            x, y, weights = tf.nest.map_structure(lambda t: t[part], batch)
-            with tf.GradientTape() as tape:
-                y_pred = model(x, training=True)
-                found = model.compute_loss(x, y, y_pred, weights, training=True) / parts
-            new = tape.gradient(found, variables)
-            reached[:] = [gradient is not None for gradient in new]
-            new = [
-                sum_ if gradient is None else sum_ + tf.convert_to_tensor(gradient)
-                for sum_, gradient in zip(gradients, new, strict=True)
-            ]
-            model.compute_metrics(x, y, y_pred, sample_weight=weights)
-            return part + 1, loss + found, new
-
-        carried = 0, 0.0, [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas == 1:
-            _, loss, gradients = tf.while_loop(
-                lambda part, *_: part < parts, step, carried, parallel_iterations=1, maximum_iterations=parts
-            )
-        else:  # which must not meet in a loop of TensorFlow's
-            for _ in range(parts):
-                with tf.control_dependencies(carried[2]):
-                    carried = step(*carried)
-            _, loss, gradients = carried
-        model._loss_tracker.weights_of_batch = weights  # not those of the last part
-        model._loss_tracker.update_state(loss * replicas, sample_weight=_length(x))
-        gradients = [sum_ if seen else None for sum_, seen in zip(gradients, reached, strict=True)]
-        model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return model.get_metrics_result()
-
-    model.train_step = train_step
+    carried = 0, 0.0, [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        _, loss, gradients = tf.while_loop(
+            lambda part, *_: part < parts, step, carried, parallel_iterations=1, maximum_iterations=parts
+        )
+    else:  # which must not meet in a loop of TensorFlow's
+        for _ in range(parts):
+            with tf.control_dependencies(carried[2]):
+                carried = step(*carried)
+        _, loss, gradients = carried
+    return loss, [total if seen else None for total, seen in zip(gradients, reached, strict=True)]
 
 
 def _length(x):

@@ -9,9 +9,16 @@ from rich.console import Console
 
 from keras_vit import ViT
 from keras_vit.errors import InputError
-from keras_vit.export.quantization.finetune import about_run, check_distill, finetune, load_trained, teach
+from keras_vit.export.quantization.finetune import (
+    FloatModelLoss,
+    about_run,
+    check_distill,
+    finetune,
+    load_trained,
+)
 from keras_vit.export.quantization.post_training import post_training
 from keras_vit.training import load_data, recipe, train
+from keras_vit.training.training_model import TrainingModel
 
 FLOAT = "76a7e234dc54e9c605b2cc9fdf71279526150df48c574bdfa69e436e0b3d5c18"  # printf float | sha256sum
 AWARE = "8bf9fd4be091a1baa7d3947484c1b90a1ce69f0df2facb671c8658ea9f4704d8"  # printf aware | sha256sum
@@ -36,10 +43,11 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def compiled(student, rate=0.0, **options):
+def compiled(student, teacher, weight, rate=0.0):
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
-    student.compile(keras.optimizers.SGD(rate), loss, **options)
-    return student
+    training = TrainingModel(student, FloatModelLoss(teacher, weight))
+    training.compile(keras.optimizers.SGD(rate), loss)
+    return training
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
@@ -50,21 +58,19 @@ def test_the_loss_is_that_of_numpy(batch, weight):
     usual = -np.mean(np.sum((0.9 * y + 0.1 / 3) * q, -1))
     distilled = np.mean(np.sum(np.exp(p) * (p - q), -1))
     assert distilled > 0.1
-    teach(student, teacher, weight)
-    compiled(student)
-    assert student.train_on_batch(x, y) == pytest.approx(usual + weight * distilled, rel=1e-5)
-    assert student.test_on_batch(x, y) == pytest.approx(usual, rel=1e-5), "held-out losses stay comparable"
+    training = compiled(student, teacher, weight)
+    assert training.train_on_batch(x, y) == pytest.approx(usual + weight * distilled, rel=1e-5)
+    assert training.test_on_batch(x, y) == pytest.approx(usual, rel=1e-5), "held-out losses stay comparable"
 
 
 def test_its_gradient_pulls_the_student_to_the_teacher_and_the_teacher_stays(batch):
     x, y = batch
     student, teacher = dense(1), dense(2)
     before = [w.copy() for w in teacher.get_weights()]
-    teach(student, teacher, 100.0)
-    compiled(student, rate=0.02)
+    training = compiled(student, teacher, 100.0, rate=0.02)
     gap = np.abs(log_softmax(student(x)) - log_softmax(teacher(x))).max()
     for _ in range(200):
-        student.train_on_batch(x, y)
+        training.train_on_batch(x, y)
     assert np.abs(log_softmax(student(x)) - log_softmax(teacher(x))).max() < 0.2 * gap
     for old, new in zip(before, teacher.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -73,12 +79,14 @@ def test_its_gradient_pulls_the_student_to_the_teacher_and_the_teacher_stays(bat
 def test_a_taught_model_is_saved_as_a_plain_one(tmp_path):
     model = ViT("Nano/4", image_size=8, num_classes=2, depth=1)
     plain, taught = (post_training(model, "int8") for _ in range(2))
-    teach(taught, model, 1.0)
-    assert len(taught.variables) == len(plain.variables)
+    training = compiled(taught, model, 1.0)
+    assert len(training.variables) == len(taught.variables) == len(plain.variables)
     assert taught.get_config().keys() == plain.get_config().keys()
     taught.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert type(loaded) is type(plain) and "compute_loss" not in vars(loaded)
+    assert type(loaded) is type(plain) and not {"compute_loss", "train_step"} & (
+        set(vars(loaded)) | set(vars(taught))
+    )
 
 
 @pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "1", True])

@@ -9,7 +9,8 @@ from thirds_data import silent, thirds, tiny_recipe, vit
 from keras_vit.data.decoding import fit
 from keras_vit.errors import InputError
 from keras_vit.training import recipe, train
-from keras_vit.training.methods.distillation import Teacher, as_seen_by, load_teacher, teach
+from keras_vit.training.methods.distillation import Teacher, TeacherLoss, as_seen_by, load_teacher
+from keras_vit.training.training_model import TrainingModel
 
 
 def softmax(logits):
@@ -28,9 +29,8 @@ def test_the_loss_is_that_of_the_paper(kind, token):
     x = np.random.default_rng(2).normal(size=(5, 12, 8, 3)).astype("float32")
     y = np.eye(3, dtype="float32")[[0, 1, 2, 1, 0]]
     plain = np.asarray(student(x))
-    student.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
-    teach(student, teacher, kind, weight, temperature)
-    student.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    training = TrainingModel(student, TeacherLoss(student, teacher, kind, weight, temperature))
+    training.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), ["accuracy"])
 
     answer = student(x, training=True)
     ours, theirs = (np.asarray(answer[:, i]) if token else plain for i in range(2))
@@ -42,16 +42,16 @@ def test_the_loss_is_that_of_the_paper(kind, token):
         taught = temperature**2 * np.sum(p * np.log(p / q), -1).mean()
     assert taught > 0.1 and abs(taught - cross_entropy(ours, y)) > 0.05, "both parts are to be told apart"
     expected = (1 - weight) * cross_entropy(ours, y) + weight * taught
-    assert float(student.compute_loss(x, y, answer, training=True)) == pytest.approx(expected, rel=1e-5)
+    assert float(training.compute_loss(x, y, answer, training=True)) == pytest.approx(expected, rel=1e-5)
 
     if token:
         np.testing.assert_allclose((ours + theirs) / 2, plain, atol=1e-6)
         assert np.abs(ours - theirs).max() > 0.1, "two heads"
     # In use, and where it is evaluated, it knows of no teacher.
     np.testing.assert_allclose(np.asarray(student(x)), plain, atol=1e-6)
-    held_out = float(student.compute_loss(x, y, student(x), training=False))
+    held_out = float(training.compute_loss(x, y, student(x), training=False))
     assert held_out == pytest.approx(cross_entropy(plain, y), rel=1e-5)
-    found = student.compute_metrics(x, y, answer)["accuracy"]
+    found = training.compute_metrics(x, y, answer)["accuracy"]
     assert float(found) == pytest.approx(np.mean(plain.argmax(-1) == y.argmax(-1)))
 
 
@@ -61,8 +61,8 @@ def test_a_sigmoid_s_classes_are_taught_one_by_one(kind):
     student.activation = teacher.activation = "sigmoid"
     x = np.random.default_rng(2).normal(size=(5, 12, 8, 3)).astype("float32")
     y = np.float32([[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 0, 1]])
-    student.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
-    teach(student, teacher, kind, weight=0.3, temperature=2.0)
+    training = TrainingModel(student, TeacherLoss(student, teacher, kind, weight=0.3, temperature=2.0))
+    training.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
     s, t = (np.asarray(model(x), "float64") for model in (student, teacher))
 
     def binary(p, q):
@@ -75,22 +75,22 @@ def test_a_sigmoid_s_classes_are_taught_one_by_one(kind):
         p, q = expit(t / 2), expit(s / 2)
         taught = 4 * (rel_entr(p, q) + rel_entr(1 - p, 1 - q)).mean()
     expected = 0.7 * binary(y, expit(s)) + 0.3 * taught
-    found = float(student.compute_loss(x, y, student(x, training=True), training=True))
+    found = float(training.compute_loss(x, y, student(x, training=True), training=True))
     assert found == pytest.approx(expected, rel=1e-4)
     with pytest.raises(
         InputError, match="activation='softmax' and the student with 'sigmoid': both must mean"
     ):
-        teach(student, vit(seed=1), kind)
+        TeacherLoss(student, vit(seed=1), kind)
 
 
 def test_an_example_of_weight_0_teaches_nothing():
     student, teacher = vit(), vit(seed=1)
-    teach(student, teacher, "soft", weight=1.0)
-    student.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    training = TrainingModel(student, TeacherLoss(student, teacher, "soft", weight=1.0))
+    training.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
     x = np.random.default_rng(2).normal(size=(4, 12, 8, 3)).astype("float32")
     y = np.eye(3, dtype="float32")[[0, 1, 2, 1]]
-    first = student.compute_loss(x[:2], y[:2], student(x[:2]))
-    filled = student.compute_loss(x, y, student(x), np.float32([2, 2, 0, 0]))
+    first = training.compute_loss(x[:2], y[:2], student(x[:2]))
+    filled = training.compute_loss(x, y, student(x), np.float32([2, 2, 0, 0]))
     assert float(filled) == pytest.approx(float(first), rel=1e-5)
 
 

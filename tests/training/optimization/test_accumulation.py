@@ -80,7 +80,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from keras_vit.training import strategy
-from keras_vit.training.optimization.accumulation import accumulate
+from keras_vit.training.training_model import TrainingModel
 from keras_vit.training.optimization.averaging import averaged_weights
 from keras_vit.training.optimization.optimizer import SummedAdamW
 
@@ -93,12 +93,11 @@ def fitted(scope, parts, dropout=0.0):
     with scope:
         layers = [keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")]
         model = keras.Sequential([*layers, keras.layers.Dropout(dropout)])
-        model.compile(
-            SummedAdamW(1e-2, global_clipnorm=0.5, epsilon=1.0, use_ema=True, ema_momentum=0.9), "mse"
-        )
-        model.optimizer.build(model.trainable_variables)
-        accumulate(model, parts)
-    model.fit(x, y, batch_size=12, epochs=5, shuffle=False, verbose=0)
+        optimizer = SummedAdamW(1e-2, global_clipnorm=0.5, epsilon=1.0, use_ema=True, ema_momentum=0.9)
+        training = TrainingModel(model, accumulate=parts)
+        training.compile(optimizer, "mse")
+        optimizer.build(model.trainable_variables)
+    training.fit(x, y, batch_size=12, epochs=5, shuffle=False, verbose=0)
     both = model.get_weights(), averaged_weights(model)
     return [np.concatenate([w.ravel() for w in weights]) for weights in both]
 

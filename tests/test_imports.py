@@ -248,7 +248,7 @@ def test_what_docstrings_mention_exists():
     for path in files.values():
         for name in MENTION.findall(path.read_text(encoding="utf-8")):
             first = name.split(".")[0]
-            if name in VARIABLES or not (first in rooms or name.endswith(".py")):
+            if name in VARIABLES or first == "model" or not (first in rooms or name.endswith(".py")):
                 continue
             checked += 1
             if not exists(name):

@@ -1,6 +1,7 @@
 """What Keras 3 needs to `fit` under a `tf.distribute` strategy of several replicas. All of it is here.
 
-`install()` patches these, each until Keras does it itself (tried with the Keras that `constraints.txt` pins):
+Inside `patched_keras()` these are mended, each until Keras does it itself (tried with the Keras that
+`constraints.txt` pins); after it Keras is as it was:
 
 1. `TensorFlowTrainer._maybe_symbolic_build` reduces a whole structure of per-replica batches at once, and
    crashes under MultiWorkerMirroredStrategy. One replica's own batch tells the shapes as well.
@@ -12,22 +13,27 @@
 `tests/training/test_replicas.py` runs all of them in real worker processes.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow import trainer as keras_trainer
 
 
-def install():
-    """Patch Keras, once."""
-    if hasattr(keras_trainer, "keras_vit_replicas"):
-        return
-    keras_trainer.keras_vit_replicas = True
-    trainer = keras_trainer.TensorFlowTrainer
+@contextlib.contextmanager
+def patched_keras() -> Iterator[None]:
+    """While it lasts, Keras can `fit` under a strategy of several replicas or workers."""
+    trainer, seeds = keras_trainer.TensorFlowTrainer, keras.random.SeedGenerator
+    before = trainer._maybe_symbolic_build, keras_trainer.reduce_per_replica, seeds.next
     trainer._maybe_symbolic_build = _symbolic_build(trainer._maybe_symbolic_build)
     keras_trainer.reduce_per_replica = _reduce(keras_trainer.reduce_per_replica)
-    keras.random.SeedGenerator.next = _next_seed(keras.random.SeedGenerator.next)
+    seeds.next = _next_seed(seeds.next)
+    try:
+        yield
+    finally:
+        trainer._maybe_symbolic_build, keras_trainer.reduce_per_replica, seeds.next = before
 
 
 def _symbolic_build(usual):

@@ -13,7 +13,6 @@ import time
 
 import tensorflow as tf
 
-from keras_vit.distributed import replicas
 from keras_vit.distributed.addresses import bind, is_address, parts, why_silent
 from keras_vit.errors import InputError, one_of
 
@@ -24,7 +23,8 @@ SECONDS = 60  # to wait for the other workers
 def strategy(name="auto", seconds=SECONDS):
     """The `tf.distribute.Strategy` to train under, or None for one device.
 
-    Call it before anything else of TensorFlow.
+    Call it before anything else of TensorFlow. `train` takes it. Keras' own `fit` under it needs
+    `with replicas.patched_keras():` around it.
 
     Args:
         name: "none"; "mirrored" (all GPUs of this machine, or all logical CPU devices); "multiworker"; or
@@ -45,14 +45,12 @@ def strategy(name="auto", seconds=SECONDS):
         devices = _devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) < 2:
             return None
-        replicas.install()
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if _workers() == 0:
         raise InputError(
             "there are no workers to train with: set TF_CONFIG in each of them, start them by Slurm, or try "
             "it here: keras-vit launch --workers 2 -- train ..."
         )
-    replicas.install()
     resolver = _resolver()
     wait_for_workers(resolver.cluster_spec().job_tasks("worker"), resolver.task_id, seconds)
     return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)

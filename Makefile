@@ -15,7 +15,7 @@ STAMP := .venv/.ready
 demo: setup
 	$(BIN)/keras-vit demo --out runs/demo
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 test: setup lint
 	$(PYTEST)

@@ -21,6 +21,7 @@ SLOWEST = (
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption("--no-skips", action="store_true", help="a test that would be skipped fails")
 
 
 def pytest_configure(config):
@@ -34,6 +35,14 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in slow]
     places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.getoption("--no-skips"):
+        report.outcome, report.longrepr = "failed", f"skipped, and --no-skips was given: {report.longrepr[2]}"
+    return report
 
 
 @pytest.fixture(autouse=True, scope="module")

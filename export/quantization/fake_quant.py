@@ -25,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_vit.export._compat import tfmot_quantizers
 from keras_vit.layers.masks import MASK_BIAS
 
 BLOCK = 32  # inputs that share a scale in "weight4_block"
@@ -44,8 +45,8 @@ def _tfmot():
     # give the next `import keras` of a child another library. Put it back.
     before = os.environ.get("TF_USE_LEGACY_KERAS")
     import keras_cv  # noqa: F401  (keras-cv chooses its Keras when imported: it must come first)
-    from tensorflow_model_optimization.python.core.quantization.keras import quantizers
 
+    quantizers = tfmot_quantizers()
     if before is None:
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
     else:

@@ -7,6 +7,7 @@ declare their roles themselves, see `keras_vit.layers.quantization`. The quantiz
 
 from collections.abc import Iterable, Iterator
 
+from keras_vit._compat import flatten_layers
 from keras_vit.errors import InputError
 from keras_vit.export.profiles import Profile
 from keras_vit.export.quantization.fake_quant import BLOCK
@@ -22,8 +23,8 @@ def quantizable_layers(model) -> Iterator[tuple[str, Quantizable]]:
     Layers that only training has are left out.
     """
     yield "model", model
-    left_out = {id(inner) for layer in model.training_only_layers() for inner in layer._flatten_layers()}
-    for layer in model._flatten_layers(include_self=False):
+    left_out = {id(inner) for layer in model.training_only_layers() for inner in flatten_layers(layer)}
+    for layer in flatten_layers(model, include_self=False):
         if isinstance(layer, Quantizable) and id(layer) not in left_out:
             yield name_within(model, layer).replace("/", "."), layer
 

@@ -18,6 +18,7 @@ from PIL import Image
 from keras_vit.answers import LOGITS
 from keras_vit.data.headers import MAX_PIXELS, MAX_SIDE
 from keras_vit.errors import InputError
+from keras_vit.export._compat import write_bytes_as_string
 from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.tf_serving.saved_model import picture_sizes
 from keras_vit.export.tflite.metadata import Builder, parsed, read_metadata, with_zip
@@ -220,7 +221,7 @@ def with_signature_defs(content):
         for key, message in sorted(found.items()):
             builder.Key(key)
             # What TF Serving reads is a string, and `String` would encode these bytes as UTF-8.
-            builder._WriteBlob(message, append_zero=True, type_=flexbuffers.Type.STRING)
+            write_bytes_as_string(builder, message)
     entry, buffer = MetadataT(), BufferT()
     entry.name, entry.buffer = SIGNATURE_DEFS, len(model.buffers)
     buffer.data = np.frombuffer(builder.Finish(), np.uint8)

@@ -16,6 +16,7 @@ import tempfile
 
 from keras_vit.answers import output_name
 from keras_vit.errors import InputError
+from keras_vit.export._compat import frozen
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.tflite.batch_size import resizable
 from keras_vit.export.tflite.fold import from_raw
@@ -120,7 +121,6 @@ def write_graph(model, folder, rollout=False):
         rollout: of a `ViT`, a second output `rollout` [1, rows, columns], as of `inspect.attention_rollout`.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     specs = {
         name: tf.TensorSpec((1, *signature["shape"]), signature["dtype"], name=name)
@@ -137,10 +137,12 @@ def write_graph(model, folder, rollout=False):
 
     traced = tf.function(answer, autograph=False)
     # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
-    frozen = convert_variables_to_constants_v2(traced.get_concrete_function(**specs))
+    constant = frozen(traced.get_concrete_function(**specs))
     module = tf.Module()
     outputs = [output_name(model.activation), "rollout"]
-    serve = tf.function(lambda **inputs: dict(zip(outputs, frozen(**inputs), strict=False)), autograph=False)
+    serve = tf.function(
+        lambda **inputs: dict(zip(outputs, constant(**inputs), strict=False)), autograph=False
+    )
     module.serve = serve.get_concrete_function(**specs)
 
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})

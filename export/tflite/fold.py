@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit._compat import flatten_layers
 from keras_vit.config import Tensor
 from keras_vit.errors import InputError, one_of
 from keras_vit.export.tflite.rewrites import (
@@ -136,7 +137,7 @@ def _way_out(model):
 
 def _described(model):
     """What a model that is none of ours is, and which layers of it this package does not know."""
-    layers = model._flatten_layers(include_self=False) if isinstance(model, keras.Model) else ()
+    layers = flatten_layers(model, include_self=False) if isinstance(model, keras.Model) else ()
     strangers = {
         type(layer).__name__ for layer in layers if not type(layer).__module__.startswith("keras_vit")
     }

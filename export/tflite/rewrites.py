@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit._compat import flatten_layers
 from keras_vit.layers import Attention
 from keras_vit.models.transfer import name_within
 from keras_vit.models.vit import ViT
@@ -143,7 +144,7 @@ def drop_key_bias(weights: Weights, model: Any) -> bool:
 
 def _attentions(model):
     """(name as in `variables_by_name`, layer) of every `Attention` of a model."""
-    for layer in model._flatten_layers(include_self=False):
+    for layer in flatten_layers(model, include_self=False):
         if isinstance(layer, Attention):
             yield name_within(model, layer), layer
 

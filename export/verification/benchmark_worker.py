@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from keras_vit.errors import InputError
+from keras_vit.export._compat import operator_details
 from keras_vit.export.verification.litert_profiler import profile
 from keras_vit.export.verification.runners import SIGNATURE, delegated_share, open_runner
 from keras_vit.export.verification.timing import peak_memory, random_array, start_of_peak_memory, time_turn
@@ -69,7 +70,7 @@ def tflite(path, threads):
         interpreter.invoke()
         return [interpreter.get_tensor(index) for index in outputs]
 
-    operators = interpreter._get_ops_details()  # the only way from Python to what was delegated
+    operators = operator_details(interpreter)
     names = Counter(op["op_name"] for op in operators if op["op_name"] != "DELEGATE")
     return run, {"delegated": delegated_share(operators), "operators": dict(names.most_common())}
 

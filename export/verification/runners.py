@@ -19,6 +19,7 @@ import numpy as np
 from keras_vit.answers import LOGITS, PROBABILITY, output_name
 from keras_vit.config import PRESENT
 from keras_vit.errors import InputError
+from keras_vit.export._compat import operator_details
 from keras_vit.export.verification.runner import INPUT, SIGNATURE, Runner
 from keras_vit.export.verification.tflite_process import TFLiteProcess
 
@@ -188,7 +189,7 @@ class TFLiteRunner(Runner):
             output,
         )
         self._interpreter = interpreter
-        operators = interpreter._get_ops_details()  # the only way from Python to what was delegated
+        operators = operator_details(interpreter)
         self.operators = dict(
             Counter(op["op_name"] for op in operators if not _is_delegate(op)).most_common()
         )
@@ -212,7 +213,7 @@ def delegated_share(operators):
     their number is the same; that is the test of this function.
 
     Args:
-        operators: `Interpreter._get_ops_details()` after `allocate_tensors()`.
+        operators: `operator_details` after `allocate_tensors()`.
     """
     nodes = [op for op in operators if not _is_delegate(op)]
     made_by = {int(tensor): i for i, node in enumerate(nodes) for tensor in node["outputs"]}

@@ -17,31 +17,24 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
-import keras
 import tensorflow as tf
-from keras.src.backend.tensorflow import trainer as keras_trainer
+
+from keras_vit._compat import replaced_in_trainer
 
 
 @contextlib.contextmanager
 def patched_keras() -> Iterator[None]:
     """While it lasts, Keras can `fit` under a strategy of several replicas or workers."""
-    trainer, seeds = keras_trainer.TensorFlowTrainer, keras.random.SeedGenerator
-    before = trainer._maybe_symbolic_build, keras_trainer.reduce_per_replica, seeds.next
-    trainer._maybe_symbolic_build = _symbolic_build(trainer._maybe_symbolic_build)
-    keras_trainer.reduce_per_replica = _reduce(keras_trainer.reduce_per_replica)
-    seeds.next = _next_seed(seeds.next)
-    try:
+    with replaced_in_trainer(_symbolic_build, _reduce, _next_seed):
         yield
-    finally:
-        trainer._maybe_symbolic_build, keras_trainer.reduce_per_replica, seeds.next = before
 
 
 def _symbolic_build(usual):
     @functools.wraps(usual)
     def build(self, iterator=None, data_batch=None):
-        if self._distribute_strategy is None or iterator is None:
-            return usual(self, iterator=iterator, data_batch=data_batch)
         strategy = self.distribute_strategy
+        if strategy.num_replicas_in_sync == 1 or iterator is None:
+            return usual(self, iterator=iterator, data_batch=data_batch)
         for _, _, batches in iterator:
             batch = tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], next(batches))
             return usual(self, data_batch=batch)

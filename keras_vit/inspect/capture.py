@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit._compat import flatten_layers
 from keras_vit.errors import InputError
 from keras_vit.layers import Attention, Linear
 from keras_vit.models.multimodal import MultimodalViT
@@ -91,7 +92,7 @@ def _places(root):
     layers = {}
 
     def walk(layer, prefix):
-        for child in layer._flatten_layers(include_self=False, recursive=False):
+        for child in flatten_layers(layer, include_self=False, recursive=False):
             name = f"{prefix}{child.name}"
             layers[name] = (child, None)
             for layer_class, roles in ROLES.items():

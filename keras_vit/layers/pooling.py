@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_vit._compat import flatten_layers
 from keras_vit.config import Shape, Tensor, boolean, integer, positive
 from keras_vit.errors import one_of
 from keras_vit.layers.attention import Attention
@@ -112,7 +113,7 @@ class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
         self.norm.build((None, 1, width))
         self.mlp.build((None, 1, width))
         self.attention.float_products = True
-        for layer in self._flatten_layers():
+        for layer in flatten_layers(self):
             if isinstance(layer, Linear):
                 layer.roles = ACCURATE_ROLES
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import keras
 
+from keras_vit._compat import flatten_layers
 from keras_vit.config import Tensor
 
 
@@ -31,7 +32,7 @@ def rematerialised(layer: keras.layers.Layer, forward: Callable[..., Tensor], *t
 
 
 def _seed_generators(layer):
-    for part in layer._flatten_layers():
+    for part in flatten_layers(layer):
         generator = getattr(part, "seed_generator", None)
         if generator is not None:
             yield generator

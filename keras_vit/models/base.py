@@ -7,10 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit._compat import ModelWithSignature, allow_more_layers, flatten_layers
+
 QUANTIZED = "quantized"  # beside the variables in a file: layers that Keras has quantized
 
 
-class Model(keras.Model):
+class Model(ModelWithSignature):
     """A `keras.Model` that is built where it is made, and knows what it takes.
 
     A kind defines `build`, which does nothing the second time, and `input_signature`.
@@ -31,7 +33,7 @@ class Model(keras.Model):
         """`build`, in a constructor. A subclass can add layers of its own after that."""
         self.build(input_shape)
         # Keras (3.15) has no public way to build without closing the model to further layers.
-        self._tracker.unlock()
+        allow_more_layers(self)
 
     def export(
         self,
@@ -58,7 +60,7 @@ class Model(keras.Model):
         super().save_own_variables(store)
         found = {
             i: [layer.quantization_mode, keras.saving.serialize_keras_object(layer.quantization_config)]
-            for i, layer in enumerate(self._flatten_layers())
+            for i, layer in enumerate(flatten_layers(self))
             if getattr(layer, "quantization_mode", None)
         }
         if found:
@@ -68,7 +70,7 @@ class Model(keras.Model):
         """As in Keras, whose variables of the inner layers come after those of this one."""
         names = list(store.keys())
         if QUANTIZED in names:
-            layers = list(self._flatten_layers())  # a private name of Keras (3.15)
+            layers = flatten_layers(self)
             for i, (mode, config) in json.loads(np.asarray(store[QUANTIZED]).tobytes()).items():
                 if not layers[int(i)].quantization_mode:
                     layers[int(i)].quantize(mode, config=keras.saving.deserialize_keras_object(config))
@@ -76,11 +78,9 @@ class Model(keras.Model):
         super().load_own_variables(store)
 
     @property
-    def _default_save_signature(self):
-        # Keras (3.15, TensorFlow) adds this to a SavedModel for every model in it, and gives all inputs one
-        # dtype: None where that is not theirs.
-        dtypes = {spec.dtype for spec in keras.tree.flatten(self.input_signature())}
-        return super()._default_save_signature if dtypes == {"float32"} else None
+    def takes_floats_alone(self) -> bool:
+        """Whether all inputs are float32."""
+        return {spec.dtype for spec in keras.tree.flatten(self.input_signature())} == {"float32"}
 
 
 def shapes_of(signature: list) -> Any:

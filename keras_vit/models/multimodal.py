@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit._compat import flatten_layers
 from keras_vit.config import PRESENT, Shape, Tensor, boolean, integer, number, rate
 from keras_vit.errors import one_of
 from keras_vit.layers import EncoderBlock, LayerNorm, Linear, depth_rates
@@ -171,7 +172,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
             block.attention.adds_bias = True
         if self.head is not None:
             self.head.roles = ACCURATE_ROLES
-        for layer in self._flatten_layers(include_self=False):
+        for layer in flatten_layers(self, include_self=False):
             if isinstance(layer, LayerNorm):
                 layer.zero_tokens = True  # those that the mask leaves out
 

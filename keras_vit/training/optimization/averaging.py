@@ -10,13 +10,15 @@ which starts at the first weights and forgets them soon, also in a short run (as
 
 import keras
 
+from keras_vit._compat import moving_averages, trained_variables
+
 
 def averages(model):
     """[(trainable variable, its average)] of a compiled model; empty where none is kept."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not optimizer.use_ema:
         return []
-    return list(zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True))
+    return list(zip(trained_variables(optimizer), moving_averages(optimizer), strict=True))
 
 
 def averaged_weights(model):

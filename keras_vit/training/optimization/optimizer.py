@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_vit._compat import HookedAdamW, moments, moving_averages, update_on_all_replicas, variable_index
+
 
 def warmup_cosine(peak, steps, warmup):
     """A learning rate that rises linearly to `peak` in `warmup` of `steps`, and falls as a cosine to zero."""
@@ -14,7 +16,7 @@ def warmup_cosine(peak, steps, warmup):
 
 
 @keras.saving.register_keras_serializable("keras_vit")
-class SummedAdamW(keras.optimizers.AdamW):
+class SummedAdamW(HookedAdamW):
     """AdamW (Loshchilov and Hutter 2019) that clips the sum of all replicas' gradients.
 
     Keras clips each replica's own gradient and then sums them, so that the result would depend on the number
@@ -28,12 +30,12 @@ class SummedAdamW(keras.optimizers.AdamW):
             super().update_step(gradient, variable, learning_rate)
             return
         step = tf.cast(self.iterations + 1, variable.dtype)
-        index = self._get_variable_index(variable)
+        momentum, velocity = moments(self, variable)
         var = variable.value if isinstance(variable, keras.Variable) else variable
         tf.raw_ops.ResourceApplyAdam(
             var=var.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            m=momentum.value.handle,
+            v=velocity.value.handle,
             beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
             beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
             lr=tf.cast(learning_rate, variable.dtype),
@@ -46,10 +48,10 @@ class SummedAdamW(keras.optimizers.AdamW):
     def build(self, variables):
         super().build(variables)
         if self.use_ema:
-            for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+            for variable, average in zip(variables, moving_averages(self), strict=True):
                 average.assign(variable)
 
-    def _update_model_variables_moving_average(self, trainable_variables):
+    def update_averages(self, variables):
         done = tf.cast(self.iterations, tf.float32)
         momentum = tf.minimum(self.ema_momentum, (1 + done) / (10 + done))
 
@@ -58,23 +60,23 @@ class SummedAdamW(keras.optimizers.AdamW):
             average.assign(momentum * average + (1 - momentum) * value)
 
         def update_all(strategy, momentum):
-            pairs = zip(trainable_variables, self._model_variables_moving_average, strict=True)
+            pairs = zip(variables, moving_averages(self), strict=True)
             for variable, average in pairs:
                 strategy.extended.update(average.value, update, args=(variable.value, momentum), group=False)
 
-        tf.__internal__.distribute.interim.maybe_merge_call(update_all, self._distribution_strategy, momentum)
+        update_on_all_replicas(self, update_all, momentum)
 
     def finalize_variable_values(self, var_list):
         """Nothing, where Keras would end `fit` with the averages as weights: a state may be saved then."""
 
-    def _clip_gradients(self, gradients):
+    def clip(self, gradients):
         context = tf.distribute.get_replica_context()
         if context is not None and context.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
-        return super()._clip_gradients(gradients)
+        return super().clip(gradients)
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        return grads_and_vars  # they have been, above
+    def sum_over_replicas(self, pairs):
+        return pairs  # they have been, above
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -98,19 +100,19 @@ class LayerwiseAdamW(SummedAdamW):
 
     def _factor(self, variable):
         # By index, as Adam finds its moments: the TensorFlow backend hands over variables without a path.
-        return self._factors[self._get_variable_index(variable)]
+        return self._factors[variable_index(self, variable)]
 
     def update_step(self, gradient, variable, learning_rate):
         super().update_step(gradient, variable, learning_rate * self._factor(variable))
 
-    def _apply_weight_decay(self, variables):
+    def decay(self, variables):
         decay = self.weight_decay
         if decay is None:
             return
         try:
             for variable in variables:
                 self.weight_decay = decay * self._factor(variable)
-                super()._apply_weight_decay([variable])
+                super().decay([variable])
         finally:
             self.weight_decay = decay
 

@@ -210,9 +210,12 @@ def test_an_aware_saved_model_answers_like_the_phone(served, images, expected):
     model = loaded(served, 7)
     answer = model.signatures["serving_default"](image=tf.constant(images, tf.float32))
     probability = answer["probability"].numpy()
-    np.testing.assert_array_equal(probability.argmax(-1), phone.argmax(-1))
     difference = np.abs(probability - phone)
     assert difference.mean() < 1e-3 and difference.max() < 0.03
+    second, first = np.sort(phone, axis=-1)[:, -2:].T
+    decided = first - second > 0.03  # in the others, one step of 256 may decide
+    assert decided.mean() > 0.8
+    np.testing.assert_array_equal(probability.argmax(-1)[decided], phone.argmax(-1)[decided])
     # Not by accident: the float model is further away from the phone than this.
     assert difference.mean() < np.abs(expected - phone).mean() / 3
     check_answer(answer, probability)

@@ -36,6 +36,20 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+class NotInstalled(InputError):
+    """A package that one feature needs is not installed.
+
+    Args:
+        feature: what needs it, e.g. "--tensorboard".
+        package: its name.
+        extra: the extra of this package that brings it; None for a package that should be there.
+    """
+
+    def __init__(self, feature: str, package: str, extra: str | None = None):
+        what = f"'keras-vit[{extra}]'" if extra else package
+        super().__init__(f"{feature} needs {package}, which cannot be imported: pip install {what}")
+
+
 class Notice(UserWarning):
     """Something the user gave was used in part only. The command line prints it as a note."""
 

@@ -18,6 +18,7 @@ These kinds are all that a ViT needs:
 - "token": a range for each token, taken while running (ours, LiteRT's arithmetic).
 """
 
+import contextlib
 import functools
 import os
 
@@ -25,6 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_vit.errors import NotInstalled
 from keras_vit.export._compat import tfmot_quantizers
 from keras_vit.layers.masks import MASK_BIAS
 
@@ -44,9 +46,12 @@ def _tfmot():
     # Importing tfmot sets TF_USE_LEGACY_KERAS=1, for this process and its children: it would
     # give the next `import keras` of a child another library. Put it back.
     before = os.environ.get("TF_USE_LEGACY_KERAS")
-    import keras_cv  # noqa: F401  (keras-cv chooses its Keras when imported: it must come first)
-
-    quantizers = tfmot_quantizers()
+    with contextlib.suppress(ImportError):
+        import keras_cv  # noqa: F401  (keras-cv chooses its Keras when imported: it must come first)
+    try:
+        quantizers = tfmot_quantizers()
+    except ImportError:
+        raise NotInstalled("quantization", "tensorflow-model-optimization") from None
     if before is None:
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
     else:

@@ -127,6 +127,9 @@ def next_version(saved_model):
 def write_warmup(folder, model, name="vit", pictures=None):
     """Write requests for all signatures that TF Serving answers for itself before it says it is ready.
 
+    Without `tensorflow-serving-api` (the extra "serving"), which has their messages, nothing is written: the
+    server's first answer then takes longer.
+
     TensorFlow prepares a graph in its first run, which takes many times as long as the others.
     The file is a TFRecord of PredictionLog messages: one picture for `serving_default`, two each for
     `serve_bytes` and `serve_bytes_safe`, a JPEG and a PNG, since each has a decoder of its own. Of a
@@ -137,8 +140,11 @@ def write_warmup(folder, model, name="vit", pictures=None):
         model, name, pictures: as in `write_serving`.
     """
     import tensorflow as tf
-    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+    try:
+        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+    except ImportError:
+        return
     if hasattr(model, "image_size"):
         requests = _picture_requests((*model.image_size, _channels(model)), pictures)
     else:

@@ -47,7 +47,7 @@ from keras_vit.commands.options import (
     WeightDecay,
 )
 from keras_vit.commands.terminal import console, say, without_chatter
-from keras_vit.errors import InputError, one_of
+from keras_vit.errors import InputError, NotInstalled, one_of
 from keras_vit.files import finite
 from keras_vit.scenarios import SCENARIOS
 
@@ -218,7 +218,7 @@ def reporting(out, progress, save_minutes, tensorboard):
     if not 0 <= save_minutes < float("inf"):
         raise InputError(f"--save-minutes is 0 (after each step) or more, not {save_minutes:g}.")
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs TensorBoard: pip install tensorboard.")
+        raise NotInstalled("--tensorboard", "tensorboard", extra="tensorboard")
     return {
         "progress": progress,
         "save_seconds": 60 * save_minutes,

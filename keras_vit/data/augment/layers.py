@@ -7,6 +7,8 @@ import contextlib
 import io
 from typing import TYPE_CHECKING
 
+from keras_vit.errors import NotInstalled
+
 if TYPE_CHECKING:
     import keras
 
@@ -36,6 +38,9 @@ def sharpness() -> "keras.layers.Layer":
 
     Factor 1 is smooth, 0 the image, -1 twice as sharp. Unlike Keras' own, it does not darken the border.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # it greets on standard output
-        import keras_cv
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it greets on standard output
+            import keras_cv
+    except ImportError:
+        raise NotInstalled("the augmentation 'strong' (RandAugment)", "keras-cv") from None
     return keras_cv.layers.RandomSharpness(0.5, value_range=(0, 255), dtype="float32")

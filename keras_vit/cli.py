@@ -7,7 +7,9 @@ import errno
 import functools
 import os
 import sys
+import traceback
 import warnings
+from typing import Annotated
 
 import typer
 
@@ -54,6 +56,7 @@ COMMANDS = {
     "demo-app": demo_app,
 }  # in the order of --help
 
+_debug = {"on": False}  # of this run; typer parses --debug before the command
 app = typer.Typer(
     name="keras-vit",
     help="Vision Transformers in Keras 3: train, quantize, export, and prove that all copies agree.",
@@ -62,6 +65,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def with_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
+) -> None:
+    _debug["on"] = debug
 
 
 def _options_of(name):
@@ -76,6 +86,7 @@ for name, command in COMMANDS.items():
 
 def main():
     """Run the command line: 0 success or pre-empted, 1 failure, 2 bad input or no room, 130 Ctrl-C."""
+    _debug["on"] = False
     warnings.showwarning = functools.partial(_note, warnings.showwarning)
     try:
         app()
@@ -91,10 +102,8 @@ def main():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries again when it ends
         sys.exit(_fail(f"{what}. What was there before is unchanged: {_way_out(error)}.", 2))
     except Exception as error:
-        if os.environ.get("KERAS_VIT_TRACEBACK"):
-            raise
         line = (str(error).strip().splitlines() or [""])[0]
-        sys.exit(_fail(f"{type(error).__name__}: {line} (KERAS_VIT_TRACEBACK=1 shows where)", 1))
+        sys.exit(_fail(f"{type(error).__name__}: {line} (keras-vit --debug {_command()} ... shows where)", 1))
 
 
 def _text(name):
@@ -109,7 +118,14 @@ def _note(usual, message, category, *where, **more):
         usual(message, category, *where, **more)
 
 
+def _command():
+    return next((word for word in sys.argv[1:] if word in COMMANDS), "COMMAND")
+
+
 def _fail(message, code):
+    """Say what went wrong, in a line; with --debug also where. Called where an exception is handled."""
+    if _debug["on"]:
+        traceback.print_exc()
     print(f"error: {printable(message)}", file=sys.stderr)
     return code
 

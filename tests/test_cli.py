@@ -1,5 +1,6 @@
 """The command line as a person types it: exit codes, one-line errors, and the whole way on small pictures."""
 
+import importlib
 import json
 import os
 import shutil
@@ -726,3 +727,26 @@ def test_a_run_of_another_shape_is_refused_with_a_way_out(trained, tmp_path, cap
     for words in (["quantize", copy, "--profile", "int8"], ["export", copy, "--out", tmp_path / "out"]):
         check_error(capsys, "config.json is damaged .*: restore it, or train into another --out", *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_where_an_error_arose(capsys, monkeypatch, tmp_path):
+    words = "train", "digits", "--out", tmp_path / "run", "--recipe", "smal"
+    code, out, err = command_line.run(capsys, *words)
+    assert code == 2 and err.count("\n") == 1 and "Traceback" not in err
+    code, debug_out, debug = command_line.run(capsys, "--debug", *words)
+    assert (code, debug_out) == (2, out)
+    assert debug.startswith("Traceback (most recent call last)") and 'errors.py", line ' in debug
+    assert debug.endswith(err), "the line of the error stands last"
+    assert command_line.run(capsys, *words)[2] == err, "it is for one run"
+
+    def broken():
+        raise ZeroDivisionError("a fault of our own")
+
+    module = importlib.import_module("keras_vit.commands.recipes")
+    monkeypatch.setattr(module, "wide_console", broken)
+    code, _, err = command_line.run(capsys, "recipes")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "ZeroDivisionError: a fault of our own (keras-vit --debug recipes ... shows where)" in err
+    code, _, err = command_line.run(capsys, "--debug", "recipes")
+    assert code == 1 and ", in broken" in err
+    assert list(tmp_path.iterdir()) == []

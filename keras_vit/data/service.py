@@ -134,6 +134,7 @@ def watched(split: object, folder: str | Path, seconds: float = LOST) -> Iterato
                     file=sys.stderr,
                     flush=True,
                 )
+                # The main thread waits in TensorFlow for the next batch, for ever: no exception reaches it.
                 os._exit(2)
 
     threading.Thread(target=watch, daemon=True).start()

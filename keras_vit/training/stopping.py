@@ -42,7 +42,7 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = True
         if not self.leads:
-            # Without the first worker this one waits in a collective operation, where no exception reaches it.
+            # Without the first worker this one waits in a collective operation: no exception gets there.
             timer = threading.Timer(SECONDS, os._exit, [self.code])
             timer.daemon = True
             timer.start()

@@ -644,12 +644,12 @@ def readers_of(base, monkeypatch):
 
     def of_history():
         for keep, patience in (("last", 0), ("last", 2), ("best", 0)):
-            keeper = callbacks.Keeper(run_folder, keep, epochs=6, steps=5, patience=patience)
-            keeper.restore_history()
-            if keeper.finished:
-                assert 0 <= keeper.best_epoch < len(keeper.history)
-                curves.draw_curves(keeper.history, run_folder / "curves.png")
-                json.dumps({"event": "end", **keeper.history[-1]}, allow_nan=False)
+            checkpoint = callbacks.RunCheckpoint(run_folder, keep, epochs=6, steps=5, patience=patience)
+            checkpoint.restore_history()
+            if checkpoint.finished:
+                assert 0 <= checkpoint.best_epoch < len(checkpoint.history)
+                curves.draw_curves(checkpoint.history, run_folder / "curves.png")
+                json.dumps({"event": "end", **checkpoint.history[-1]}, allow_nan=False)
 
     def of_quantized():
         finetune.about_run(run_folder, {"data": {}}, ["int8_static"])

@@ -1,4 +1,4 @@
-"""`Keeper`: what a run leaves on disk while it trains, so that an interruption loses and changes nothing."""
+"""`RunCheckpoint`: what a run leaves on disk while it trains: an interruption loses and changes nothing."""
 
 import json
 import math
@@ -20,7 +20,7 @@ SECONDS = 600  # between two states within an epoch
 STEP_METRIC = "metric."  # the names of the sums behind the metrics of an epoch that is not finished
 
 
-class Keeper(keras.callbacks.Callback):
+class RunCheckpoint(keras.callbacks.Callback):
     """Saves what a person wants (the model) after each epoch, and what a resumed run needs (the state).
 
     The state is one file, `state.safetensors`, replaced in one step: every variable of the model

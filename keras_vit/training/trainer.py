@@ -23,7 +23,7 @@ from keras_vit.errors import InputError, Interrupted
 from keras_vit.files import write_json
 from keras_vit.models import MaskedViT, MultimodalViT, ViT, freeze, is_decayed, learning_rate_scales
 from keras_vit.models.activation import AUTO
-from keras_vit.training.callbacks import SECONDS, Keeper
+from keras_vit.training.callbacks import SECONDS, RunCheckpoint
 from keras_vit.training.curves import draw_curves
 from keras_vit.training.methods.distillation import TeacherLoss
 from keras_vit.training.metrics import CountedAccuracy
@@ -196,7 +196,7 @@ def fit(
     leads, replicas = is_chief(strategy), strategy.num_replicas_in_sync if strategy else 1
     steps = steps_per_epoch(data.train, recipe.batch_size)
     stop = Stop(leads)
-    keeper = Keeper(
+    checkpoint = RunCheckpoint(
         folder,
         keep,
         recipe.epochs,
@@ -207,15 +207,15 @@ def fit(
         writes=leads,
         alone=strategy is None,
     )
-    keeper.restore_history()
-    if keeper.finished:
-        console.print(f"{folder} is finished: {len(keeper.history)} epochs", highlight=False)
-        return keeper.history
+    checkpoint.restore_history()
+    if checkpoint.finished:
+        console.print(f"{folder} is finished: {len(checkpoint.history)} epochs", highlight=False)
+        return checkpoint.history
     with scope(strategy):  # and no further: the first worker saves alone, and makes variables for that
         trained = compile_for(model, recipe, steps, loss=loss)
-    epoch, step = keeper.restore(trained)
+    epoch, step = checkpoint.restore(trained)
     if epoch or step:
-        console.print(f"continuing after {keeper.where} of {recipe.epochs} in {folder}", highlight=False)
+        console.print(f"continuing after {checkpoint.where} of {recipe.epochs} in {folder}", highlight=False)
     shown = reporter(progress, console, title, recipe.epochs, steps, recipe.batch_size, epoch, step)
     averages = EvaluateAverages()
     # An epoch that goes on in the middle is a `fit` of its own, as it has fewer steps.
@@ -226,10 +226,10 @@ def fit(
             locked_run(folder) if leads else contextlib.nullcontext(),
             stop,
             watched(data.train, folder),
-            _lost_workers(strategy, stop, keeper),
+            _lost_workers(strategy, stop, checkpoint),
         ):
             for first, last, skipped in parts:
-                if first == last or keeper.is_enough:
+                if first == last or checkpoint.is_enough:
                     continue
                 trained.fit(
                     distributed(
@@ -242,11 +242,11 @@ def fit(
                     initial_epoch=first,
                     epochs=last,
                     validation_data=evaluation_batches(data.choosing, model, even=replicas > 1),
-                    callbacks=[shown, averages, keeper, *callbacks],
+                    callbacks=[shown, averages, checkpoint, *callbacks],
                     shuffle=False,  # the pipeline did it
                     verbose=0,
                 )
-            keeper.finish()
+            checkpoint.finish()
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped at once; {folder} has what was saved before: the same command continues.", stop.code
@@ -254,11 +254,11 @@ def fit(
     finally:
         averages.put_back()
         shown.close()
-    return keeper.history
+    return checkpoint.history
 
 
 @contextlib.contextmanager
-def _lost_workers(strategy, stop, keeper):
+def _lost_workers(strategy, stop, checkpoint):
     """Say what it means when another worker goes away."""
     try:
         yield
@@ -268,8 +268,8 @@ def _lost_workers(strategy, stop, keeper):
         if stop.asked:
             raise Interrupted("stopped with the other workers.", stop.code) from None
         raise InputError(
-            f"another worker went away ({error.message.splitlines()[0][:80]}): {keeper.folder} has what was "
-            "saved before. Start all workers again, with the same command, to go on."
+            f"another worker went away ({error.message.splitlines()[0][:80]}): {checkpoint.folder} has what "
+            "was saved before. Start all workers again, with the same command, to go on."
         ) from None
 
 

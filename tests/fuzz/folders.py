@@ -118,8 +118,10 @@ class Folders:
             mock.patch("keras_vit.export.verification.report.write_report", lambda *_, **__: None),
         ]
 
-    def _fit(self, model, data, folder, recipe, console, name, keep):
-        progress = self._callbacks.Keeper.__new__(self._callbacks.Keeper)  # one that saves nothing
+    def _fit(self, model, data, folder, recipe, console, name, keep, loss=None):
+        progress = self._callbacks.RunCheckpoint.__new__(
+            self._callbacks.RunCheckpoint
+        )  # one that saves nothing
         progress.folder, progress.history, progress.keep, progress.patience = folder, [], keep, 0
         progress.restore_history()
         return progress.history or HISTORY

@@ -20,7 +20,7 @@ from keras_vit import ViT
 from keras_vit.data.image_data import Split
 from keras_vit.errors import InputError, Interrupted
 from keras_vit.training import ImageData, recipe, train
-from keras_vit.training.callbacks import Keeper
+from keras_vit.training.callbacks import RunCheckpoint
 from keras_vit.training.runs import locked_run
 
 QUICK = {"epochs": 4, "batch_size": 12, "dropout": 0.1, "warmup_epochs": 1}
@@ -145,7 +145,7 @@ def test_states_within_an_epoch(tmp_path, monkeypatch):
     def noted(self, tensors, step):
         steps.append((len(self.history), step))
 
-    monkeypatch.setattr(Keeper, "_write_state", noted)
+    monkeypatch.setattr(RunCheckpoint, "_write_state", noted)
     jumps = itertools.cycle([2e9, 1e9])  # a clock that is set to another year all the time
     monkeypatch.setattr(time, "time", lambda: next(jumps))
     train(data(), tmp_path / "a", quick(epochs=2), silent(), save_seconds=0)
@@ -158,7 +158,7 @@ def test_states_within_an_epoch(tmp_path, monkeypatch):
     class Break(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             if batch == 1:
-                head = self.model.head.kernel
+                head = self.model.model.head.kernel
                 head.assign(head * np.nan)
 
     fit = keras.Model.fit

@@ -750,3 +750,27 @@ def test_debug_shows_where_an_error_arose(capsys, monkeypatch, tmp_path):
     code, _, err = command_line.run(capsys, "--debug", "recipes")
     assert code == 1 and ", in broken" in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "digits", "--out"),
+        ("pretrain", "digits", "--out"),
+        ("pack", "digits", "--out"),
+        ("demo", "--out"),
+        ("export", "runs/here", "--out"),
+        ("import", "model.npz", "--out"),
+        ("show", "digits", "--out"),
+    ],
+)
+def test_nothing_is_written_below_a_file(capsys, monkeypatch, tmp_path, words):
+    (tmp_path / "FILE").write_text("mine")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # it is said before that is imported
+    code, _, err = command_line.run(capsys, *words, tmp_path / "FILE" / "a" / "b")
+    assert (
+        code == 2
+        and f"{tmp_path / 'FILE'} is no folder" in err
+        and err.strip().endswith("use another --out.")
+    )
+    assert (tmp_path / "FILE").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1

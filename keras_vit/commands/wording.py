@@ -1,9 +1,11 @@
 """Errors of the library in the words of the command line: `--image-size` for its argument image_size."""
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from keras_vit.errors import InputError
 from keras_vit.files import path_in_errors
@@ -12,7 +14,6 @@ from keras_vit.files import path_in_errors
 OTHER_NAMES = {
     "method": "calibration_method",
     "images": "calibrate",
-    "served": "serve",
 }
 QUOTED = re.compile(r"""((?<![\w=])(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w))""")
 
@@ -28,6 +29,7 @@ def speaks_of_options(command: Callable, options: Callable[[], dict[str, str]]) 
     @functools.wraps(command)
     def spoken(*arguments, **named):
         try:
+            check_parents(named.get("out"))
             result = command(*arguments, **named)
             with path_in_errors("standard output"):
                 sys.stdout.flush()  # here a full disk still is an error that can be said
@@ -36,6 +38,13 @@ def speaks_of_options(command: Callable, options: Callable[[], dict[str, str]]) 
             raise InputError(in_options(str(error), options())) from error
 
     return spoken
+
+
+def check_parents(out: Path | None) -> None:
+    """Refuse an `out` below something that is no folder, before anything slow."""
+    for parent in out.parents if out is not None else ():
+        if os.path.lexists(parent) and not os.path.isdir(parent):
+            raise InputError(f"{parent} is no folder, so nothing can be written to {out}: use another --out.")
 
 
 def in_options(message: str, options: dict[str, str]) -> str:

@@ -1,6 +1,6 @@
 # The two commands of this project, and what they need. Everything happens in .venv.
 #   make demo    the whole way on handwritten digits, into runs/demo/
-#   make test    lint, format check, tests (those of the page need Node.js and Chromium)
+#   make test    lint, format and type check, tests (those of the page need Node.js and Chromium)
 #   make test-all    with the slow ones: 10 minutes more
 # And for who changes the page of mobile_demo/, which is committed as it was built:
 #   make web     build it again (needs Node.js)
@@ -36,6 +36,8 @@ $(STAMP): pyproject.toml constraints.txt
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy --no-error-summary keras_vit
+	$(BIN)/python -m mypy --no-error-summary export mobile_demo/*.py
 
 web:
 	cd mobile_demo/web && npm ci --silent && npm run build

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from keras_vit import __version__
 from keras_vit.errors import InputError
@@ -37,10 +38,10 @@ from keras_vit.models.vit import ViT
 
 
 def export(
-    model,
+    model: Any,
     directory: str | os.PathLike,
     profiles: Iterable[str] = ("float32",),
-    calibration=None,
+    calibration: Any = None,
     labels: list[str] | None = None,
     *,
     trained: dict[str, QuantizeAware] | None = None,
@@ -81,8 +82,8 @@ def export(
     directory, status = Path(directory), status or (lambda line: None)
     serving, about = serving or Serving(), about or About()
     trained, protect = dict(trained or {}), dict(protect or {})
-    profiles = [profile_named(name) for name in dict.fromkeys(profiles)]
-    if not profiles:
+    chosen = [profile_named(name) for name in dict.fromkeys(profiles)]
+    if not chosen:
         raise InputError("no profile given: name at least one, e.g. float32.")
     notice_loss(model)
     model = in_float32(model)
@@ -90,13 +91,13 @@ def export(
     _check_activations(model, trained)
     labels = labels_for(model, labels)
     compare_order(calibration, labels)
-    _check_serving(serving, profiles)
+    _check_serving(serving, chosen)
     check_ours(directory)
-    _check_calibration(profiles, trained, calibration)
+    _check_calibration(chosen, trained, calibration)
     custom = getattr(folded, "config", None) and folded.config.custom
-    _check_parts(folded, profiles if custom else (), rollout)
+    _check_parts(folded, chosen if custom else (), rollout)
     for name, layers in protect.items():
-        check_protectable(name, layers, [profile.name for profile in profiles], trained)
+        check_protectable(name, layers, [profile.name for profile in chosen], trained)
 
     with (
         atomic_directory(directory) as folder,
@@ -104,11 +105,11 @@ def export(
         tempfile.TemporaryDirectory() as graph,
     ):
         models = {"float32": model}
-        for profile in profiles:
+        for profile in chosen:
             if profile.name in trained:
                 models[profile.name] = trained[profile.name]
             elif profile.quantized:
-                layers = protect.get(profile.name, ())
+                layers = protect.get(profile.name, [])
                 but = f" but for {', '.join(layers)}" if layers else ""
                 status(f"{profile.name}: post-training quantization{but}")
                 models[profile.name] = post_training(model, profile.name, calibration, layers)
@@ -135,7 +136,7 @@ def export(
                 raise
 
         with ThreadPoolExecutor(2) as pool:  # each conversion is a process, and mostly one thread
-            conversions = [pool.submit(write_tflite, profile) for profile in profiles]
+            conversions = [pool.submit(write_tflite, profile) for profile in chosen]
             saved_model = f"saved_model/{serving.version}"
             status(saved_model)
             served = models[serving.profile] if profile_named(serving.profile).quantized else folded
@@ -148,7 +149,7 @@ def export(
             if getattr(modality, "vocabulary", None):
                 modality.vocabulary.save(folder / f"{key}.vocabulary.txt")
         (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        files = {f"{profile.name}.tflite": profile for profile in profiles}
+        files = {f"{profile.name}.tflite": profile for profile in chosen}
         files[saved_model] = profile_named(serving.profile)
         write_manifest(folder, models, labels, files, set(trained), about.source)
 

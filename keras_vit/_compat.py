@@ -28,7 +28,10 @@ class ModelWithSignature(keras.Model):
     all inputs one dtype: none is added where that is not theirs.
     """
 
-    takes_floats_alone = True
+    @property
+    def takes_floats_alone(self) -> bool:
+        """Whether all inputs are float32."""
+        return True
 
     @property
     def _default_save_signature(self):

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -35,7 +36,7 @@ from keras_vit.commands.wording import speaks_of_options
 from keras_vit.errors import InputError, Interrupted, Notice, printable
 from keras_vit.files import NO_ROOM
 
-COMMANDS = {
+COMMANDS: dict[str, Callable] = {
     "import": import_,
     "pack": pack,
     "serve-data": serve_data,

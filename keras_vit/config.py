@@ -188,7 +188,7 @@ class ViTConfig:
         return block, tokens
 
     @classmethod
-    def of(cls, value: "str | dict | ViTConfig", **overrides) -> "ViTConfig":
+    def of(cls, value: "str | dict | ViTConfig", **overrides: Any) -> "ViTConfig":
         """A config from a variant string ("Ti/16", "B/16x8"), a dict or a config.
 
         Args:

@@ -119,7 +119,7 @@ def path_in_errors(path: str | Path, temporary: Path | None = None) -> Iterator[
         yield
     except Exception as error:
         # Keras tries to close a file that could not be written, and raises what comes of that.
-        causes = [error]
+        causes: list[BaseException] = [error]
         while causes[-1].__context__ is not None and len(causes) < 20:
             causes.append(causes[-1].__context__)
         for cause in causes:
@@ -129,8 +129,9 @@ def path_in_errors(path: str | Path, temporary: Path | None = None) -> Iterator[
             if number is None:
                 continue
             name = str(path)
-            if temporary is not None and getattr(cause, "filename", None):
-                name = str(cause.filename).replace(str(temporary), name)
+            file = getattr(cause, "filename", None)
+            if temporary is not None and file:
+                name = str(file).replace(str(temporary), name)
             raise OSError(number, os.strerror(number), name) from error
         raise
 

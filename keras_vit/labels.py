@@ -52,7 +52,7 @@ def check_class_names(names: Iterable[str], source: object) -> None:
     Raises:
         InputError: such a name, or two that look the same.
     """
-    seen = {}
+    seen: dict[str, str] = {}
     for name in names:
         if problem := label_problem(name):
             raise InputError(f"{str(source)!r} has a class {name!r}: {problem}. Rename it.")

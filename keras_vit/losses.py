@@ -229,7 +229,7 @@ class MaskedReconstruction(keras.losses.Loss):
         return {**super().get_config(), "normalise": self.normalise, "distance": self.distance}
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> "MaskedReconstruction":
         return cls(**{"distance" if name == "kind" else name: value for name, value in config.items()})
 
 

@@ -1,5 +1,9 @@
 """Arguments that had other names, and what says the same now: files that were saved then still load."""
 
+from typing import Any
+
+from keras_vit.mixin import Mixin
+
 # Arguments that had another name before version 0.2. Files that were saved then still load.
 RENAMED = {"classes": "num_classes", "heads": "num_heads"}
 
@@ -11,13 +15,13 @@ def with_new_names(config: dict) -> dict:
 
 # In files saved before version 0.2, `folded` names the parameters that a model lacks. What says the same now:
 # arguments of an `Attention`, of layers with a norm, and fields of a `ViTConfig`.
-ATTENTION_OF_FOLDED = {
+ATTENTION_OF_FOLDED: dict[str, dict] = {
     "attention_scale": {"scale": 1.0, "average": False},
     "key_bias": {"key_bias": False},
     "value_bias": {"value_bias": False},
 }
-NORM_OF_FOLDED = {"norms": {"affine": False}, "means": {"centre": False}}
-CONFIG_OF_FOLDED = {
+NORM_OF_FOLDED: dict[str, dict] = {"norms": {"affine": False}, "means": {"centre": False}}
+CONFIG_OF_FOLDED: dict[str, dict] = {
     "attention_scale": {"attention_scale": 1.0, "attention_average": False},
     "key_bias": {"key_bias": False},
     "value_bias": {"value_bias": False},
@@ -35,7 +39,7 @@ def without_folded(config: dict, arguments: dict[str, dict]) -> dict:
     return config
 
 
-class Renamed:
+class Renamed(Mixin):
     """Mixin of layers and models: `from_config` takes what was saved before version 0.2 as well.
 
     Attributes:
@@ -43,10 +47,10 @@ class Renamed:
             concern attention.
     """
 
-    of_folded = ()
+    of_folded: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> Any:
         return super().from_config(cls.with_new_arguments(config))
 
     @classmethod

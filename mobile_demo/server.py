@@ -27,7 +27,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from keras_vit.errors import InputError
@@ -100,26 +100,26 @@ class DemoServer(ThreadingHTTPServer):
             self.context.load_cert_chain(certificate)
         super().__init__(address, DemoHandler)
 
-    def process_request(self, request: socket.socket, client_address: Any) -> None:
+    def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
-    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
-    def finish_request(self, request: socket.socket, client_address: Any) -> None:
+    def finish_request(self, request: Any, client_address: Any) -> None:
         # In the thread of this request: a browser that dislikes the certificate must not hold up the others.
         if self.context:
             request.settimeout(HEAD_SECONDS)
             request = self.context.wrap_socket(request, server_side=True)
         super().finish_request(request, client_address)
 
-    def handle_error(self, request: socket.socket, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a browser that left, or that does not trust the certificate, is no error."""
 
     def find(self, path: str) -> tuple[Path | None, bool]:
@@ -141,6 +141,7 @@ class DemoServer(ThreadingHTTPServer):
 class DemoHandler(BaseHTTPRequestHandler):
     """GET and HEAD of single files."""
 
+    server: DemoServer
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.0"  # before 1.0 an answer had no status
     server_version, sys_version = "keras-vit", ""
@@ -262,7 +263,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         with content:
             self.send_file(content, Path(file.name), packed)
 
-    def send_file(self, content: bytes, name: str, packed: bool) -> None:
+    def send_file(self, content: BinaryIO, name: Path, packed: bool) -> None:
         facts = os.fstat(content.fileno())
         size, tag = facts.st_size, f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
         if self.headers.get("If-None-Match") == tag:

@@ -82,7 +82,7 @@ def is_offered(file: Path, folder: str | Path) -> bool:
     return not hidden and file.is_file() and file.resolve().is_relative_to(Path(folder).resolve())
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading. Raises OSError if it became a link, a pipe or a device meanwhile."""
     number = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(number).st_mode):

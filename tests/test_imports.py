@@ -24,7 +24,7 @@ FLOORS = [
     {"layers", "losses"},
     {"config", "formats", "old_names"},
     # For every room. `keras_vit` itself holds the version, and loads its public names when asked for one.
-    {"keras_vit", "files", "labels", "answers", "processes", "registration", "_compat", "errors"},
+    {"keras_vit", "files", "labels", "answers", "processes", "registration", "mixin", "_compat", "errors"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -6,6 +6,7 @@ declare their roles themselves, see `keras_vit.layers.quantization`. The quantiz
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from keras_vit._compat import flatten_layers
 from keras_vit.errors import InputError
@@ -17,7 +18,7 @@ from keras_vit.models.transfer import name_within
 EXAMPLES = "block_0, block_0.mlp, block_0.attention, head"
 
 
-def quantizable_layers(model) -> Iterator[tuple[str, Quantizable]]:
+def quantizable_layers(model: Any) -> Iterator[tuple[str, Quantizable]]:
     """Yield (dotted name, layer) for every layer of `model` with roles for quantization, itself as "model".
 
     Layers that only training has are left out.
@@ -29,14 +30,14 @@ def quantizable_layers(model) -> Iterator[tuple[str, Quantizable]]:
             yield name_within(model, layer).replace("/", "."), layer
 
 
-def check_takes(profile: Profile, model) -> None:
+def check_takes(profile: Profile, model: Any) -> None:
     """Raise an InputError when a folded model has a part that `profile` cannot quantize."""
     reason = model.unsupported_by(profile.activations)
     if reason:
         raise InputError(f"{profile.name} cannot take {reason}")
 
 
-def quantization_spec(model, profile: Profile, protect: Iterable[str] = ()) -> dict[str, str]:
+def quantization_spec(model: Any, profile: Profile, protect: Iterable[str] = ()) -> dict[str, str]:
     """{"layer.role": quantizer} for a folded `ViT` or `MultimodalViT`.
 
     Args:
@@ -59,7 +60,7 @@ def quantization_spec(model, profile: Profile, protect: Iterable[str] = ()) -> d
     return spec
 
 
-def _in_profile(quantizer: str, layer, profile: Profile) -> str:
+def _in_profile(quantizer: str, layer: Any, profile: Profile) -> str:
     """What a layer declares, with the bits of the profile; blocks are for kernels that they fill."""
     if quantizer == "int8_weight":
         return "weight"

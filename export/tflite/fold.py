@@ -69,7 +69,7 @@ def fold(model: Any, pixels: bool = True, rewrites: Iterable[str] | None = None)
     if folded_before and "pixels" not in names:
         return model
     weights = {name: as_float64(v) for name, v in variables_by_name(model).items()}
-    changes = {"patch_mask": False}
+    changes: dict[str, Any] = {"patch_mask": False}
     if config.stem == "conv":
         changes["stem"] = "linear"
     if config.position not in ("learned", *POSITIONS_IN_ATTENTION):

@@ -176,9 +176,8 @@ def fold_pixels(weights: Weights, model: Any) -> bool:
 def pixel_rows(model: Any) -> tuple[np.ndarray, np.ndarray]:
     """(255 std, 255 mean) for each row of the patch kernel, whose rows run over (h, w, channel)."""
     repeats = math.prod(model.config.patch_size)
-    return tuple(
-        255.0 * np.tile(np.asarray(model.preprocessing[key], "float64"), repeats) for key in ("std", "mean")
-    )
+    std, mean = (np.asarray(model.preprocessing[key], "float64") for key in ("std", "mean"))
+    return 255.0 * np.tile(std, repeats), 255.0 * np.tile(mean, repeats)
 
 
 def shift_patches(weights: Weights, model: Any, vector: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 from pathlib import Path
+from typing import Any
 
 from keras_vit import __version__
 from keras_vit.export.profiles import Profile
@@ -58,7 +59,7 @@ def source_file(profile: Profile) -> str:
     return f"keras/{profile.name if profile.quantized else 'float32'}.keras"
 
 
-def preprocessing_of(model) -> dict | None:
+def preprocessing_of(model: Any) -> dict | None:
     """The preprocessing of the images of a `ViT` or `MultimodalViT`; None without images."""
     owners = [model, *getattr(model, "modalities", {}).values()]
     return next((owner.preprocessing for owner in owners if hasattr(owner, "preprocessing")), None)

@@ -29,7 +29,7 @@ class Runner:
 
     kind = None
     batch = 64
-    operators = {}  # noqa: RUF012, never written to
+    operators: dict[str, int] = {}  # noqa: RUF012, never written to
     delegated = None
 
     def __init__(self, path, inputs, num_classes, output):

@@ -24,7 +24,7 @@ def benchmark(
         bool, typer.Option("--operators", help="Also the time per kind of operator of each .tflite.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-):
+) -> None:
     """Latency, memory and size of models, side by side; the first is what the others are compared with."""
     from keras_vit.export.verification.benchmark import GIVE, benchmark
     from keras_vit.export.verification.benchmark_report import pages

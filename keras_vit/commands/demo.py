@@ -20,7 +20,7 @@ def demo(
     scenario: Annotated[
         str | None, typer.Option(help=f"A multimodal one instead: {', '.join(SCENARIOS)}.")
     ] = None,
-):
+) -> None:
     """The whole way on handwritten digits: train, quantize, export, evaluate, predict."""
     if scenario is not None:
         one_of("scenario", scenario, SCENARIOS)
@@ -36,7 +36,7 @@ def demo(
         say(f"{folder / 'scores.json'}{also if (folder / 'run').exists() else ''}")
         return
     out = out or Path("runs/demo")
-    run, directory, sample = out / "run", out / "export", out / "sample.png"
+    folder, directory, sample = out / "run", out / "export", out / "sample.png"
 
     def step(function, *arguments, **options):
         words = [function.__name__]
@@ -48,10 +48,10 @@ def demo(
         say("$ keras-vit " + " ".join(map(str, words)))
         function(*arguments, **options)
 
-    step(train, "digits", out=run)
+    step(train, "digits", out=folder)
     for profile in ("int8", "int8_static"):
-        step(quantize, run, profile=profile)
-    step(export, run, out=directory, profiles="float32,int8,int8_static")
+        step(quantize, folder, profile=profile)
+    step(export, folder, out=directory, profiles="float32,int8,int8_static")
     from PIL import Image
 
     from keras_vit.data.image_data import load_data

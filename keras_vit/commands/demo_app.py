@@ -34,7 +34,7 @@ def demo_app(
     out: Annotated[
         Path | None, typer.Option(help="Serve nothing: write the page as a folder for any web host.")
     ] = None,
-):
+) -> None:
     """Show your model in a browser: camera, photos, every exported file, offline after the first visit."""
     from keras_vit.mobile_demo import local_network, server, site
 

@@ -24,7 +24,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use that many of the held-out images.")] = None,
     seconds: Annotated[float, typer.Option(help="How long to time each artifact.")] = 1.0,
     skip_bad: SkipBad = False,
-):
+) -> None:
     """Run every copy of the model on the same held-out images; write report.json and report.html."""
     from keras_vit.export.verification.verify import channels_of, class_names, read_manifest, verify
 

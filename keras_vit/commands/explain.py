@@ -21,7 +21,7 @@ def explain(
     audio: Audio = None,
     video: Video = None,
     action: Action = None,
-):
+) -> None:
     """Show what the model looked at: attention over patches and words, beside its answer."""
     if picture is not None and image is not None:
         raise InputError(f"two pictures are given, {picture} and {image}: give one.")

@@ -38,7 +38,7 @@ def export(
     serve: Annotated[str, typer.Option(help="The profile that the SavedModel computes.")] = "float32",
     version: Annotated[int, typer.Option(help="Of the SavedModel, for TF Serving.")] = 1,
     skip_bad: SkipBad = False,
-):
+) -> None:
     """Write .tflite files and a SavedModel; profiles that were not fine-tuned are calibrated."""
     from keras_vit.export.ownership import check_ours
     from keras_vit.export.profiles import profile_named

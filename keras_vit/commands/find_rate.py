@@ -50,7 +50,7 @@ def find_rate(
     lowest: Annotated[float, typer.Option(help="Rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Rate of the last step.")] = 1.0,
     skip_bad: SkipBad = False,
-):
+) -> None:
     """Raise the learning rate from step to step until the loss explodes; leaves no RUN."""
     size = parse_image_size(image_size)
     check_data(data)

@@ -20,7 +20,7 @@ def import_(
     num_heads: Annotated[
         int | None, typer.Option(help="Attention heads, for a file that does not say.")
     ] = None,
-):
+) -> None:
     """Turn a published ViT or DeiT checkpoint into a RUN, to fine-tune, quantize and export."""
     size = parse_image_size(image_size)
     check_path(checkpoint, f"{checkpoint} does not exist: give an .npz, a .safetensors or a folder.")

@@ -11,7 +11,7 @@ def launch(
         list[str], typer.Argument(metavar="-- COMMAND...", help="What each of them runs: train ...")
     ],
     workers: Annotated[int, typer.Option(min=1, help="How many processes.")] = 2,
-):
+) -> None:
     """Train in several worker processes on this machine, to try out what many machines will do."""
     from keras_vit.distributed.launching import launch
 

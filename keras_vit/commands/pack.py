@@ -21,7 +21,7 @@ def pack(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order in the shards, and of a split.")] = 0,
     skip_bad: SkipBad = False,
-):
+) -> None:
     """Pack pictures into TFRecord shards, which the other commands take in place of DATA."""
     size = parse_image_size(image_size)
     check_data(data)

@@ -29,7 +29,7 @@ def predict(
     action: Action = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-):
+) -> None:
     """Name what is on pictures: the most probable classes. Modalities that are not given are absent."""
     images = [*(images or []), *([image] if image else [])]
     given = {"text": text, "audio": audio, "video": video, "action": action}
@@ -67,7 +67,7 @@ def predict(
         answers = _answers(runner, images)
     labels = runner.labels or default_labels(runner.num_classes, runner.output)
     value = "probability" if runner.output == PROBABILITY else "logit"
-    results = [
+    results: list[dict] = [
         {
             "image" if runner.image_size else "inputs": name,
             "predictions": [{"label": label, value: round(x, 6)} for label, x in ranked(row, labels, top)],

@@ -73,7 +73,7 @@ def pretrain(
     tensorboard: TensorBoard = False,
     skip_bad: SkipBad = False,
     data_service: DataService = None,
-):
+) -> None:
     """Pretrain a masked Vision Transformer; `train --start RUN` fine-tunes it, `probe RUN` scores it."""
     size = parse_image_size(image_size)
     shown = reporting(out, progress, save_minutes, tensorboard)

@@ -18,7 +18,7 @@ def probe(
     k: Annotated[int, typer.Option(help="Neighbours that vote, for knn.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     skip_bad: SkipBad = False,
-):
+) -> None:
     """Score the frozen features of a model by a linear probe and by nearest neighbours."""
     one_of("probe", method, ("linear", "knn", "both"))
     check_model(model, "probe")

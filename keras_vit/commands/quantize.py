@@ -22,7 +22,7 @@ def quantize(
         float, typer.Option(help="Weight of a loss that pulls the answers to the float model's; 0 is off.")
     ] = 0.0,
     skip_bad: SkipBad = False,
-):
+) -> None:
     """Fine-tune a run under fake quantization, into RUN/quantized/PROFILE; keep the best epoch."""
     from keras_vit.export.profiles import profile_named
 

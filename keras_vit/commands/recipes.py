@@ -11,7 +11,7 @@ from keras_vit.errors import one_of
 
 def recipes(
     name: Annotated[str | None, typer.Argument(help="One of them; all by default.")] = None,
-):
+) -> None:
     """Print the recipes; each field is an option of `train`, `pretrain` or both."""
     from keras_vit.training.recipes import RECIPES, pretraining_recipe
 

@@ -21,7 +21,7 @@ def serve_data(
     join: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Work for the one that runs there already.")
     ] = None,
-):
+) -> None:
     """Read and augment pictures for `train --data-service`, on this machine's cores, until Ctrl-C."""
     import_tensorflow()
     from keras_vit.data.service import serve

@@ -19,7 +19,7 @@ def show(
     image_size: ImageSize = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the choice and the draws.")] = 0,
     skip_bad: SkipBad = False,
-):
+) -> None:
     """Show what augmentation does to training pictures: each step alone, and the whole policy."""
     from keras_vit.training.recipes import AUGMENTATIONS
 

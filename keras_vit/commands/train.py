@@ -116,7 +116,7 @@ def train(
     tensorboard: TensorBoard = False,
     skip_bad: SkipBad = False,
     data_service: DataService = None,
-):
+) -> None:
     """Train a Vision Transformer on your pictures, or on several modalities."""
     size = parse_image_size(image_size)
     shown = reporting(out, progress, save_minutes, tensorboard)

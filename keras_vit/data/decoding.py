@@ -75,9 +75,11 @@ def decode(
         InputError: the file is missing or no regular one, no picture, cut short, damaged, or larger than
             `MAX_PIXELS` (which is found before it is decoded).
     """
-    is_bytes = isinstance(source, bytes | bytearray | memoryview)
-    name = name or ("<bytes>" if is_bytes else str(source))
-    data = bytes(source) if is_bytes else read_regular(source, MAX_FILE, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        name, data = name or "<bytes>", bytes(source)
+    else:
+        name = name or str(source)
+        data = read_regular(source, MAX_FILE, name)
     if not data:
         raise InputError(f"{name!r} is empty: expected a picture.")
     try:

@@ -84,7 +84,9 @@ def read_rows(folder: Path) -> tuple[list[Row], dict[Place, str]]:
     Raises:
         InputError: a table is missing or cannot be read, has no rows, or other columns than the others.
     """
-    rows, problems, columns = [], {}, None
+    rows: list[Row] = []
+    problems: dict[Place, str] = {}
+    columns: list[str] | None = None
     try:
         tables = _tables(folder)
     except OSError as error:
@@ -103,13 +105,13 @@ def read_rows(folder: Path) -> tuple[list[Row], dict[Place, str]]:
         before = len(rows)
         for line, cells in table:
             place = Place(name, line)
-            cells = cells and dict(zip(columns, cells, strict=True))
-            if cells is None:
+            row = None if cells is None else dict(zip(columns, cells, strict=True))
+            if row is None:
                 problems[place] = "it has more cells than columns"
-            elif not cells[LABEL]:
+            elif not row[LABEL]:
                 problems[place] = "it has no label"
             else:
-                rows.append(Row(split, place, cells))
+                rows.append(Row(split, place, row))
         if len(rows) == before:
             why = complaint(folder, len(table), problems) if problems else f"expected {EXPECTED}."
             raise InputError(f"{folder / name} has no rows with a column `{LABEL}` that can be used: {why}")

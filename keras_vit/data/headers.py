@@ -86,8 +86,9 @@ def png_header(data: bytes) -> PngHeader:
     if compression or filtering or interlaced > 1:
         raise ValueError("a way of packing that is not known")
     palette = transparency = exif = b""
-    packed = []
-    before_picture, after_picture, at, kept = True, False, 33, [data[:33]]
+    packed: list[bytes | memoryview] = []
+    before_picture, after_picture, at = True, False, 33
+    kept: list[bytes | memoryview] = [data[:33]]
     for _ in range(MAX_PARTS):
         length, chunk_type = (
             struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (len(data), b"IEND")

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -36,8 +37,8 @@ class ImageIndex:
     labels: list
     items: list
     fingerprint: str
-    read: object
-    suggested_size: object
+    read: Callable[[int], Any]
+    suggested_size: Callable[[], Any]
     lost: list = dataclasses.field(default_factory=list)
     records: list | None = None
     ignored: dict = dataclasses.field(default_factory=dict)

@@ -202,7 +202,7 @@ def one_example(modalities: Mapping[str, Modality], cells: Mapping[str, str | Pa
     return {**inputs, PRESENT: np.array([[raw[name] is not None for name in modalities]], "float32")}
 
 
-def _check_words(text: str, vocabulary: Vocabulary | None, alone: bool):
+def _check_words(text: str, vocabulary: Vocabulary | None, alone: bool) -> None:
     words = split(text)
     if not words:
         if alone:

@@ -18,7 +18,7 @@ def open_index(
     if packed.is_packed(source):
         yield packed.open_packed(source, skip_bad)
     elif is_name(source):
-        yield builtin.open_built_in(source, test_fraction, seed)
+        yield builtin.open_built_in(str(source), test_fraction, seed)
     else:
         with open_tree(source) as tree:
             labels, items = layout(tree, test_fraction, seed)

@@ -8,7 +8,7 @@ JPEG, PNG, ...), `label`, `name`, and `place`, the image's place in the split it
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # that of Python 3.11 does not tell pydantic enough
@@ -62,7 +62,7 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
-def is_packed(source: object) -> bool:
+def is_packed(source: Any) -> bool:
     """Whether `source` is a folder that `pack` made."""
     try:
         folder = Path(source).expanduser()
@@ -88,12 +88,14 @@ def open_packed(source: str | Path, skip_bad: bool = False) -> ImageIndex:
         InputError: a damaged shard (unless `skip_bad`), or one that does not belong to dataset.json.
     """
     folder, contents = Path(source).expanduser(), read_contents(source)
+    shard_counts: dict[str, Any] = dict(contents["shards"])
     shards = [
         (folder / shard_name(split, k, len(counts)), split, count)
-        for split, counts in ((part, contents["shards"].get(part, ())) for part in PARTS)
+        for split, counts in ((part, shard_counts.get(part, [])) for part in PARTS)
         for k, count in enumerate(counts)
     ]
-    records, lost = [], []
+    records: list[Record] = []
+    lost: list[str] = []
     for path, split, count in shards:
         damage = _index(path, split, count, len(contents["labels"]), records)
         if damage:

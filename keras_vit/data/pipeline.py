@@ -103,12 +103,11 @@ def training_batches(
 
     # From the numbers of the steps on, so that a data service can deal them out to its workers. It goes on
     # after the last one, as some may be lost with a worker.
-    served = isinstance(split, ServedSplit)
-    last = tf.int64.max if served else last_epoch * steps
+    last = tf.int64.max if isinstance(split, ServedSplit) else last_epoch * steps
     none = tf.constant(-1, tf.int64), tf.zeros([count], tf.int32)
     batches = tf.data.Dataset.range(first_epoch * steps + skipped, last).scan(none, with_indices)
     batches = batches.flat_map(in_pieces)
-    if served:
+    if isinstance(split, ServedSplit):
         batches = split.distribute(batches.map(load, num_parallel_calls=tf.data.AUTOTUNE))
     else:
         batches = batches.map(load, num_parallel_calls=2)

@@ -71,7 +71,8 @@ def read_table(path: Path, key: str) -> tuple[list[str], list[tuple[int, list[st
         InputError: no text, no table, no such column, a column that is there twice, quotes that do not fit.
     """
     text = read_text(path)
-    separators, skipped = SEPARATORS, 0
+    separators: tuple[str, ...] = SEPARATORS
+    skipped = 0
     first, _, rest = text.partition("\n")
     first = first.strip().strip('"')  # some programs quote it as any other cell
     if first.lower().startswith("sep=") and len(first) <= 5:
@@ -156,8 +157,11 @@ def read_numbers(path: Path) -> np.ndarray:
     Raises:
         InputError: no text, something that is no number, rows of different lengths, no rows.
     """
-    lines = enumerate(read_text(path).splitlines(), start=1)
-    lines = [(i, line) for i, line in lines if line.strip() and not line.startswith("#")]
+    lines = [
+        (i, line)
+        for i, line in enumerate(read_text(path).splitlines(), start=1)
+        if line.strip() and not line.startswith("#")
+    ]
     text = "".join(line for _, line in lines[:100])
     separator = next((one for one in (";", "\t") if one in text), ",")
     rows = []

@@ -56,10 +56,11 @@ def pictures(
     Returns:
         float32 [N, H, W, 3] in 0..255, zeros for a bad file; and string [N], why it is bad, or "".
     """
+    whole = tf.TensorSpec((), tf.int32)
     header = tf.map_fn(
         lambda content: read_header(content, size),
         contents,
-        fn_output_signature=Header(*4 * [tf.TensorSpec((), tf.int32)], tf.TensorSpec((), tf.string)),
+        fn_output_signature=Header(whole, whole, whole, whole, tf.TensorSpec((), tf.string)),
         parallel_iterations=AT_ONCE,
     )
     is_good = tf.equal(header.error, "")

@@ -110,8 +110,8 @@ def draw_multimodal_explanation(
         name for name, m in trunk.modalities.items() if isinstance(m, Text) and _is_there(name, raw, trunk)
     ]
     panels = [*pictures, *(["words"] if texts else []), "all", "answer"]
-    figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.9), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.9), facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     axes = np.atleast_1d(figure.subplots(1, len(panels)))
     for panel, axis in zip(panels, axes, strict=True):
         if panel in pictures:

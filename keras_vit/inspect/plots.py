@@ -71,8 +71,10 @@ def draw_explanation(
                 f"expected a uint8 picture {list(shape)}, not {pixels.dtype}: give pixels 0..255."
             )
     else:
-        is_file = isinstance(picture, str | Path)
-        pixels = decode(picture, vit.image_size) if is_file else fit(picture, vit.image_size)
+        if isinstance(picture, str | Path):
+            pixels = decode(picture, vit.image_size)
+        else:
+            pixels = fit(picture, vit.image_size)
         pixels = to_channels(pixels, shape[2])
     images = model.prepare(pixels[np.newaxis])
     rollout = attention_rollout(model, images)[0]
@@ -182,7 +184,7 @@ def overlay(figure: "Figure", axis: "Axes", pixels: np.ndarray, rollout: np.ndar
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
     )
     wide, tall = 0.14 / (width * scale), max(1.0, 1.3 / (height * scale))
-    place = axis.inset_axes([1 + 0.6 * wide, 1 - tall, wide, tall])
+    place = axis.inset_axes((1 + 0.6 * wide, 1 - tall, wide, tall))
     bar = figure.colorbar(glow, cax=place, ticks=[low, high])
     bar.ax.set_facecolor(str(sum(DIM) / 2))
     bar.ax.set_yticklabels([f"{low:.1f}x", f"{high:.1f}x"], fontsize=8, color=FAINT)
@@ -199,7 +201,7 @@ def prediction_bars(axis: "Axes", predictions: Predictions) -> None:
             axis.barh(place, value, height=0.28, color=BARS[place > 0])
         short = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
         weight = "bold" if place == 0 else "normal"
-        above = {"y": place - 0.24, "fontsize": 9, "va": "bottom", "fontweight": weight}
+        above: dict[str, Any] = {"y": place - 0.24, "fontsize": 9, "va": "bottom", "fontweight": weight}
         axis.text(0.0, s=short, ha="left", parse_math=False, **above)
         axis.text(1.0, s=shown(value, predictions.output).strip(), ha="right", **above)
     axis.set(xlim=(0, 1), ylim=(max(5, len(predictions)) - 0.6, -0.75))

@@ -119,7 +119,7 @@ def mixing(attention: Any) -> Any:
 
     ReLU attention need not have that sum by itself.
     """
-    mixed = ops.mean(attention, axis=1) + np.eye(*attention.shape[-2:], dtype="float32")
+    mixed = ops.mean(attention, axis=1) + np.eye(attention.shape[-2], attention.shape[-1], dtype="float32")
     return mixed / ops.sum(mixed, axis=-1, keepdims=True)
 
 

@@ -1,6 +1,7 @@
 """`Attention`: every query looks at the tokens it may see and takes a weighted mean of their values."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -78,7 +79,7 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         average: bool = True,
         key_bias: bool = True,
         value_bias: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         attention_type = kwargs.pop("kind", attention_type)
         super().__init__(**kwargs)
@@ -267,7 +268,7 @@ class Attention(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         rotary: tuple[Tensor, Tensor] | None = None,
         training: bool | None = None,
         return_scores: bool = False,
-    ):
+    ) -> Any:
         output = keras.KerasTensor(queries.shape, dtype=self.compute_dtype)
         shape = (queries.shape[0], self.num_heads, queries.shape[1], tokens.shape[1])
         return (output, keras.KerasTensor(shape, dtype="float32")) if return_scores else output

@@ -1,5 +1,7 @@
 """Pre-norm transformer blocks: `Block`, what all share, and `EncoderBlock` (self-attention)."""
 
+from typing import Any
+
 import keras
 
 from keras_vit.config import Shape, Tensor, boolean, integer, positive
@@ -52,7 +54,7 @@ class Block(Quantizable, Renamed, ExplicitMask, keras.layers.Layer):
         remat: bool = False,
         affine: bool = True,
         centre: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads, self.mlp_width = (
@@ -139,7 +141,7 @@ class EncoderBlock(Block):
         mlp_width: int,
         attention: dict | keras.layers.Layer | None = None,
         mlp: str | keras.layers.Layer = "gelu",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         layers = {
             name: layer
@@ -213,7 +215,7 @@ class EncoderBlock(Block):
         return {**super().get_config(), **layers}
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> "EncoderBlock":
         saved = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("attention", "mlp")
@@ -229,7 +231,7 @@ class EncoderBlock(Block):
         rotary: tuple[Tensor, Tensor] | None = None,
         num_queries: int | None = None,
         training: bool | None = None,
-    ):
+    ) -> Any:
         shape = tokens.shape if num_queries is None else (tokens.shape[0], num_queries, tokens.shape[2])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 

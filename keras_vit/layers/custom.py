@@ -76,14 +76,16 @@ def make_layer(
 
 
 @functools.cache
+def _parameters_of_call(layer_class: Any) -> set[str]:
+    return set(inspect.signature(layer_class.call).parameters)
+
+
 def accepted_arguments(layer_class: type) -> tuple[str, ...]:
     """Those of `CALL_ARGUMENTS` that the `call` of a class of layers has arguments for."""
-    return tuple(
-        option for option in CALL_ARGUMENTS if option in inspect.signature(layer_class.call).parameters
-    )
+    return tuple(option for option in CALL_ARGUMENTS if option in _parameters_of_call(layer_class))
 
 
-def call_layer(layer: keras.layers.Layer, tokens: Tensor, **options) -> Tensor:
+def call_layer(layer: keras.layers.Layer, tokens: Tensor, **options: Any) -> Tensor:
     """`layer(tokens)` with those of the options that it takes."""
     return layer(
         tokens, **{name: options[name] for name in accepted_arguments(type(layer)) if name in options}

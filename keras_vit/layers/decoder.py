@@ -1,5 +1,7 @@
 """`DecoderBlock`: a pre-norm transformer block with cross-attention."""
 
+from typing import Any
+
 import keras
 
 from keras_vit.config import Shape, Tensor
@@ -25,7 +27,7 @@ class DecoderBlock(Block):
     __doc__ += Block.__doc__[Block.__doc__.index("\n\n    Args:") :]
 
     def __init__(
-        self, num_heads: int, mlp_width: int, attention: dict | None = None, mlp: str = "gelu", **kwargs
+        self, num_heads: int, mlp_width: int, attention: dict | None = None, mlp: str = "gelu", **kwargs: Any
     ) -> None:
         super().__init__(num_heads, mlp_width, attention, mlp, **kwargs)
         self.norm_1, self.attention = self._norm("norm_1"), self._attention("attention")

@@ -1,5 +1,7 @@
 """Tokens left out or covered in training: `PatchDropout` and `MaskTokens`."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -23,7 +25,7 @@ class PatchDropout(ExplicitMask, keras.layers.Layer):
         seed: of the draws; None for a random one.
     """
 
-    def __init__(self, rate: float, prefix: int = 0, seed: int | None = None, **kwargs) -> None:
+    def __init__(self, rate: float, prefix: int = 0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = config.rate("patch dropout", rate)
         self.prefix = config.integer("prefix", prefix, at_least=0)
@@ -80,7 +82,7 @@ class MaskTokens(ExplicitMask, keras.layers.Layer):
         seed: of the draws; None for a random one.
     """
 
-    def __init__(self, ratio: float, seed: int | None = None, **kwargs) -> None:
+    def __init__(self, ratio: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
             raise InputError(f"ratio must be in [0, 1], not {ratio!r}.")
@@ -112,7 +114,9 @@ class MaskTokens(ExplicitMask, keras.layers.Layer):
         covered = ops.logical_and(ops.cast(rank, "float32") < count, real)
         return ops.where(ops.expand_dims(covered, 2), ops.cast(self.token, tokens.dtype), tokens), covered
 
-    def compute_output_spec(self, tokens: Tensor, mask: Tensor | None = None, training: bool | None = None):
+    def compute_output_spec(
+        self, tokens: Tensor, mask: Tensor | None = None, training: bool | None = None
+    ) -> Any:
         covered = keras.KerasTensor(tokens.shape[:2], dtype="bool")
         return keras.KerasTensor(tokens.shape, dtype=self.compute_dtype), covered
 

@@ -1,5 +1,7 @@
 """`Linear` and `Convolution`: the layers that multiply with a kernel."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -42,7 +44,7 @@ class Linear(Quantizable, keras.layers.Layer):
         use_bias: bool = True,
         kernel_initializer: str | keras.initializers.Initializer = "glorot_uniform",
         bias_initializer: str | keras.initializers.Initializer = "zeros",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.units = integer("units", units, at_least=1)
@@ -90,7 +92,7 @@ class Convolution(Quantizable, keras.layers.Conv2D):
         static={"kernel": "int8_weight", "output": "range"}, full={"kernel": "int8_weight", "output": "range"}
     )
 
-    def __init__(self, filters: int, kernel_size: Size, **kwargs) -> None:
+    def __init__(self, filters: int, kernel_size: Size, **kwargs: Any) -> None:
         super().__init__(filters=filters, kernel_size=kernel_size, **kwargs)
 
     def call(self, x: Tensor) -> Tensor:

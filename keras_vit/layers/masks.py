@@ -103,7 +103,7 @@ def block_mask(
     return ops.take(ops.convert_to_tensor(allowed.reshape(-1)), pairs)
 
 
-def combine(*masks) -> Tensor | None:
+def combine(*masks: Any) -> Tensor | None:
     """What all of `masks` allow: [B or 1, M or 1, N], or None when all are None.
 
     Each is None, of keys [B, N] or of pairs [B or 1, M, N].

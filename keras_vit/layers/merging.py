@@ -1,5 +1,7 @@
 """`PatchMerger`: from many tokens to few, by two matrix products."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -27,7 +29,7 @@ class PatchMerger(Renamed, ExplicitMask, keras.layers.Layer):
     of_folded = ("affine", "centre")
 
     def __init__(
-        self, tokens: int, epsilon: float = 1e-6, affine: bool = True, centre: bool = True, **kwargs
+        self, tokens: int, epsilon: float = 1e-6, affine: bool = True, centre: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.tokens = integer("number of merged tokens", tokens, at_least=1)

@@ -1,5 +1,7 @@
 """The block's MLP: `Mlp` with GELU, `SwiGlu` with a gate."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -22,7 +24,7 @@ class Mlp(keras.layers.Layer):
             erf), as in the PyTorch ones (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
     """
 
-    def __init__(self, hidden: int, dropout: float = 0.0, approximate: bool = False, **kwargs) -> None:
+    def __init__(self, hidden: int, dropout: float = 0.0, approximate: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden = integer("mlp width", hidden, at_least=1)
         self.dropout = rate("dropout", dropout)
@@ -64,7 +66,7 @@ class SwiGlu(keras.layers.Layer):
         dropout: rate after the product.
     """
 
-    def __init__(self, hidden: int, dropout: float = 0.0, **kwargs) -> None:
+    def __init__(self, hidden: int, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden = integer("mlp width", hidden, at_least=1)
         self.dropout = rate("dropout", dropout)
@@ -93,7 +95,7 @@ class SwiGlu(keras.layers.Layer):
         return {**super().get_config(), "hidden": self.hidden, "dropout": self.dropout}
 
 
-def mlp_for(name: str, /, hidden: int, dropout: float = 0.0, **kwargs) -> Mlp | SwiGlu:
+def mlp_for(name: str, /, hidden: int, dropout: float = 0.0, **kwargs: Any) -> Mlp | SwiGlu:
     """The MLP layer called `name`: "gelu", "gelu_tanh" or "swiglu"."""
     if one_of("mlp", name, MLPS) == "swiglu":
         return SwiGlu(hidden, dropout, **kwargs)

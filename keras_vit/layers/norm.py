@@ -1,5 +1,7 @@
 """`LayerNorm` in the form that survives quantization and folding."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -65,7 +67,9 @@ class LayerNorm(Quantizable, keras.layers.Layer):
 
     zero_tokens = False  # whether some tokens can be all zeros, as those of absent inputs are
 
-    def __init__(self, epsilon: float = 1e-6, affine: bool = True, centre: bool = True, **kwargs) -> None:
+    def __init__(
+        self, epsilon: float = 1e-6, affine: bool = True, centre: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.epsilon = positive("epsilon", epsilon)
         self.affine, self.centre = boolean("affine", affine), boolean("centre", centre)

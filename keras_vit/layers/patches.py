@@ -9,6 +9,7 @@ added to the graph.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -28,7 +29,7 @@ class Tokenizer(keras.layers.Layer):
 
     form = IMAGES
 
-    def __init__(self, width: int, **kwargs) -> None:
+    def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.width = integer("width", width, 1)
 
@@ -70,7 +71,7 @@ class Patches(Tokenizer):
         use_bias: whether the projection has one; the positions can hold it as well.
     """
 
-    def __init__(self, patch_size: Size, width: int, use_bias: bool = True, **kwargs) -> None:
+    def __init__(self, patch_size: Size, width: int, use_bias: bool = True, **kwargs: Any) -> None:
         super().__init__(width, **kwargs)
         self.patch_size = pair(patch_size, "patch_size")
         self.use_bias = use_bias
@@ -143,9 +144,7 @@ def only_real(tokens: Tensor, mask: Tensor) -> Tensor:
     return ops.where(ops.expand_dims(mask, -1), tokens, 0)
 
 
-def grid_of(
-    size: tuple[int, ...], patch: tuple[int, ...], what: str = "an image", piece: str = "patch"
-) -> tuple[int, ...]:
+def grid_of(size: Sequence[int], patch: Sequence[int], what: str = "an image", piece: str = "patch") -> Any:
     """How many pieces `patch` fill `size` along each axis; `InputError` when they do not fill it."""
     if any(n % p for n, p in zip(size, patch, strict=True)):
         near = [max(1, round(n / p)) * p for n, p in zip(size, patch, strict=True)]
@@ -156,7 +155,7 @@ def grid_of(
     return tuple(n // p for n, p in zip(size, patch, strict=True))
 
 
-def by(size: tuple[int, ...]) -> str:
+def by(size: Sequence[int]) -> str:
     """(16, 8) as "16x8"."""
     return "x".join(map(str, size))
 

@@ -1,5 +1,7 @@
 """Pooling: from a sequence of tokens to one vector."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -29,7 +31,7 @@ class Pooling(ExplicitMask, keras.layers.Layer):
         prefix: leading tokens that are no patches.
     """
 
-    def __init__(self, pool_type: str | None, prefix: int = 0, **kwargs) -> None:
+    def __init__(self, pool_type: str | None, prefix: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pool_type = one_of("pooling", pool_type, POOLINGS)
         self.prefix = integer("prefix", prefix, at_least=0)
@@ -58,7 +60,7 @@ class Pooling(ExplicitMask, keras.layers.Layer):
         return {**super().get_config(), "pool_type": self.pool_type, "prefix": self.prefix}
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> "Pooling":
         if "kind" in config:
             config = {**config, "pool_type": config["kind"]}
             del config["kind"]
@@ -92,7 +94,7 @@ class AttentionPooling(Renamed, ExplicitMask, keras.layers.Layer):
         epsilon: float = 1e-6,
         attention: dict | None = None,
         affine: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads, self.mlp_width, self.mlp_kind = num_heads, mlp_width, mlp

@@ -23,6 +23,7 @@ quantization-aware models have their quantizers in that order.
 """
 
 import dataclasses
+from typing import Any
 
 from keras_vit.config import Tensor
 
@@ -61,7 +62,7 @@ class Quantizable:
     roles = Roles()
     is_constant = False
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.fake_quantize = identity
 

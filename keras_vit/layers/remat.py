@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -9,7 +10,7 @@ from keras_vit._compat import flatten_layers
 from keras_vit.config import Tensor
 
 
-def rematerialised(layer: keras.layers.Layer, forward: Callable[..., Tensor], *tensors) -> Tensor:
+def rematerialised(layer: keras.layers.Layer, forward: Callable[..., Tensor], *tensors: Any) -> Tensor:
     """`forward(*tensors)`, whose intermediate values are not kept for the gradient.
 
     What needs a gradient must be among the tensors (TensorFlow sees no others, but for variables);

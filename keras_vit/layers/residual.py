@@ -1,5 +1,7 @@
 """What stands on a residual branch: `LayerScale` and `StochasticDepth`."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -15,7 +17,7 @@ class LayerScale(keras.layers.Layer):
         initial: value that gamma starts from.
     """
 
-    def __init__(self, initial: float = 1e-5, **kwargs) -> None:
+    def __init__(self, initial: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.initial = config.number("layer_scale", initial)
 
@@ -46,7 +48,7 @@ class StochasticDepth(keras.layers.Layer):
         seed: of the draws; None for a random one.
     """
 
-    def __init__(self, rate: float, seed: int | None = None, **kwargs) -> None:
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = config.rate("stochastic depth", rate)
         self.seed = seed

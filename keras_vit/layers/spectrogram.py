@@ -4,6 +4,7 @@ The contract about masks is that of `patches.py`.
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +45,7 @@ class SpectrogramPatches(Tokenizer):
     """
 
     def __init__(
-        self, patch_size: Size, width: int, stride: Size | None = None, use_bias: bool = True, **kwargs
+        self, patch_size: Size, width: int, stride: Size | None = None, use_bias: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(width, **kwargs)
         self.patch_size = pair(patch_size, "patch_size")
@@ -68,7 +69,8 @@ class SpectrogramPatches(Tokenizer):
         # An axis with overlap may leave a rest; one without must be filled exactly.
         exact = [p if p == s else 1 for p, s in zip(self.patch_size, self.stride, strict=True)]
         grid_of(size, exact, what)
-        return tuple((n - p) // s + 1 for n, p, s in zip(size, self.patch_size, self.stride, strict=True))
+        steps, bands = ((n - p) // s + 1 for n, p, s in zip(size, self.patch_size, self.stride, strict=True))
+        return steps, bands
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)

@@ -5,6 +5,7 @@ They share the contract of `patches.py`, masks included.
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -92,7 +93,7 @@ class CompactStem(Tokenizer):
         hidden: channels after every convolution but the last.
     """
 
-    def __init__(self, patch_size: Size, width: int, hidden: int = 64, **kwargs) -> None:
+    def __init__(self, patch_size: Size, width: int, hidden: int = 64, **kwargs: Any) -> None:
         super().__init__(width, **kwargs)
         self.patch_size = pair(patch_size, "patch_size")
         self.hidden = integer("hidden", hidden, 1)
@@ -169,7 +170,7 @@ class CompactStem(Tokenizer):
 STEMS = {"linear": Patches, "conv": ConvPatches, "overlapping": OverlappingPatches, "compact": CompactStem}
 
 
-def stem_for(name: str, /, patch_size: Size, width: int, use_bias: bool = True, **kwargs) -> Tokenizer:
+def stem_for(name: str, /, patch_size: Size, width: int, use_bias: bool = True, **kwargs: Any) -> Tokenizer:
     """The layer that turns images into tokens, by name.
 
     Args:

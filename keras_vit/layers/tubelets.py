@@ -4,6 +4,7 @@ The contract about masks is that of `patches.py`.
 """
 
 import math
+from typing import Any
 
 import keras
 
@@ -40,7 +41,7 @@ class Tubelets(Tokenizer):
     form = VIDEOS
 
     def __init__(
-        self, tubelet_size: tuple[int, int, int], width: int, use_bias: bool = True, **kwargs
+        self, tubelet_size: tuple[int, int, int], width: int, use_bias: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(width, **kwargs)
         try:

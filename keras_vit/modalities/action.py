@@ -1,6 +1,7 @@
 """`Action`: a track of vectors or of discrete choices, one token a step."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,7 +34,7 @@ class Action(Modality):
         features: int | None = None,
         values: int | None = None,
         padding: float | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.steps = self.tokens = integer("steps", steps, 1)

@@ -40,7 +40,7 @@ class Audio(GridModality):
         window: int | None = None,
         hop: int | None = None,
         position: str = "learned",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(position, **kwargs)
         self.autocast = False  # the waveform stays float32 up to its spectrogram
@@ -63,7 +63,7 @@ class Audio(GridModality):
     def signature(self) -> dict:
         return {"shape": (self.samples,), "dtype": "float32"}
 
-    def tokenizer(self, width: int, **kwargs) -> keras.layers.Layer:
+    def tokenizer(self, width: int, **kwargs: Any) -> keras.layers.Layer:
         return SpectrogramPatches(self.patch_size, width, **kwargs)
 
     def build(self, input_shape: Shape) -> None:

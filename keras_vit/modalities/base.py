@@ -75,9 +75,9 @@ class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
         InputError: an input of another shape or type than `signature` says; no width.
     """
 
-    blank_value = 0
+    blank_value: float = 0
 
-    def __init__(self, width: int | None = None, **kwargs) -> None:
+    def __init__(self, width: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._width = None if width is None else integer("width", width, 1)
 
@@ -112,7 +112,7 @@ class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
         """Raw input [B, ...], as exported files take it, as the layer takes it: pixels become normalised."""
         return ops.cast(raw, self.signature()["dtype"])
 
-    def with_width(self, width: int, num_heads: int | None = None, **changes) -> "Modality":
+    def with_width(self, width: int, num_heads: int | None = None, **changes: Any) -> "Modality":
         """This modality for a model of that width: itself if it is one already, else a copy.
 
         Args:
@@ -167,7 +167,7 @@ class Modality(Quantizable, ExplicitMask, keras.layers.Layer):
 
     def compute_output_spec(
         self, inputs: Tensor, present: Tensor | None = None, training: bool | None = None
-    ):
+    ) -> Any:
         shape = (inputs.shape[0], self.tokens)
         return (
             keras.KerasTensor((*shape, self.width), dtype=self.compute_dtype),

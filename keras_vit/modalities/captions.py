@@ -45,7 +45,7 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
         num_heads: int | None = None,
         mlp_width: int | None = None,
         dropout: float = 0.0,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.vocabulary, self.size = vocabulary_of(vocabulary)
@@ -53,7 +53,8 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
         self.num_heads = None if num_heads is None else integer("num_heads", num_heads, 1)
         self.mlp_width = None if mlp_width is None else integer("mlp_width", mlp_width, 1)
         self.dropout = rate("dropout", dropout)
-        self.attention_options, self.affine = {}, True
+        self.attention_options: dict = {}
+        self.affine = True
         self.head = Linear(self.size, dtype=self.dtype_policy, name="head")
 
     def build(self, captions_shape: Shape, memory_shape: Shape) -> None:
@@ -113,7 +114,7 @@ class CaptionDecoder(Renamed, ExplicitMask, keras.layers.Layer):
         memory: Tensor,
         memory_mask: Tensor | None = None,
         training: bool | None = None,
-    ):
+    ) -> Any:
         return keras.KerasTensor((captions.shape[0], self.length, self.size), dtype=self.compute_dtype)
 
     def compute_output_shape(self, captions_shape: Shape, memory_shape: Shape) -> Shape:

@@ -30,7 +30,7 @@ def encoder_for(layer: Any, tokens: int, adds_bias: bool = False) -> list:
     blocks = [EncoderBlock(**block_options(layer), name=f"encoder_{i}", **shared) for i in range(layer.depth)]
     for block in blocks:
         block.attention.adds_bias = adds_bias
-    parts = [*blocks, LayerNorm(name="norm", **shared)] if blocks else []
+    parts: list[Any] = [*blocks, LayerNorm(name="norm", **shared)] if blocks else []
     for part in parts:
         part.build((None, tokens, layer.width))
     return parts

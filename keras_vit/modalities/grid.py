@@ -32,17 +32,17 @@ class GridModality(Modality):
 
     input_quantizer = "range"  # of what is cut into pieces, see `layers.quantization`
 
-    def __init__(self, position: str, **kwargs) -> None:
+    def __init__(self, position: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.position = one_of("position of a modality", position, ADDED_POSITIONS)
         # Without positions the output of the projection is what enters the trunk.
         self.roles = Roles() if position == "none" else Roles(full={"positioned": "range"})
 
-    def tokenizer(self, width: int, **kwargs) -> keras.layers.Layer:
+    def tokenizer(self, width: int, **kwargs: Any) -> keras.layers.Layer:
         """The layer from raw input to tokens [B, N, width]."""
         raise NotImplementedError
 
-    def lay_out(self, *size) -> None:
+    def lay_out(self, *size: Any) -> None:
         """Take note of the grid of pieces in an input of `size`; InputError if they do not fill it."""
         self.grid = self.tokenizer(1).grid(*size)
         self.tokens = math.prod(self.grid)

@@ -1,5 +1,7 @@
 """`Image`: a picture as patches."""
 
+from typing import Any
+
 import keras
 
 from keras_vit.config import STEMS, Shape, Size, Tensor, boolean, integer, pair, rate
@@ -47,7 +49,7 @@ class Image(Renamed, Pixels, GridModality):
         preprocessing: dict | None = None,
         attention: dict | None = None,
         affine: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(position, **kwargs)
         self.image_size, self.patch_size = pair(image_size, "image_size"), pair(patch_size, "patch_size")
@@ -62,7 +64,7 @@ class Image(Renamed, Pixels, GridModality):
     def signature(self) -> dict:
         return {"shape": (*self.image_size, self.channels), "dtype": "float32"}
 
-    def tokenizer(self, width: int, **kwargs) -> keras.layers.Layer:
+    def tokenizer(self, width: int, **kwargs: Any) -> keras.layers.Layer:
         return stem_for(self.stem, self.patch_size, width, **kwargs)
 
     def build(self, input_shape: Shape) -> None:

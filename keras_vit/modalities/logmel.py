@@ -43,7 +43,7 @@ class LogMel(keras.layers.Layer):
         window: int | None = None,
         hop: int | None = None,
         multiple: int = 1,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.autocast = False  # 8 bits of a sample are too few

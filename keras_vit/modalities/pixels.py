@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,13 +10,14 @@ from keras import ops
 
 from keras_vit.config import Tensor
 from keras_vit.errors import InputError, Notice
+from keras_vit.mixin import Mixin
 from keras_vit.modalities.values import concrete_values
 
 SLACK = 3.0  # times the span of normalised pixels: so far beyond it no augmentation goes, and 0..255 does
 LOOKED_AT = 32  # examples
 
 
-class RangeCheck:
+class RangeCheck(Mixin):
     """Mixed into what takes pixels: says once if the first values that can be seen are on another scale.
 
     `include_preprocessing`: whether pixels 0..255 are taken, or (pixel / 255 - mean) / std.
@@ -65,18 +67,18 @@ class RangeCheck:
             )
 
 
-class ChecksArrays:
+class ChecksArrays(Mixin):
     """Mixed into a model with a method `look`: `fit`, `evaluate` and `predict` look at arrays, too."""
 
-    def fit(self, x: Tensor | None = None, *arguments, **options):
+    def fit(self, x: Tensor | None = None, *arguments: Any, **options: Any) -> Any:
         self._check_arrays(x)
         return super().fit(x, *arguments, **options)
 
-    def evaluate(self, x: Tensor | None = None, *arguments, **options):
+    def evaluate(self, x: Tensor | None = None, *arguments: Any, **options: Any) -> Any:
         self._check_arrays(x)
         return super().evaluate(x, *arguments, **options)
 
-    def predict(self, x: Tensor, *arguments, **options):
+    def predict(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
         self._check_arrays(x)
         return super().predict(x, *arguments, **options)
 
@@ -144,7 +146,7 @@ def checked_preprocessing(value: dict | None, channels: int) -> dict:
     try:
         mean, std = ([float(number) for number in value[key]] for key in ("mean", "std"))
     except (TypeError, ValueError, KeyError):
-        mean = std = ()
+        mean = std = []
     usual = all(math.isfinite(x) for x in mean) and all(0 < x < math.inf for x in std)
     if len(mean) != channels or len(std) != channels or not usual:
         raise InputError(

@@ -1,5 +1,7 @@
 """The visual sentence learns to predict visual features: `VisualPrediction` and its loss."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -22,7 +24,7 @@ class VisualPrediction(ExplicitMask, keras.layers.Layer):
         features: width of the vision module's features.
     """
 
-    def __init__(self, features: int, **kwargs) -> None:
+    def __init__(self, features: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.features = integer("features", features, 1)
         self.pool = Pooling("mean", dtype=self.dtype_policy, name="pool")

@@ -66,7 +66,7 @@ class Text(Renamed, Modality):
         dropout: float = 0.0,
         attention: dict | None = None,
         affine: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.vocabulary, self.size = vocabulary_of(vocabulary)
@@ -167,7 +167,7 @@ class Text(Renamed, Modality):
 def vocabulary_of(value: Any) -> tuple[Vocabulary | None, int]:
     """(Vocabulary or None, number of ids) of a `Vocabulary`, a list of words or a number."""
     if isinstance(value, list | tuple):
-        value = Vocabulary(value)
+        value = Vocabulary(list(value))
     if isinstance(value, Vocabulary):
         return value, len(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 3:

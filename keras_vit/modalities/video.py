@@ -1,5 +1,7 @@
 """`Video`: a clip as boxes of space and time."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -37,7 +39,7 @@ class Video(Pixels, GridModality):
         channels: int = 3,
         position: str = "factorised",
         preprocessing: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(position, **kwargs)
         self.frames, self.channels = integer("frames", frames, 1), integer("channels", channels, 1)
@@ -49,7 +51,7 @@ class Video(Pixels, GridModality):
     def signature(self) -> dict:
         return {"shape": (self.frames, *self.image_size, self.channels), "dtype": "float32"}
 
-    def tokenizer(self, width: int, **kwargs) -> keras.layers.Layer:
+    def tokenizer(self, width: int, **kwargs: Any) -> keras.layers.Layer:
         return Tubelets((self.tubelet, *self.patch_size), width, **kwargs)
 
     def encode(self, clips: list) -> np.ndarray:

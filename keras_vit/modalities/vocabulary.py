@@ -41,7 +41,7 @@ class Vocabulary:
 
     def __init__(self, words: list[str]) -> None:
         self.words = tuple(words)
-        self._ids = {}
+        self._ids: dict[str, int] = {}
         for number, word in enumerate(self.words, start=len(MARKS)):
             if not isinstance(word, str) or split(word) != [word]:
                 raise InputError(
@@ -116,7 +116,7 @@ class Vocabulary:
         """The text of ids [T], or a list of texts for ids [B, T]. Padding is left out, unknown is "[UNK]"."""
         ids = np.asarray(ids)
         if ids.ndim == 2:
-            return [self.decode(row) for row in ids]
+            return [str(self.decode(row)) for row in ids]
         if (
             ids.ndim != 1
             or ids.dtype.kind not in "iu"

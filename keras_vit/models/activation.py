@@ -9,6 +9,7 @@ from typing import Any
 from keras import ops
 
 from keras_vit.errors import InputError
+from keras_vit.mixin import Mixin
 
 AUTO = "auto"
 ACTIVATIONS = ("softmax", "sigmoid", None)
@@ -36,7 +37,7 @@ def checked_activation(activation: str | None, num_classes: int | None) -> str |
     return activation
 
 
-class WithActivation:
+class WithActivation(Mixin):
     """Gives a model that has `num_classes` the attribute `activation`: one of `ACTIVATIONS`."""
 
     @property
@@ -44,7 +45,7 @@ class WithActivation:
         return self._activation
 
     @activation.setter
-    def activation(self, activation: str | None):
+    def activation(self, activation: str | None) -> None:
         self._activation = checked_activation(activation, self.num_classes)
 
 

@@ -22,7 +22,7 @@ class Model(ModelWithSignature):
         **options: of `keras.Model`: dtype, trainable.
     """
 
-    def __init__(self, name: str | None = None, **options) -> None:
+    def __init__(self, name: str | None = None, **options: Any) -> None:
         super().__init__(name=_automatic_name(type(self)) if name is None else name, **options)
 
     def input_signature(self) -> list:
@@ -41,8 +41,8 @@ class Model(ModelWithSignature):
         format: str = "tf_saved_model",
         verbose: Any = None,
         input_signature: list | None = None,
-        **options,
-    ):
+        **options: Any,
+    ) -> Any:
         """As `keras.Model.export`, also of a model that was never called.
 
         Args:

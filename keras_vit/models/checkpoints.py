@@ -16,8 +16,8 @@ def load_model(
     num_classes: int | None = None,
     image_size: Size | None = None,
     num_heads: int | None = None,
-    **changes,
-):
+    **changes: Any,
+) -> Any:
     """A model with published weights.
 
     Args:

@@ -4,12 +4,15 @@ from keras import ops
 
 from keras_vit.config import Tensor
 from keras_vit.errors import InputError
+from keras_vit.mixin import Mixin
 from keras_vit.modalities import Text, visual_prediction_loss
 from keras_vit.modalities.image import Image
 
 
-class PredictsFeatures:
+class PredictsFeatures(Mixin):
     """Mixed into a model with `modalities`, `mean` and `prediction`, the layer that predicts (or None)."""
+
+    _predicted: tuple | None  # what `prediction_loss` takes of the latest call
 
     def _pair_to_predict(self):
         """(name of the visual sentence, name of the image)."""

@@ -13,7 +13,7 @@ def layer_groups(model: Any) -> list[list]:
     The first holds what makes tokens (patches, [CLS], registers, positions), then one for each block, and
     the last what ends them (norm, pooling, heads). A merger belongs to the block that it precedes.
     """
-    groups = [[] for _ in range(model.config.depth + 2)]
+    groups: list[list] = [[] for _ in range(model.config.depth + 2)]
     for variable in model.trainable_variables:
         part = name_within(model, variable).split("/")[0]
         if part.startswith("block_"):

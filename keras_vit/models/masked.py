@@ -7,6 +7,8 @@ masked.fit(images, epochs=100)
 model = masked.classifier(num_classes=10)  # a ViT with the pretrained weights
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -126,7 +128,7 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
     def build(self, input_shape: Shape) -> None:
         """Nothing is left to do: all parts are built where they are made."""
 
-    def compute_output_spec(self, inputs: Tensor, training: bool | None = None):
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
         rows, columns = self.grid(inputs)
         shape = (keras.tree.flatten(inputs)[0].shape[0], rows * columns)
         return {
@@ -241,7 +243,7 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
 
     # After training.
 
-    def classifier(self, num_classes: int | None, **changes) -> ViT:
+    def classifier(self, num_classes: int | None, **changes: Any) -> ViT:
         """A new `ViT` with the pretrained weights and a fresh head.
 
         Args:
@@ -264,7 +266,7 @@ class MaskedViT(MaskedImages, TrainsPart, ChecksArrays, Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> "MaskedViT":
         parts = {
             key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "reconstruction")
         }

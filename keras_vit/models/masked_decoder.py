@@ -14,7 +14,7 @@ HEAD_WIDTH = 32  # channels of an attention head: those of MAE's
 class MaskedDecoder(ExplicitMask, keras.layers.Layer):
     """MAE's decoder: a projection of the encoder's tokens, fixed positions, blocks, and a norm."""
 
-    def __init__(self, width: int, depth: int, encoder: Any, **kwargs) -> None:
+    def __init__(self, width: int, depth: int, encoder: Any, **kwargs: Any) -> None:
         super().__init__(dtype=encoder.dtype_policy, **kwargs)
         shared = {"dtype": self.dtype_policy}
         grid = encoder.config.grid(encoder.image_size)
@@ -25,7 +25,8 @@ class MaskedDecoder(ExplicitMask, keras.layers.Layer):
         self.norm = LayerNorm(name="norm", **shared)
         tokens = (None, encoder.prefix + grid[0] * grid[1], width)
         self.embed.build((None, None, encoder.config.width))
-        for layer in (self.positions, *self.blocks, self.norm):
+        layers: list[Any] = [self.positions, *self.blocks, self.norm]
+        for layer in layers:
             layer.build(tokens)
         self.built = True
 

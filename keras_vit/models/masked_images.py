@@ -6,9 +6,10 @@ from keras import ops
 from keras_vit.config import Tensor
 from keras_vit.layers.patches import cut
 from keras_vit.losses import patch_statistics
+from keras_vit.mixin import Mixin
 
 
-class MaskedImages:
+class MaskedImages(Mixin):
     """Mixed into a model with `encoder`, a `ViT`, and `reconstruction`, its loss."""
 
     def grid(self, inputs: Tensor) -> tuple[int, int]:

@@ -142,6 +142,8 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
             self.prediction = VisualPrediction(width, name="prediction", **shared)
         self.build_now(shapes_of(self.input_signature()))
 
+    built: bool
+
     def build(self, input_shape: Shape | None = None) -> None:
         if self.built:
             return
@@ -158,7 +160,8 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
                 shape=(1, self.bottleneck, self.width), initializer=vector, name="bottleneck"
             )
         tokens = (None, None, self.width)
-        for layer in (*self.blocks, self.norm, self.mean):
+        layers: list[Any] = [*self.blocks, self.norm, self.mean]
+        for layer in layers:
             layer.build(tokens)
         if self.head is not None:
             self.head.build((None, self.width))
@@ -251,7 +254,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
         allowed = (queries == keys) | (queries == 0) | ((queries == 1) & (keys > 0)) | (keys == 1)
         return x, ops.logical_and(ops.expand_dims(seen, 1), ops.convert_to_tensor(allowed[None]))
 
-    def recast(self, **changes) -> "MultimodalViT":
+    def recast(self, **changes: Any) -> "MultimodalViT":
         """A new model of this one's config with some arguments changed, of fresh weights, in float32.
 
         The dtype of modalities, and the `attention` and `affine` of those that have blocks, follow the model.
@@ -264,7 +267,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
                 modality["config"][name] = changes[name]
         return type(self).from_config(config)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: dict[str, Shape]) -> Shape:
         batch = next(iter(input_shape.values()))[0]
         return (batch, self.num_classes or self.width)
 
@@ -295,7 +298,7 @@ class MultimodalViT(Renamed, Quantizable, WithActivation, PredictsFeatures, Name
         }
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> "MultimodalViT":
         config = cls.with_new_arguments(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])

@@ -1,7 +1,9 @@
 """A model that trains a part of its layers only."""
 
+from keras_vit.mixin import Mixin
 
-class TrainsPart:
+
+class TrainsPart(Mixin):
     """Mixed into a model with a method `idle`: the layers that it names are not trained."""
 
     def idle(self) -> list:

@@ -14,8 +14,8 @@ class Rebuilt:
 
     @classmethod
     def from_checkpoint(
-        cls, path: Any, num_classes: int | None = None, image_size: Size | None = None, **changes
-    ):
+        cls, path: Any, num_classes: int | None = None, image_size: Size | None = None, **changes: Any
+    ) -> "Rebuilt":
         """A ViT with published weights: `keras_vit.weights` lists the formats.
 
         Args:
@@ -48,6 +48,6 @@ class Rebuilt:
             arguments["preprocessing"] = for_channels(self.preprocessing, channels)
         return transfer(self, type(self)(**arguments))
 
-    def reset_classifier(self, num_classes: int | None):
+    def reset_classifier(self, num_classes: int | None) -> "Rebuilt":
         """A new ViT with this one's weights and a fresh head for `num_classes` (None: no head)."""
         return self.rebuilt(num_classes=None).rebuilt(num_classes=num_classes)

@@ -79,7 +79,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         dtype: Any = None,
         trainable: bool = True,
         activation: str = AUTO,
-        **overrides,
+        **overrides: Any,
     ) -> None:
         config = ViTConfig.of(config, **overrides).for_size(image_size)
         grid = config.grid(image_size)  # refuses a size that the patch does not divide
@@ -128,12 +128,14 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         self.patches.declare(PATCHES_ROLES)
         self.build_now(shapes_of(self.input_signature()))
 
+    built: bool
+
     def build(self, input_shape: Shape) -> None:
         if self.built:
             return
         images = input_shape["image"] if isinstance(input_shape, dict) else input_shape
         config = self.config
-        rows, columns = config.grid(images[1:3])
+        rows, columns = config.grid((images[1], images[2]))
         patches = (None, rows * columns, config.width)
         tokens = (None, self.prefix + rows * columns, config.width)
         for name, length in (
@@ -213,7 +215,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         """Layers that take no part in an answer."""
         return []
 
-    def run_block(self, block: keras.layers.Layer, tokens: Tensor, **options) -> Tensor:
+    def run_block(self, block: keras.layers.Layer, tokens: Tensor, **options: Any) -> Tensor:
         """Tokens through one of `blocks`; one of the user's gets those of the options that it takes."""
         if "block" in self.config.custom:
             return custom.call_layer(block, tokens, **options)
@@ -262,7 +264,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         if self.num_classes:
             return (shape[0], self.num_classes)
         if self.config.pooling is None:
-            rows, columns = self.config.grid(shape[1:3])
+            rows, columns = self.config.grid((shape[1], shape[2]))
             tokens = self.config.merge[1] if self.config.merge else rows * columns
             return (shape[0], tokens, self.config.width)
         return (shape[0], self.config.width)
@@ -289,7 +291,7 @@ class ViT(Quantizable, WithActivation, ImageInputs, Rebuilt, Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> "ViT":
         config = with_new_names(config)
         config["config"] = with_new_names(config["config"])
         if isinstance(config.get("dtype"), dict):

@@ -26,7 +26,8 @@ def handwritten(seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.
     order = np.random.default_rng(integer("seed", seed, 0)).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     held_out = np.arange(len(order)) % HELD_OUT == 0
-    return tuple((pictures[rows], labels[rows]) for rows in (order[~held_out], order[held_out]))
+    train, test = order[~held_out], order[held_out]
+    return (pictures[train], labels[train]), (pictures[test], labels[test])
 
 
 def drawn(labels: np.ndarray, num_classes: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -50,7 +51,7 @@ def assembled(
     train: Examples, test: Examples, labels: Iterable[str], modalities: dict[str, Modality], source: str
 ) -> MultimodalData:
     """`MultimodalData` of two `Examples`, with the fingerprint of what they hold."""
-    parts = [source, *labels]
+    parts: list[str | bytes] = [source, *labels]
     for examples in (train, test):
         for name, values in sorted(examples.inputs.items()):
             parts += [name, np.ascontiguousarray(values).tobytes()]

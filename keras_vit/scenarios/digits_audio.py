@@ -44,7 +44,7 @@ TRAINING = {
 def make(seed: int = 0) -> MultimodalData:
     """`MultimodalData` with "image" uint8 [N, 8, 8, 3] and "audio" float32 [N, 4096] at 8 kHz."""
     halves = handwritten(seed)
-    examples = [
+    train, test = [
         _examples(*half, count, np.random.default_rng([seed, i]))
         for i, (half, count) in enumerate(zip(halves, (TRAIN, TEST), strict=True))
     ]
@@ -52,7 +52,7 @@ def make(seed: int = 0) -> MultimodalData:
         "image": Image(8, 2),
         "audio": Audio(SAMPLES, RATE, patch_size=(4, 64), mels=64, window=512, hop=256),
     }
-    return assembled(*examples, [str(k) for k in range(10)], modalities, "digits-audio")
+    return assembled(train, test, [str(k) for k in range(10)], modalities, "digits-audio")
 
 
 def tones(digit: int) -> tuple[int, int]:

@@ -58,10 +58,10 @@ def eight(t: np.ndarray) -> Points:
 
 def polyline(*corners: tuple[float, float]) -> Shape:
     """The track through corners (x, y) at an even pace: t [T], 0 to 1 -> (x [T], y [T])."""
-    corners = np.array(corners, float)
-    lengths = np.hypot(*np.diff(corners, axis=0).T)
+    points = np.array(corners, float)
+    lengths = np.hypot(*np.diff(points, axis=0).T)
     ends = np.concatenate([[0], np.cumsum(lengths)]) / lengths.sum()
-    return lambda t: (np.interp(t, ends, corners[:, 0]), np.interp(t, ends, corners[:, 1]))
+    return lambda t: (np.interp(t, ends, points[:, 0]), np.interp(t, ends, points[:, 1]))
 
 
 def _polygon(corners):
@@ -90,13 +90,14 @@ GESTURES = {
 def make(seed: int = 0) -> MultimodalData:
     """`MultimodalData` with "action" float32 [N, 32, 4], see `track`; steps of four zeros are no steps."""
     action = Action(STEPS, features=4, padding=0.0)
-    examples = []
+    train_test = []
     for i, count in enumerate((TRAIN, TEST)):
         rng = np.random.default_rng([seed, i])
         labels = rng.permutation(np.arange(count) % len(GESTURES)).astype("int32")
         tracks = [track(list(GESTURES)[label], rng) for label in labels]
-        examples.append(Examples({"action": action.encode(tracks)}, labels))
-    return assembled(*examples, GESTURES, {"action": action}, "gestures")
+        train_test.append(Examples({"action": action.encode(tracks)}, labels))
+    train, test = train_test
+    return assembled(train, test, GESTURES, {"action": action}, "gestures")
 
 
 def track(name: str, rng: np.random.Generator, tremble: float = TREMBLE) -> np.ndarray:

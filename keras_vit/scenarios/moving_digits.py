@@ -43,12 +43,12 @@ TRAINING = {
 def make(seed: int = 0) -> MultimodalData:
     """`MultimodalData` with "video" uint8 [N, 9, 24, 24, 3]; a label for each direction."""
     halves = handwritten(seed)
-    examples = [
+    train, test = [
         _examples(half[0], count, np.random.default_rng([seed, i]))
         for i, (half, count) in enumerate(zip(halves, (TRAIN, TEST), strict=True))
     ]
     video = Video(FRAMES, SIZE, patch_size=8, tubelet=FRAMES_OF_SWEEP)
-    return assembled(*examples, DIRECTIONS, {"video": video}, "moving-digits")
+    return assembled(train, test, DIRECTIONS, {"video": video}, "moving-digits")
 
 
 def places(direction: str, steps: np.ndarray, corner: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -40,10 +40,20 @@ TRAIN, TEST, LABELLED = 6000, 2000, 0.1
 
 SEEDS = (0, 1, 2)
 PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-MODEL = {"patch_size": 4, "width": 64, "depth": 4, "num_heads": 4, "mlp_width": 128, "pooling": "mean"}
-MASKED = {"ratio": 0.75, "mode": "mae", "decoder_width": 32, "decoder_depth": 2}
-RECONSTRUCTION = {"kind": "l2", "normalise": False}  # or empty paper, all noise, would count most
-PRETRAINING = {
+MODEL: dict[str, Any] = {
+    "patch_size": 4,
+    "width": 64,
+    "depth": 4,
+    "num_heads": 4,
+    "mlp_width": 128,
+    "pooling": "mean",
+}
+MASKED: dict[str, Any] = {"ratio": 0.75, "mode": "mae", "decoder_width": 32, "decoder_depth": 2}
+RECONSTRUCTION: dict[str, Any] = {
+    "distance": "l2",
+    "normalise": False,
+}  # or empty paper, all noise, would count most
+PRETRAINING: dict[str, Any] = {
     "epochs": 20,
     "batch_size": 128,
     "learning_rate": 2e-3,
@@ -63,11 +73,11 @@ TRAINING = {
 def make(seed: int = 0) -> MultimodalData:
     """`MultimodalData` with "image" uint8 [N, 32, 32, 3]; the group "labelled" of `train` has labels."""
     halves = handwritten(seed)
-    examples = [
+    train, test = [
         _examples(*half, count, np.random.default_rng([seed, i]))
         for i, (half, count) in enumerate(zip(halves, (TRAIN, TEST), strict=True))
     ]
-    return assembled(*examples, [str(k) for k in range(10)], {"image": Image(SIZE, 4)}, "pretraining")
+    return assembled(train, test, [str(k) for k in range(10)], {"image": Image(SIZE, 4)}, "pretraining")
 
 
 def placed(pictures: np.ndarray, sides: np.ndarray, tilts: np.ndarray, corners: np.ndarray) -> np.ndarray:

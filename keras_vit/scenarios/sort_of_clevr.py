@@ -16,6 +16,8 @@ Chinese 98.3%); without the question 43.7% and 21.9%, without the picture 44.3% 
 parameters, 13 minutes on two cores.
 """
 
+from typing import Any
+
 import numpy as np
 
 from keras_vit.config import integer
@@ -39,8 +41,8 @@ LENGTH = 16  # words; the longest question has 15
 TRAIN_SCENES, TEST_SCENES = 8000, 500
 QUESTIONS = 20  # about each scene
 
-TEXT = {"length": LENGTH, "sentence": 1, "depth": 1, "mlp_width": 256}
-IMAGE = {
+TEXT: dict[str, Any] = {"length": LENGTH, "sentence": 1, "depth": 1, "mlp_width": 256}
+IMAGE: dict[str, Any] = {
     "patch_size": 15,
     "stem": "overlapping",
     "position": "sincos2d",  # as large as the patches: learned ones start at 0.02 and take far longer
@@ -48,7 +50,7 @@ IMAGE = {
     "num_heads": 4,
     "mlp_width": 256,
 }
-MODEL = {"width": 128, "depth": 2, "num_heads": 4, "mlp_width": 256, "modality_dropout": 0.1}
+MODEL: dict[str, Any] = {"width": 128, "depth": 2, "num_heads": 4, "mlp_width": 256, "modality_dropout": 0.1}
 TRAINING = {
     "freeze": ["image", "text", "block_0"],  # gradients through fresh parts would destroy what was pretrained
     "epochs": 1,

@@ -7,6 +7,7 @@ object is the closest to the one in question, which the furthest, and where it i
 
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ from keras_vit.scenarios.sort_of_clevr_questions import (
 )
 from keras_vit.training.optimization.optimizer import warmup_cosine
 
-PRETRAINING = {
+PRETRAINING: dict[str, Any] = {
     "steps": 3000,
     "batch_size": 64,
     "questions": 48,  # about each scene

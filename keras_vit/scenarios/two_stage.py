@@ -18,6 +18,7 @@ parameters, 4 minutes on two cores.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -39,16 +40,16 @@ LENGTH = 21  # words; every caption has as many
 TRAIN_SCENES, TEST_SCENES = 20000, 2000
 CHOICE = 100  # pictures among which the words find theirs
 
-IMAGE = {"patch_size": 12, "depth": 2, "num_heads": 4, "mlp_width": 192}
-TEXT = {"length": LENGTH, "sentence": 4, "depth": 2, "num_heads": 4, "mlp_width": 192}
-PRETRAINING = {
+IMAGE: dict[str, Any] = {"patch_size": 12, "depth": 2, "num_heads": 4, "mlp_width": 192}
+TEXT: dict[str, Any] = {"length": LENGTH, "sentence": 4, "depth": 2, "num_heads": 4, "mlp_width": 192}
+PRETRAINING: dict[str, Any] = {
     "steps": 4000,
     "batch_size": 64,
     "learning_rate": 2e-3,
     "warmup_steps": 100,
     "weight_decay": 0.02,
 }
-MODEL = {
+MODEL: dict[str, Any] = {
     "width": 96,
     "depth": 2,
     "num_heads": 4,

@@ -149,7 +149,7 @@ class MultimodalRecipe(Recipe):
 
     variant: dict = dataclasses.field(default_factory=lambda: dict(SMALL_TRUNK))
     modalities: list = dataclasses.field(default_factory=list)
-    freeze: list = dataclasses.field(default_factory=list)
+    freeze: list = dataclasses.field(default_factory=list)  # type: ignore[assignment]  # names, not a number
     augment: str = "none"
     epochs: int = 20
     batch_size: int = 128

@@ -54,7 +54,7 @@ class Epoch(TypedDict):
 class ScoredEpoch(Epoch):
     """One of a training of which the best epoch is kept."""
 
-    val_accuracy: float
+    val_accuracy: float  # type: ignore[misc]  # required here
 
 
 HISTORY, SCORED_HISTORY = list[Epoch], list[ScoredEpoch]  # history.json

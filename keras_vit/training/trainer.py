@@ -8,7 +8,9 @@ Where the data has no `val`, that of `data.test` is in history.json, and there i
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -172,19 +174,19 @@ def built(data, recipe, start):
 
 
 def fit(
-    model,
-    data,
-    folder,
-    recipe,
-    console,
-    title,
-    keep,
-    strategy=None,
-    progress="bar",
-    save_seconds=SECONDS,
-    callbacks=(),
+    model: keras.Model,
+    data: Any,
+    folder: Path,
+    recipe: Any,
+    console: Console,
+    title: str,
+    keep: str,
+    strategy: tf.distribute.Strategy | None = None,
+    progress: str = "bar",
+    save_seconds: float = SECONDS,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     loss: TrainingLoss | None = None,
-):
+) -> Any:
     """Run the recipe's epochs on `model`, continuing from `folder`'s state if there is one.
 
     The arguments are those of `train`; `callbacks` are further ones of Keras; `loss` is what the model learns
@@ -291,7 +293,7 @@ def scope(strategy):
 
 
 def compile_for(
-    model: keras.Model, recipe, steps: int, schedule=None, loss: TrainingLoss | None = None
+    model: keras.Model, recipe: Any, steps: int, schedule: Any = None, loss: TrainingLoss | None = None
 ) -> TrainingModel:
     """`model` with the recipe's loss, optimizer and schedule, or with another schedule, ready for `fit`."""
     total = recipe.epochs * steps

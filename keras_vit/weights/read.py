@@ -1,6 +1,7 @@
 """`read_checkpoint`: which format a path is, and the reader for it."""
 
 from pathlib import Path
+from typing import Any
 
 from keras_vit.config import integer, pair
 from keras_vit.errors import InputError
@@ -54,33 +55,33 @@ def read_any_size(
     num_heads: int | None = None,
 ) -> Checkpoint:
     """As `read_checkpoint`, but positions may be of another size than `image_size`, to be resized."""
-    path = Path(path).expanduser()
+    file = Path(path).expanduser()
     if num_heads is not None:
         integer("num_heads", num_heads, at_least=1)
     if num_classes is not None:
         integer("num_classes", num_classes, at_least=1)
-    hints = {"num_classes": num_classes, "image_size": image_size, "num_heads": num_heads}
-    if path.is_dir():
-        path = _weights_in(path)
-    elif not path.exists():
+    hints: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "num_heads": num_heads}
+    if file.is_dir():
+        file = _weights_in(file)
+    elif not file.exists():
         raise InputError(
-            f"{path} does not exist: give a checkpoint file or a folder that has been downloaded."
+            f"{file} does not exist: give a checkpoint file or a folder that has been downloaded."
         )
-    refuse_pickle(path)
-    if path.suffix == ".npz":
-        return original.read(path, without_prefix(open_npz(path)), **hints)
-    if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
-        raise InputError(f"{path}: checkpoints end in .npz or .safetensors, or are folders.")
-    stored, description = without_prefix(open_safetensors(path)), path.parent / "config.json"
+    refuse_pickle(file)
+    if file.suffix == ".npz":
+        return original.read(file, without_prefix(open_npz(file)), **hints)
+    if file.suffix != ".safetensors" and not file.name.endswith(".safetensors.index.json"):
+        raise InputError(f"{file}: checkpoints end in .npz or .safetensors, or are folders.")
+    stored, description = without_prefix(open_safetensors(file)), file.parent / "config.json"
     settings = read_json(description) if description.is_file() else {}
     if hugging_face.is_hugging_face(stored):
         if "model_type" not in settings:
-            raise InputError(f"{path} is from Hugging Face: {description}, which belongs to it, is missing.")
-        return hugging_face.read(path, stored, settings, **hints)
+            raise InputError(f"{file} is from Hugging Face: {description}, which belongs to it, is missing.")
+        return hugging_face.read(file, stored, settings, **hints)
     if timm.is_timm(stored):
-        return timm.read(path, stored, settings if "architecture" in settings else {}, **hints)
+        return timm.read(file, stored, settings if "architecture" in settings else {}, **hints)
     raise InputError(
-        f"{path} is no ViT of Hugging Face or timm: its {len(stored)} tensors are "
+        f"{file} is no ViT of Hugging Face or timm: its {len(stored)} tensors are "
         f"{', '.join(list(stored)[:5])}, ..."
     )
 

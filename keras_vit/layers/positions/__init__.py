@@ -1,5 +1,7 @@
 """Position encodings, by name: `positions_for("learned", grid, ...)`. `base.py` says how they are called."""
 
+from typing import Any
+
 import keras
 
 from keras_vit.config import Size
@@ -48,7 +50,7 @@ POSITION_LAYERS = {
 
 
 def positions_for(
-    name: str, /, grid: Size, prefix: int, width: int, num_heads: int, **kwargs
+    name: str, /, grid: Size, prefix: int, width: int, num_heads: int, **kwargs: Any
 ) -> keras.layers.Layer:
     """The position layer that `ViTConfig.position` names.
 

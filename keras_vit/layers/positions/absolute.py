@@ -1,6 +1,7 @@
 """Positions that are added to the tokens: learned, sines and cosines, coordinates, one-hot."""
 
 import functools
+from typing import Any
 
 import keras
 import numpy as np
@@ -56,7 +57,7 @@ class LearnedPositions(Quantizable, Positions):
 
     roles = Roles(full={"table": "constant"})
 
-    def __init__(self, grid: Size, prefix: int = 0, stddev: float = 0.02, **kwargs) -> None:
+    def __init__(self, grid: Size, prefix: int = 0, stddev: float = 0.02, **kwargs: Any) -> None:
         super().__init__(grid=grid, prefix=prefix, **kwargs)
         self.stddev = positive("stddev", stddev)
 
@@ -153,7 +154,7 @@ class SinCos2DPositions(Positions):
         convention: "big_vision", "mae" or "timm".
     """
 
-    def __init__(self, grid: Size, prefix: int = 0, convention: str = "big_vision", **kwargs) -> None:
+    def __init__(self, grid: Size, prefix: int = 0, convention: str = "big_vision", **kwargs: Any) -> None:
         super().__init__(grid, prefix, **kwargs)
         self.convention = one_of("convention", convention, CONVENTIONS)
 
@@ -227,7 +228,9 @@ class CoordinatePositions(Positions):
         low, high: (-1, 1) or (0, 1).
     """
 
-    def __init__(self, grid: Size, prefix: int = 0, low: float = -1.0, high: float = 1.0, **kwargs) -> None:
+    def __init__(
+        self, grid: Size, prefix: int = 0, low: float = -1.0, high: float = 1.0, **kwargs: Any
+    ) -> None:
         super().__init__(grid, prefix, **kwargs)
         if (low, high) not in ((-1, 1), (0, 1)):
             raise InputError(f"coordinates run from -1 to 1 or from 0 to 1, not from {low} to {high}.")

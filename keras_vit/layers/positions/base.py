@@ -59,7 +59,7 @@ class Positions(PositionLayer):
         InputError: tokens of another number or width than grid, prefix and `build` say.
     """
 
-    def __init__(self, grid: Size, prefix: int = 0, **kwargs) -> None:
+    def __init__(self, grid: Size, prefix: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grid = grid_of(grid)
         self.prefix = integer("prefix", prefix, at_least=0)

@@ -1,5 +1,7 @@
 """Relative positions: a learned bias on the attention scores for each offset between two patches."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -24,7 +26,7 @@ class RelativePositions(Renamed, PositionLayer):
         num_heads: number of attention heads.
     """
 
-    def __init__(self, grid: Size, num_heads: int, **kwargs) -> None:
+    def __init__(self, grid: Size, num_heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grid = grid_of(grid)
         self.num_heads = integer("num_heads", num_heads, at_least=1)

@@ -46,7 +46,7 @@ def resize_matrix(old: int, new: int, method: str = "bicubic") -> np.ndarray:
     return matrix
 
 
-def resize_grid(table: Tensor, new_grid: Size, method: str = "bicubic") -> np.ndarray:
+def resize_grid(table: Tensor, new_grid: tuple[int, int], method: str = "bicubic") -> np.ndarray:
     """R T C^T: a table [rows, columns, D] at `new_grid` -> float64 [rows', columns', D]."""
     table = np.asarray(ops.convert_to_numpy(table), "float64")
     rows = resize_matrix(table.shape[0], new_grid[0], method)
@@ -70,7 +70,7 @@ def resize_positions(table: Tensor, old_grid: Size, new_grid: Size, prefix: int 
     Raises:
         InputError: the table's length is not prefix + rows * columns of `old_grid`.
     """
-    (rows, columns), new_grid = _grid(old_grid, "old_grid"), _grid(new_grid, "new_grid")
+    (rows, columns), grid = _grid(old_grid, "old_grid"), _grid(new_grid, "new_grid")
     table = np.asarray(ops.convert_to_numpy(table), "float32")
     if table.ndim not in (2, 3) or (table.ndim == 3 and table.shape[0] != 1):
         raise InputError(f"a position table has the shape [1, N, D] or [N, D], not {list(table.shape)}.")
@@ -81,10 +81,10 @@ def resize_positions(table: Tensor, old_grid: Size, new_grid: Size, prefix: int 
             f"{rows}x{columns}, which make {prefix + rows * columns}: give the grid and "
             "the prefix that it was made for."
         )
-    if (rows, columns) == new_grid:
+    if (rows, columns) == grid:
         return table.copy()
     kept, patches = np.split(table.reshape(length, width), [prefix])
-    patches = resize_grid(patches.reshape(rows, columns, width), new_grid).reshape(-1, width)
+    patches = resize_grid(patches.reshape(rows, columns, width), grid).reshape(-1, width)
     resized = np.concatenate([kept, patches.astype("float32")])
     return resized.reshape(*table.shape[:-2], *resized.shape)
 

@@ -1,5 +1,7 @@
 """Rotary positions: queries and keys are rotated by angles of their row and column."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -23,7 +25,7 @@ class RotaryPositions(PositionLayer):
         base: 100 in the paper; fewer positions than in a text, so faster angles.
     """
 
-    def __init__(self, head_width: int, base: float = 100.0, **kwargs) -> None:
+    def __init__(self, head_width: int, base: float = 100.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if integer("head_width", head_width, at_least=1) % 4:
             raise InputError(

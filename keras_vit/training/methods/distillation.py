@@ -17,6 +17,7 @@ teacher. Else the one head gets both. In use the answer is the mean of the two h
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -121,7 +122,7 @@ class TeacherLoss:
         self.convert = as_seen_by(teacher, student)
         self.has_two_heads = student.return_both_heads = student.config.distilled
 
-    def __call__(self, label_loss, x, y, y_pred, sample_weight=None) -> Tensor:
+    def __call__(self, label_loss: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         for_labels, for_teacher = (y_pred[:, 0], y_pred[:, 1]) if self.has_two_heads else (y_pred, y_pred)
         target = ops.stop_gradient(self.teacher(self.convert(x), training=False))
         loss = label_loss(x, y, for_labels, sample_weight)

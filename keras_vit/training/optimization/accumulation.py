@@ -5,10 +5,12 @@ group of an epoch is filled from the next one, what it has gathered must be save
 several replicas refuses it. Here a step stays a step, and only the activations of one part are in memory.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 
-def accumulated_gradients(model, x, y, weights, parts: int) -> tuple:
+def accumulated_gradients(model: Any, x: Any, y: Any, weights: Any, parts: int) -> tuple:
     """(loss, gradients) of a batch, which goes through `model` in `parts`.
 
     They are those of the whole batch but for rounding, and for what is random in the model; each replica of a
@@ -24,7 +26,7 @@ def accumulated_gradients(model, x, y, weights, parts: int) -> tuple:
     """
     batch = tf.nest.map_structure(lambda t: _divided(t, parts), (x, y, _weights(x, weights, parts)))
     variables = model.trainable_weights
-    reached = []
+    reached: list[bool] = []
 
     def step(part, loss, gradients):
         x, y, weights = tf.nest.map_structure(lambda t: t[part], batch)

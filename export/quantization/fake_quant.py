@@ -1,7 +1,7 @@
 """Fake quantization: tensors rounded as the phone will round them, in a model that still trains.
 
 `FakeQuantizer` is a Keras 3 layer around a quantizer of tensorflow-model-optimization (tfmot).
-These kinds are all that a ViT needs:
+These schemes are all that a ViT needs:
 
 - "weight": symmetric int8 for each output channel, s = max|w| / 127 (tfmot LastValueQuantizer);
 - "weight4": the same with int4, s = max|w| / 7;
@@ -169,16 +169,16 @@ class FakeQuantizer(keras.layers.Layer):
     """A Keras 3 layer that rounds its input as int8 would: same shape and dtype out as in.
 
     Args:
-        kind: one of those in this module's first lines.
+        scheme: one of those in this module's first lines.
         name: a name that tells where it sits, e.g. "block_0.attention.query.input".
-        limits: (low, high) of the kind "image".
+        limits: (low, high) of the scheme "image".
     """
 
-    def __init__(self, kind, name=None, limits=None, **kwargs):
+    def __init__(self, scheme, name=None, limits=None, **kwargs):
         super().__init__(name=name, dtype="float32", autocast=False, **kwargs)
-        self.kind = kind
-        self.limits = FIXED.get(kind, limits if kind == "image" else None)
-        self.quantizer = _tfmot()[kind](*self.limits or ())
+        self.scheme = scheme
+        self.limits = FIXED.get(scheme, limits if scheme == "image" else None)
+        self.quantizer = _tfmot()[scheme](*self.limits or ())
         self.ranges = {}
 
     def build(self, input_shape):
@@ -190,11 +190,11 @@ class FakeQuantizer(keras.layers.Layer):
         training = True if self.is_of_weights else bool(training)
         ranges = {key: variable.value for key, variable in self.ranges.items()}
         y = tf.cast(x, "float32")
-        if self.kind == "biased_range":
+        if self.scheme == "biased_range":
             y = self.quantizer(_with_room(y), training, ranges)[:-1]
             y = tf.reshape(y, tf.shape(x))
         else:
-            if self.kind == "inverse_range":
+            if self.scheme == "inverse_range":
                 highest = tf.reduce_max(tf.where(y < ZERO_TOKEN_INVERSE, y, 0.0))
                 y = tf.minimum(y, tf.maximum(highest, ranges["max_var"]))
             y = self.quantizer(y, training, ranges)
@@ -202,33 +202,33 @@ class FakeQuantizer(keras.layers.Layer):
 
     @property
     def is_of_weights(self):
-        return self.kind.startswith("weight") or self.kind == "constant"
+        return self.scheme.startswith("weight") or self.scheme == "constant"
 
     @property
     def has_trained_range(self):
-        return self.kind.endswith("range")
+        return self.scheme.endswith("range")
 
     def observed(self, x):
         """The numbers of the array x, as it arrives here, that a range has to hold."""
-        if self.kind == "biased_range":
+        if self.scheme == "biased_range":
             return np.append(x[x > MASK_BIAS / 2], 0.0)
-        return np.append(x[x < ZERO_TOKEN_INVERSE], 0.0) if self.kind == "inverse_range" else x
+        return np.append(x[x < ZERO_TOKEN_INVERSE], 0.0) if self.scheme == "inverse_range" else x
 
     def set_range(self, low, high):
         """Start the moving average from the range [low, high] of a calibration pass."""
         low, high = min(float(low), 0.0), max(float(high), 0.0)
-        if self.kind == "biased_range":
+        if self.scheme == "biased_range":
             low -= MASKED_MARGIN
         if high == low:
             high = 1.0  # a tensor that was always zero: any range but an empty one
-        if self.kind == "symmetric_range":
+        if self.scheme == "symmetric_range":
             step = max(-low / 128.0, high / 127.0)
             low, high = -128.0 * step, 127.0 * step
         self.ranges["min_var"].assign(low)
         self.ranges["max_var"].assign(high)
 
     def get_range(self):
-        """(low, high) as floats, or None for kinds whose range is not a trained constant."""
+        """(low, high) as floats, or None for schemes whose range is not a trained constant."""
         if self.limits is not None:
             return self.limits
         if not self.has_trained_range:

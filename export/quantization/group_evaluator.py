@@ -108,7 +108,7 @@ class GroupEvaluator:
 def groups(aware):
     """{"block_0.mlp": ["block_0.mlp.expand.input", ...]} of all tensors that `aware` quantizes."""
     keys = {}
-    for key in aware.kinds:
+    for key in aware.spec:
         parts = key.split(".")
         keys.setdefault(".".join(parts[: 2 if parts[0].startswith("block_") else 1]), []).append(key)
     return keys

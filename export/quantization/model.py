@@ -124,10 +124,10 @@ class QuantizeAware(RangeCheck, ChecksArrays, Model):
         self._takes_pixels = takes_raw_pixels(model)
         if self._takes_pixels:
             self._pixel_scale, self._pixel_mean = (rows.astype("float32") for rows in pixel_rows(model))
-        self.kinds = quantization_spec(model, profile_named(profile, quantized=True), self.protect)
+        self.spec = quantization_spec(model, profile_named(profile, quantized=True), self.protect)
         self.quantizers = {
-            key: FakeQuantizer(kind, key, self._limits(key) if kind == "image" else None)
-            for key, kind in self.kinds.items()
+            key: FakeQuantizer(scheme, key, self._limits(key) if scheme == "image" else None)
+            for key, scheme in self.spec.items()
         }
         for layer_name, layer in quantizable_layers(model):
             layer.fake_quantize = functools.partial(self._quantize, layer_name)

@@ -21,7 +21,7 @@ def post_training(model, profile, calibration=None, protect=()):
         calibration = Calibration(calibration)
     method = calibration.method if calibration else "mean"
     aware = quantize_aware(model, profile, calibration, protect, method)
-    if not aware.kinds:
+    if not aware.spec:
         raise InputError(
             f"with {', '.join(protect)} in float, {profile} quantizes nothing: protect less, or use float32."
         )

@@ -7,6 +7,7 @@
 crash, and neither shall reach the caller.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ from keras_vit.export._compat import frozen
 from keras_vit.export.profiles import profile_named
 from keras_vit.export.tflite.batch_size import resizable
 from keras_vit.export.tflite.fold import from_raw
+from keras_vit.export.tflite.taps import PREFIX, record, without_taps
 from keras_vit.files import atomic_write
 from keras_vit.inspect.capture import recording
 from keras_vit.inspect.rollout import rollout_from, rollout_names
@@ -95,7 +97,7 @@ def _content(job, profile, half):
         raise InputError(f"{job['model']} was not made for the profile {profile.name}.")
     plain, ranges = model.deploy() if aware else (fold(model), {})
     if profile.quantized:
-        return quantized_file(plain, ranges, model.kinds, profile.activations == "full", job["rollout"])
+        return quantized_file(plain, ranges, model.spec, profile.activations == "full", job["rollout"])
     return float_file(plain, half, job["rollout"])
 
 
@@ -111,7 +113,26 @@ def float_file(model, half=False, rollout=False):
         return converted(folder, half)
 
 
-def write_graph(model, folder, rollout=False):
+def tapped_file(model, roles, rollout=False):
+    """(the bytes of a float .tflite, {role: index of its tensor}).
+
+    Args:
+        model, rollout: see `write_graph`.
+        roles: names such as "block_0.attention.query.output".
+
+    Raises:
+        RuntimeError: a role that no layer of the model has, or no tensor of the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tapped = write_graph(model, folder, rollout, roles)
+        content = converted(folder)
+    unknown = [role for role in roles if role not in tapped]
+    if unknown:
+        raise RuntimeError(f"no layer of the model has {', '.join(unknown[:5])} ({len(unknown)} in all).")
+    return without_taps(content, tapped)
+
+
+def write_graph(model, folder, rollout=False, taps=()):
     """Write what a float .tflite computes to `folder`, as a SavedModel of TensorFlow's operators alone.
 
     With activation=None the output is `logits`.
@@ -119,6 +140,10 @@ def write_graph(model, folder, rollout=False):
     Args:
         model: a folded `ViT`; or a folded `MultimodalViT`, whose file takes what `model.signature()` lists.
         rollout: of a `ViT`, a second output `rollout` [1, rows, columns], as of `inspect.attention_rollout`.
+        taps: roles whose tensors are outputs as well, see `taps`.
+
+    Returns:
+        The list of the roles that the model has, in the order of their outputs.
     """
     import tensorflow as tf
 
@@ -127,25 +152,29 @@ def write_graph(model, folder, rollout=False):
         for name, signature in model.signature().items()
     }
 
+    tapped: list[str] = []
+
     def answer(**inputs):
         inputs = from_raw(inputs, model)
-        if not rollout:
-            return [activate(model(inputs), model.activation)]
-        with recording(model, rollout_names(model)) as values:
+        with contextlib.ExitStack() as stack:
+            tensors = stack.enter_context(record(model, taps))
+            values = stack.enter_context(recording(model, rollout_names(model))) if rollout else None
             logits = model(inputs)
-        return [activate(logits, model.activation), rollout_from(model, values, model.image_size)]
+        tapped[:] = tensors
+        rollouts = [rollout_from(model, values, model.image_size)] if rollout else []
+        return [activate(logits, model.activation), *rollouts, *tensors.values()]
 
     traced = tf.function(answer, autograph=False)
     # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
     constant = frozen(traced.get_concrete_function(**specs))
     module = tf.Module()
-    outputs = [output_name(model.activation), "rollout"]
-    serve = tf.function(
-        lambda **inputs: dict(zip(outputs, constant(**inputs), strict=False)), autograph=False
-    )
+    outputs = [output_name(model.activation), *["rollout"][: int(rollout)]]
+    outputs += [f"{PREFIX}{i}" for i in range(len(tapped))]
+    serve = tf.function(lambda **inputs: dict(zip(outputs, constant(**inputs), strict=True)), autograph=False)
     module.serve = serve.get_concrete_function(**specs)
 
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    return tapped
 
 
 def converted(folder, half=False):
@@ -166,38 +195,37 @@ def converted(folder, half=False):
     return converter.convert()
 
 
-def quantized_file(model, ranges, kinds, full=False, rollout=False):
+def quantized_file(model, ranges, spec, full=False, rollout=False):
     """The bytes of a quantized .tflite.
 
     Args:
         model: a folded model with rounded kernels, see `QuantizeAware.deploy`.
         ranges: "block_0.attention.query.input" -> (low, high), see `QuantizeAware.deploy`.
-        kinds: "block_0.attention.query.kernel" -> kind of fake quantizer, see `QuantizeAware.kinds`.
+        spec: "block_0.attention.query.kernel" -> its quantizer, see `QuantizeAware.spec`.
         full: every operator int8 that can be, uint8 pixels in, and uint8 answers out.
         rollout: see `float_file`.
     """
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.quantizer import Quantizer
 
+    from keras_vit.export.tflite.implied_ranges import pixel_inputs
     from keras_vit.export.tflite.metadata import packed, parsed
     from keras_vit.export.tflite.pairing import pair
-    from keras_vit.export.tflite.recipe import pixel_inputs, plan, with_scores
+    from keras_vit.export.tflite.recipe import recipe, with_scores
     from keras_vit.models.multimodal import MultimodalViT
 
     ranges = with_scores(ranges)
-    content, pairs = pair(model, functools.partial(float_file, rollout=rollout), ranges)
+    content, graph, pairs = pair(model, functools.partial(tapped_file, rollout=rollout), ranges)
     quantizer = Quantizer(bytearray(content))
-    rules, tensor_ranges = plan(content, pairs, model, ranges, kinds, full)
+    rules, tensor_ranges = recipe(content, graph, pairs, model, ranges, spec, full)
     for rule in rules:
         if rule.static:
-            quantizer.add_static_config(
-                rule.pattern, rule.operation, activation_num_bits=8, weight_num_bits=8
-            )
+            quantizer.add_static_config(rule.pattern, rule.opcode, activation_num_bits=8, weight_num_bits=8)
         else:
             granularity = f"BLOCKWISE_{rule.block}" if rule.block else "CHANNELWISE"
             quantizer.add_dynamic_config(
                 rule.pattern,
-                rule.operation,
+                rule.opcode,
                 num_bits=rule.bits,
                 granularity=qtyping.QuantGranularity[granularity],
             )
@@ -219,7 +247,7 @@ def _take_pixels(file, names):
     """Make the inputs called `names` uint8, where an operator QUANTIZE is all that takes them."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    from keras_vit.export.tflite.recipe import INPUT
+    from keras_vit.export.tflite.implied_ranges import INPUT
 
     graph = file.subgraphs[0]
     codes = [flatbuffer_utils.opcode_to_name(file, i) for i in range(len(file.operatorCodes))]

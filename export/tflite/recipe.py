@@ -1,4 +1,4 @@
-"""Which operator of a float .tflite becomes int8, and which trained range belongs to which tensor.
+"""Which operators of a float .tflite become int8, and with which ranges: the recipe for ai-edge-quantizer.
 
 Which operator and tensor of the file is which layer and role of the model, `export.tflite.pairing` finds.
 """
@@ -6,20 +6,21 @@ Which operator and tensor of the file is which layer and role of the model, `exp
 import dataclasses
 import re
 
+import keras
 import numpy as np
 
-from keras_vit.export.dummy_inputs import dummy_inputs
-from keras_vit.export.quantization.fake_quant import BLOCK, FIXED
-from keras_vit.export.tflite.pairing import by_tensor, read
-from keras_vit.modalities.pixels import Pixels
+from keras_vit.export.quantization.fake_quant import BLOCK
+from keras_vit.export.tflite.graph import Graph, Operator
+from keras_vit.export.tflite.implied_ranges import Ranges, add_implied_ranges, range_with_zero
+from keras_vit.export.tflite.pairing import Pairs
 from keras_vit.models.vit import ViT
 
 MOVES = ("RESHAPE", "TRANSPOSE")  # they move numbers and keep the range
 POOLS = ("MAX_POOL_2D", "PAD")  # their numbers are others, in the same range
 SLICES = ("STRIDED_SLICE", "SLICE")  # so are theirs; but what is sliced may be float, and the slice not
-MATMULS = ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL")
+PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL")
 # What else our models consist of that has an int8 kernel in LiteRT and is known to ai-edge-quantizer.
-OTHERS = (
+ELEMENTWISE = (
     "ADD",
     "CONCATENATION",
     "GATHER",
@@ -33,172 +34,157 @@ OTHERS = (
     "SUB",
     "SUM",
 )
-INPUT = "serving_default_"  # the converter names the tensor of an input `INPUT` + its name + ":0"
+# What may stay float in an int8_full file of a `MultimodalViT`: masks, the spectrograms of sounds, tracks
+# before their projection, scores of learned queries. In that of a `ViT` nothing may; in files of other
+# profiles everything may but the operators of quantized layers.
+FLOAT_IN_FULL = frozenset(
+    {
+        "ADD",
+        "BATCH_MATMUL",
+        "CAST",
+        "CONCATENATION",
+        "FULLY_CONNECTED",
+        "GATHER",
+        "LOG",
+        "MAXIMUM",
+        "MUL",
+        "PAD",
+        "RESHAPE",
+        "SELECT_V2",
+        "STRIDED_SLICE",
+        "SUB",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One operator to quantize: its kind, a pattern that only its output's name fits, and how."""
+    """One operator to quantize, and how.
 
-    operation: str
+    Attributes:
+        opcode: its name.
+        pattern: a regular expression that fits the names of its outputs, and no others.
+        static: whether its tensors have ranges; else the activations are quantized at run time.
+        bits: of its weights.
+        block: how many inputs share a scale; 0 for one scale for each output channel.
+    """
+
+    opcode: str
     pattern: str
     static: bool
     bits: int = 8
     block: int = 0
 
 
-def plan(content, pairs, model, ranges, kinds, full=False):
-    """The rules for ai-edge-quantizer, and its calibration result.
+def recipe(
+    content: bytes,
+    graph: Graph,
+    pairs: Pairs,
+    model: keras.Model,
+    ranges: dict[str, tuple[float, float]],
+    spec: dict[str, str],
+    full: bool = False,
+) -> tuple[list[Rule], dict[str, dict[str, np.ndarray]]]:
+    """The rules for ai-edge-quantizer, and what stands in the place of its calibration.
 
     Args:
-        content: bytes of the float .tflite of `model`.
-        pairs: its `Pairs`.
+        content, graph, pairs: what `pair` gives of `model`.
         model: the folded model.
         ranges: "block_0.attention.query.input" -> (low, high), of all roles that have been paired.
-        kinds: "block_0.attention.query.kernel" -> kind of fake quantizer.
+        spec: "block_0.attention.query.kernel" -> its quantizer, see `quantization_spec`.
         full: every operator becomes int8, not only the products and what lies between them: of a `ViT` all of
-            them, else an error; of a `MultimodalViT` those whose float tensors all have ranges.
+            them; of a `MultimodalViT` all but some of `FLOAT_IN_FULL`.
 
     Returns:
         (list of `Rule`, {tensor name: {"min": array, "max": array}}).
+
+    Raises:
+        RuntimeError: a quantized kernel that the file does not have, an operator that would stay float and
+            must not.
     """
-    ops, names, shapes, constants = read(content)
-    owners = pairs.layers
-    lost = {key.removesuffix(".kernel") for key in kinds if key.endswith(".kernel")} - set(owners.values())
-    lost -= pairs.computed
-    if lost:
-        raise RuntimeError(f"no operator of the file holds the kernel of {', '.join(sorted(lost)[:5])}.")
-    found = _ranges(ops, pairs, ranges)
-    tables = [index for index, name in pairs.tables.items() if f"{name}.table" in kinds]
+    quantized = {role.removesuffix(".kernel") for role in spec if role.endswith(".kernel")}
+    missing = quantized - set(pairs.layers.values()) - pairs.computed
+    if missing:
+        raise RuntimeError(f"no operator of the file holds the kernel of {', '.join(sorted(missing)[:5])}.")
+    tensor_ranges = _ranges_of_roles(graph, pairs, ranges)
+    tables = [index for index, name in pairs.tables.items() if f"{name}.table" in spec]
     for index in tables:
-        table = constants[ops[index].inputs[0]]
-        found[ops[index].outputs[0]] = (min(float(table.min()), 0.0), max(float(table.max()), 0.0))
-    rules = []
-    floats = _floats(content) - set(constants)
+        operator = graph.operators[index]
+        tensor_ranges[operator.outputs[0]] = range_with_zero(graph.constants[operator.inputs[0]])
     if full:
-        _fix_probabilities(ops, found)
-        _fix_images(ops, names, constants, model, found)
-        _fix_masks(ops, constants, found)
-        _fix_joins(ops, floats, found)
-    all_of_it = full and isinstance(model, ViT)
-    if all_of_it:
-        _fix_constants(content, ops, model, found)
-        lost = [names[t] for op in ops for t in op.outputs if t not in found and t not in constants]
-        if lost:
-            raise RuntimeError(f"no range is known for {', '.join(lost[:5])} ({len(lost)} in all).")
-    for index, op in enumerate(ops):
-        owner = owners.get(index)
-        kernel = kinds.get(f"{owner}.kernel")
-        if owner is not None and kinds.get(f"{owner}.input") == "token":
-            bits, block = (8 if kernel == "weight" else 4), (BLOCK if kernel == "weight4_block" else 0)
-            rules.append(Rule(op.kind, _only(names, op), False, bits, block))
-            continue
-        # A BATCH_MATMUL with a constant stays float: LiteRT's int8 one gives wrong numbers.
-        known, touched = (*MOVES, *POOLS, *MATMULS), op.inputs[: 2 if op.kind == "BATCH_MATMUL" else 1]
-        if full and op.kind != "BATCH_MATMUL":
-            known, touched = (*known, *SLICES, *OTHERS), [t for t in op.inputs if t in floats]
-        has_ranges = all(t in found for t in (*touched, *op.outputs))
-        known_int8 = op.kind in known and has_ranges and (owner is None or kernel)
-        if all_of_it or known_int8 or index in tables:
-            rules.append(Rule(op.kind, _only(names, op), True))
-    calibration = {
-        names[t]: {
-            "min": np.full((1,) * len(shapes[t]), low, "float32"),
-            # Of zeros alone: any range but an empty one.
-            "max": np.full((1,) * len(shapes[t]), high if high > low else 1.0, "float32"),
-        }
-        for t, (low, high) in found.items()
-    }
-    return rules, calibration
+        add_implied_ranges(content, graph, model, tensor_ranges)
+    everything = full and isinstance(model, ViT)
+    rules, floats = [], []
+    for index, operator in enumerate(graph.operators):
+        owner = pairs.layers.get(index)
+        pattern = _only(graph, operator)
+        if owner is not None and spec.get(f"{owner}.input") == "token":
+            quantizer = spec.get(f"{owner}.kernel")
+            bits, block = (8 if quantizer == "weight" else 4), (BLOCK if quantizer == "weight4_block" else 0)
+            rules.append(Rule(operator.opcode, pattern, False, bits, block))
+        elif (
+            everything
+            or index in tables
+            or ((owner is None or owner in quantized) and _is_int8(graph, operator, tensor_ranges, full))
+        ):
+            rules.append(Rule(operator.opcode, pattern, True))
+        elif owner in quantized or (full and _may_not_stay_float(graph, operator)):
+            floats.append(f"{operator.opcode} {graph.names[operator.outputs[0]]}")
+    if everything:
+        tensors = {tensor for operator in graph.operators for tensor in operator.outputs}
+        unknown = sorted(tensors - set(tensor_ranges) - set(graph.constants))
+        floats = [graph.names[tensor] for tensor in unknown]
+    if floats:
+        raise RuntimeError(f"no range is known for {', '.join(floats[:5])} ({len(floats)} in all).")
+    return rules, _as_calibration(graph, tensor_ranges)
 
 
-def _floats(content):
-    """Indices of the float32 tensors of a .tflite's graph."""
-    from ai_edge_litert.tools import flatbuffer_utils
+def _is_int8(graph, operator, ranges, full):
+    """Whether an operator without weights, or with quantized ones, has all the ranges that it needs."""
+    # A BATCH_MATMUL with a constant stays float: LiteRT's int8 one gives wrong numbers.
+    if full and operator.opcode != "BATCH_MATMUL":
+        known = (*MOVES, *POOLS, *PRODUCTS, *SLICES, *ELEMENTWISE)
+        needed = [tensor for tensor in operator.inputs if tensor in graph.floats - set(graph.constants)]
+    else:
+        known = (*MOVES, *POOLS, *PRODUCTS)
+        needed = operator.inputs[: 2 if operator.opcode == "BATCH_MATMUL" else 1]
+    return operator.opcode in known and all(tensor in ranges for tensor in (*needed, *operator.outputs))
 
-    tensors = flatbuffer_utils.read_model_from_bytearray(bytearray(content)).subgraphs[0].tensors
-    return {i for i, tensor in enumerate(tensors) if tensor.type == flatbuffer_utils.TensorType.FLOAT32}
+
+def _may_not_stay_float(graph, operator):
+    return operator.outputs[0] in graph.floats and operator.opcode not in FLOAT_IN_FULL
 
 
-def with_scores(ranges):
+def with_scores(ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
     """`ranges` of roles, where scores have the one that they have with a mask added: no second rounding."""
-    masked = {key: value for key, value in ranges.items() if key.endswith(".biased")}
-    return {**ranges, **{key.replace(".biased", ".scores"): value for key, value in masked.items()}}
+    masked = {role: value for role, value in ranges.items() if role.endswith(".biased")}
+    return {**ranges, **{role.replace(".biased", ".scores"): value for role, value in masked.items()}}
 
 
-def _ranges(ops, pairs, ranges):
-    """Tensor index -> (low, high), of every tensor that holds what some role with a range holds."""
-    found = {tensor: ranges[roles[0]] for tensor, roles in pairs.roles.items()}
-    for op in ops:
-        if op.kind in (*MOVES, *POOLS, *SLICES) and op.inputs[0] in found:
-            found.setdefault(op.outputs[0], found[op.inputs[0]])
-    return found
+def _ranges_of_roles(graph, pairs, ranges):
+    """The ranges of the tensors that have a role, and of those that hold the same numbers."""
+    known: Ranges = {tensor: ranges[roles[0]] for tensor, roles in pairs.roles.items()}
+    for operator in reversed(graph.operators):
+        if operator.opcode in MOVES and operator.outputs[0] in known:
+            known.setdefault(operator.inputs[0], known[operator.outputs[0]])
+    for operator in graph.operators:
+        if operator.opcode in (*MOVES, *POOLS, *SLICES) and operator.inputs[0] in known:
+            known.setdefault(operator.outputs[0], known[operator.inputs[0]])
+    return known
 
 
-def _fix_constants(content, ops, model, found):
-    """What is the same for all inputs has the range of its values."""
-    unknown = {t for op in ops for t in op.outputs} - set(found)
-    if unknown:
-        one, two = (by_tensor(content, ops, dummy_inputs(model, seed=seed)) for seed in (0, 1))
-        for t in unknown & set(one):
-            if np.array_equal(one[t], two[t]):
-                found[t] = (min(float(one[t].min()), 0.0), max(float(one[t].max()), 0.0))
-
-
-def _fix_probabilities(ops, found):
-    """LiteRT's int8 softmax and sigmoid always answer in 0..255/256, also at the end of the model."""
-    for op in ops:
-        if op.kind in ("SOFTMAX", "LOGISTIC"):
-            found[op.outputs[0]] = FIXED["probability"]
-
-
-def _fix_images(ops, names, constants, model, found):
-    """Images are 0..255, and so is what is multiplied by its 1 / (255 std) where normalisation stays outside.
-
-    Other inputs stay float: of a track, rounding could make the number that stands for "no step".
-    """
-    pixels = {"image"} if isinstance(model, ViT) else pixel_inputs(model)
-    inputs = {index: name[len(INPUT) : -2] for index, name in enumerate(names) if name.startswith(INPUT)}
-    for index, name in inputs.items():
-        found.pop(index, None)
-        if name in pixels:
-            found[index] = FIXED["pixels"]
-    images = {index for index, name in inputs.items() if name in pixels}
-    for op in ops:
-        if op.kind == "MUL" and op.inputs[0] in images and op.inputs[1] in constants:
-            found.setdefault(op.outputs[0], (0.0, 255.0 * float(constants[op.inputs[1]].max())))
-
-
-def _fix_masks(ops, constants, found):
-    """What is made of a mask: 0 or 1 times the vector of a modality, and what is added to scores."""
-    made_by = {t: op for op in ops for t in op.outputs}
-    into_softmax = {op.inputs[0] for op in ops if op.kind == "SOFTMAX"}
-    for op in ops:
-        first, second = (*op.inputs[:2], None, None)[:2]
-        if op.kind == "MUL" and second in constants and made_by.get(first, op).kind == "CAST":
-            found.setdefault(first, (0.0, 1.0))
-            vector = constants[second]
-            found.setdefault(op.outputs[0], (min(0.0, float(vector.min())), max(0.0, float(vector.max()))))
-        if op.kind == "ADD" and op.outputs[0] in into_softmax and op.outputs[0] in found and first in found:
-            # Added to the highest score it gives the lowest number of the sum: whatever is lower, is clipped.
-            step = found[op.outputs[0]][0] - found[first][1]
-            found[second] = (min(step, found.get(second, (0.0, 0.0))[0]), 0.0)
-
-
-def _fix_joins(ops, floats, found):
-    """What is joined has one range."""
-    for op in ops:
-        if op.kind == "CONCATENATION" and op.outputs[0] in found:
-            for t in op.inputs:
-                if t in floats:
-                    found.setdefault(t, found[op.outputs[0]])
-
-
-def _only(names, op):
+def _only(graph: Graph, operator: Operator) -> str:
     """A pattern that fits this operator's scope (its outputs' names) and no other."""
-    return "^" + re.escape("".join(names[t] + ";" for t in op.outputs)) + "$"
+    return "^" + re.escape("".join(graph.names[tensor] + ";" for tensor in operator.outputs)) + "$"
 
 
-def pixel_inputs(model):
-    """Names of a `MultimodalViT`'s inputs that are pixels."""
-    return {name for name, modality in model.modalities.items() if isinstance(modality, Pixels)}
+def _as_calibration(graph, ranges):
+    """The ranges in the form of a result of ai-edge-quantizer's own calibration."""
+    return {
+        graph.names[tensor]: {
+            "min": np.full((1,) * len(graph.shapes[tensor]), low, "float32"),
+            # Of zeros alone: any range but an empty one.
+            "max": np.full((1,) * len(graph.shapes[tensor]), high if high > low else 1.0, "float32"),
+        }
+        for tensor, (low, high) in ranges.items()
+    }

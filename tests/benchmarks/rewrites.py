@@ -53,7 +53,7 @@ def files(variant, image_size, folder):
         plain.compute_all_tokens = compute_all_tokens
         # Some factors the converter itself moves into a kernel, which then is none of the model's any more.
         with contextlib.suppress(RuntimeError):
-            content = quantized_file(plain, ranges, aware.kinds)
+            content = quantized_file(plain, ranges, aware.spec)
             (folder / f"int8_static {name}.tflite").write_bytes(content)
 
     write("all", fold(model), fold(model, pixels=False))

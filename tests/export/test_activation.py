@@ -111,7 +111,7 @@ def written(model, profile, folder):
     else:
         made = quantize_aware(model, profile, PIXELS)
         plain, ranges = made.deploy()
-        content = quantized_file(plain, ranges, made.kinds, full=profile == "int8_full")
+        content = quantized_file(plain, ranges, made.spec, full=profile == "int8_full")
     path = folder / f"{profile}.tflite"
     path.write_bytes(content)
     return path, made

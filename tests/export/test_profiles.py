@@ -14,9 +14,11 @@ from keras_vit.export import load_runner, quantize_aware
 from keras_vit.export.profiles import PROFILES
 from keras_vit.export.quantization.fake_quant import FakeQuantizer
 from keras_vit.export.quantization.spec import quantizable_layers, quantization_spec
-from keras_vit.export.tflite.convert import float_file, quantized_file
-from keras_vit.export.tflite.fold import fold
-from keras_vit.export.tflite.pairing import by_role, pair, read
+from keras_vit.export.tflite.convert import float_file, quantized_file, tapped_file
+from keras_vit.export.tflite.fold import fold, from_raw
+from keras_vit.export.tflite.graph import read_graph
+from keras_vit.export.tflite.pairing import pair
+from keras_vit.export.tflite.taps import record
 from keras_vit.export.verification.runners import open_runner
 
 PREPROCESSING = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
@@ -52,7 +54,7 @@ def as_file(aware, path):
     """The runner of the quantized file of a `QuantizeAware` model, made in this process."""
     plain, ranges = aware.deploy()
     full = PROFILES[aware.profile].activations == "full"
-    path.write_bytes(quantized_file(plain, ranges, aware.kinds, full=full))
+    path.write_bytes(quantized_file(plain, ranges, aware.spec, full=full))
     return open_runner(path)
 
 
@@ -95,8 +97,11 @@ def test_no_tensor_of_int8_full_has_two_ranges(part):
     """Trained apart they would round it twice, which the file does not."""
     changes = {"pooling": "mean", "stem": "compact", "patch_size": 4} if part == "alone" else PARTS[part]
     aware = quantize_aware(random_vit(**changes), "int8_full", pictures(8, seed=1))
-    seen = by_role(aware.deploy()[0], {"image": pictures(2, seed=2).astype("float32")})
-    trained = {key: seen[key] for key, kind in aware.kinds.items() if kind.endswith("range")}
+    plain, _ = aware.deploy()
+    with record(plain, aware.spec) as tensors:
+        plain(from_raw({"image": pictures(2, seed=2).astype("float32")}, plain))
+    seen = {role: np.asarray(tensor) for role, tensor in tensors.items()}
+    trained = {key: seen[key] for key, kind in aware.spec.items() if kind.endswith("range")}
     assert len(trained) > 40
     for (one, a), (other, b) in itertools.combinations(trained.items(), 2):
         assert a.size != b.size or not np.allclose(a.ravel(), b.ravel(), atol=1e-6), (one, other)
@@ -120,7 +125,7 @@ def test_int4_kernels_are_in_the_file_to_the_last_bit(profile, tmp_path):
 
 def test_mixed_has_the_projections_of_int8_and_the_attention_of_int8_static(tmp_path):
     aware = quantize_aware(random_vit(), "int8_mixed", pictures(64, seed=1))
-    kinds = Counter(key.rsplit(".", 1)[1] + " " + kind for key, kind in aware.kinds.items())
+    kinds = Counter(key.rsplit(".", 1)[1] + " " + kind for key, kind in aware.spec.items())
     assert kinds == {
         "input token": 14,
         "kernel weight": 14,
@@ -133,10 +138,10 @@ def test_mixed_has_the_projections_of_int8_and_the_attention_of_int8_static(tmp_
     path = tmp_path / "model.tflite"
     as_file(aware, path)
     ops, types = types_of(path)
-    attention = [op for op in ops if op.kind == "BATCH_MATMUL"]
+    attention = [op for op in ops if op.opcode == "BATCH_MATMUL"]
     assert len(attention) == 4
     assert {types[t] for op in attention for t in (*op.inputs, *op.outputs)} == {"INT8"}
-    projections = [op for op in ops if op.kind == "FULLY_CONNECTED"]
+    projections = [op for op in ops if op.opcode == "FULLY_CONNECTED"]
     assert len(projections) == 14
     for op in projections:
         assert [types[op.inputs[0]], types[op.inputs[1]], types[op.outputs[0]]] == [
@@ -151,13 +156,13 @@ def types_of(path):
     from ai_edge_litert.tools import flatbuffer_utils
 
     file = flatbuffer_utils.read_model_from_bytearray(bytearray(path.read_bytes()))
-    return read(path.read_bytes())[0], [
+    return read_graph(path.read_bytes()).operators, [
         flatbuffer_utils.type_to_name(tensor.type) for tensor in file.subgraphs[0].tensors
     ]
 
 
 def test_int4_keeps_patches_and_head_at_eight_bits():
-    kinds = quantize_aware(random_vit(), "int4").kinds
+    kinds = quantize_aware(random_vit(), "int4").spec
     assert kinds["patches.projection.kernel"] == kinds["head.kernel"] == "weight"
     assert Counter(kinds.values()) == {"weight4": 12, "weight": 2, "token": 14}
 
@@ -209,7 +214,7 @@ def test_protected_layers_stay_float(tmp_path):
     for profile in ("int8", "int8_static"):
         protect = ["block_0.mlp", "block_1.attention.output"]
         aware = quantize_aware(model, profile, pictures(32, seed=1), protect=protect)
-        assert not [key for key in aware.kinds if key.startswith(tuple(protect))]
+        assert not [key for key in aware.spec if key.startswith(tuple(protect))]
         runner = as_file(aware, tmp_path / f"{profile}.tflite")
         graph = runner._interpreter.get_tensor_details()
         float_kernels = sorted(
@@ -221,7 +226,7 @@ def test_protected_layers_stay_float(tmp_path):
         expected = np.asarray(tf.nn.softmax(aware(normalise(images))))
         assert np.abs(runner.predict(images) - expected).mean() < 5e-3
     aware.save(tmp_path / "aware.keras")
-    assert keras.models.load_model(tmp_path / "aware.keras").kinds == aware.kinds
+    assert keras.models.load_model(tmp_path / "aware.keras").spec == aware.spec
     with pytest.raises(InputError, match=r"no layer 'block_7' to protect: names look like block_0, block_0"):
         quantize_aware(model, "int8", protect=["block_7"])
 
@@ -237,19 +242,14 @@ def test_everything_protected_is_the_float_model():
     np.testing.assert_allclose(np.asarray(aware(images)), np.asarray(model(images)), atol=2e-5)
 
 
-def test_a_tensor_that_the_file_lacks_is_named():
-    """A model that is not the one in the file: its tensors are not there."""
-    one = quantize_aware(random_vit(), "int8_static", pictures(16, seed=1))
-    plain, ranges = one.deploy()
-    assert len(pair(plain, float_file, ranges)[1].roles) > 20
-
-    def of_another(model):
-        content = float_file(model)
-        model.positions.table.assign(model.positions.table * 1.5)
-        return content
-
-    with pytest.raises(RuntimeError, match=r"no tensor of the file holds block_0.attention"):
-        pair(plain, of_another, ranges)
+def test_a_role_without_a_tensor_is_an_error():
+    """Ranges of a model of another depth: the role has no layer, whatever the profile."""
+    plain, ranges = quantize_aware(random_vit(), "int8_static", pictures(16, seed=1)).deploy()
+    assert len(pair(plain, tapped_file, ranges)[2].roles) > 20
+    with pytest.raises(
+        RuntimeError, match=r"no layer of the model has block_7.mlp.expand.input \(1 in all\)"
+    ):
+        tapped_file(plain, [*ranges, "block_7.mlp.expand.input"])
 
 
 def test_every_hook_has_a_name_of_its_own():
@@ -269,8 +269,8 @@ def test_float16_is_half_the_size_and_the_same_answers(tmp_path):
         path.write_bytes(float_file(plain, half=half))
         sizes[half] = path.stat().st_size
         answers[half] = load_runner(path).predict(images)
-        ops, *_ = read(path.read_bytes())
-        assert ("DEQUANTIZE" in {op.kind for op in ops}) == half
+        ops = read_graph(path.read_bytes()).operators
+        assert ("DEQUANTIZE" in {op.opcode for op in ops}) == half
     assert sizes[True] < 0.56 * sizes[False]
     np.testing.assert_allclose(answers[True], answers[False], atol=5e-3)
     assert np.abs(answers[True] - answers[False]).max() > 0

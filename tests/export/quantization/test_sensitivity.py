@@ -103,7 +103,7 @@ def test_static_ranges_switch_too(model, images, labels):
     aware = post_training(model, "int8_static", images)
     evaluator = GroupEvaluator(aware, (images, labels))
     assert set(evaluator.groups) == set(GROUPS)
-    assert sorted(key for keys in evaluator.groups.values() for key in keys) == sorted(aware.kinds)
+    assert sorted(key for keys in evaluator.groups.values() for key in keys) == sorted(aware.spec)
     rebuilt = post_training(model, "int8_static", images, ["patches", WEAK])
     difference = np.abs(evaluator.logits(["patches", WEAK]) - logits(rebuilt, images))
     assert (

@@ -12,7 +12,7 @@ from keras_vit import ViT, ViTConfig
 from keras_vit.errors import InputError
 from keras_vit.export import About, Serving, export, load_runner, quantize_aware, verify
 from keras_vit.export.tflite.convert import ConversionError, convert
-from keras_vit.export.tflite.pairing import read
+from keras_vit.export.tflite.graph import read_graph
 
 LABELS = ["low", "middle", "high"]
 
@@ -104,8 +104,8 @@ def test_operators_and_types(directory):
     """No Flex or custom operator, none that asks for a shape; and int8 where it was meant."""
     kinds = {}
     for profile in ("float32", "int8", "int8_static"):
-        ops, *_ = read((directory / f"{profile}.tflite").read_bytes())
-        kinds[profile] = Counter(op.kind for op in ops)
+        ops = read_graph((directory / f"{profile}.tflite").read_bytes()).operators
+        kinds[profile] = Counter(op.opcode for op in ops)
         assert not set(kinds[profile]) & {"SHAPE", "PACK", "CUSTOM", "BROADCAST_TO", "WHERE"}
         assert not [kind for kind in kinds[profile] if kind.startswith("Flex")]
     projections = 1 + 2 * 6 + 1  # patches, two blocks, head

@@ -36,7 +36,7 @@ def contents(tmp_path_factory, models, images, convert):
     for profile in ("int8", "int8_static"):
         aware = quantize_aware(model, profile, images)
         plain, ranges = aware.deploy()
-        made[profile] = quantized_file(plain, ranges, aware.kinds)
+        made[profile] = quantized_file(plain, ranges, aware.spec)
     file = tmp_path_factory.mktemp("uint8") / "uint8.tflite"
     spread = np.concatenate([images, np.zeros_like(images[:1]), np.full_like(images[:1], 255)])
     convert(

@@ -10,8 +10,9 @@ from keras_vit import MultimodalViT, ViT
 from keras_vit.export import fold, quantize_aware
 from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.profiles import PROFILES
-from keras_vit.export.tflite.convert import float_file, quantized_file
-from keras_vit.export.tflite.pairing import pair, read
+from keras_vit.export.tflite.convert import float_file, quantized_file, tapped_file
+from keras_vit.export.tflite.graph import read_graph
+from keras_vit.export.tflite.pairing import pair
 from keras_vit.export.verification.runners import open_runner
 from keras_vit.modalities import Image, Text, Vocabulary
 
@@ -70,12 +71,12 @@ def test_a_model_with_constant_tensors_becomes_a_file(name, profile, tmp_path):
     aware = quantize_aware(model, profile, inputs if "present" in inputs else inputs["image"])
     plain, ranges = aware.deploy()
     full = PROFILES[profile].activations == "full"
-    (tmp_path / "model.tflite").write_bytes(quantized_file(plain, ranges, aware.kinds, full))
+    (tmp_path / "model.tflite").write_bytes(quantized_file(plain, ranges, aware.spec, full))
     found = open_runner(tmp_path / "model.tflite").predict(dummy_inputs(model, 4, seed=2))
     # Zero logits, as a fresh head gives: every class is as likely, and a single one as likely as not.
     np.testing.assert_allclose(found, 1 / max(model.num_classes, 2), atol=1 / 200 if full else 1e-6)
-    ops, *_ = read((tmp_path / "model.tflite").read_bytes())
-    products = sum(op.kind in ("FULLY_CONNECTED", "CONV_2D") for op in ops)
+    ops = read_graph((tmp_path / "model.tflite").read_bytes()).operators
+    products = sum(op.opcode in ("FULLY_CONNECTED", "CONV_2D") for op in ops)
     assert products >= 6 * 2, "equal layers were not made one"
 
 
@@ -88,8 +89,8 @@ def test_the_pairs_do_not_depend_on_the_weights():
         for i in (0, 1)
         for role in ("sum_2", "attention.query.output", "attention.key.output", "mlp.contract.output")
     ]
-    _, pairs = pair(zeros, float_file, [*wanted, "head.output"])
-    content, pairs_of_other = pair(other, float_file, [*wanted, "head.output"])
+    _, _, pairs = pair(zeros, tapped_file, [*wanted, "head.output"])
+    content, _, pairs_of_other = pair(other, tapped_file, [*wanted, "head.output"])
     assert pairs == pairs_of_other
     assert {role for roles in pairs.roles.values() for role in roles} == {*wanted, "head.output"}
     assert len(pairs.layers) == 1 + 2 * 6 + 1
@@ -107,15 +108,15 @@ def test_a_kernel_that_the_file_does_not_hold_as_it_is_stays_the_real_one():
     plain.head.kernel.assign(np.random.default_rng(0).normal(0, 0.3, plain.head.kernel.shape))
     kernel = np.array(plain.head.kernel)
 
-    def doubled(model):
+    def doubled(model, roles):
         before = np.array(model.head.kernel)
         model.head.kernel.assign(2 * before)
         content = float_file(model)
         model.head.kernel.assign(before)
-        return content
+        return content, {}
 
-    content, pairs = pair(plain, doubled)
+    content, _, pairs = pair(plain, doubled)
     np.testing.assert_array_equal(np.array(plain.head.kernel), kernel)
     assert pairs.computed == {"head"} and len(pairs.layers) == 1 + 6
-    _, _, _, constants = read(content)
+    constants = read_graph(content).constants
     assert any(c.shape == (3, 64) and np.allclose(c, 2 * kernel.T) for c in constants.values())

@@ -69,23 +69,25 @@ def find_devices(strategy):
         return strategies.strategy(strategy)
 
 
-def start_from(start, data, size, variant, pooling):
-    """What --start, --image-size, --variant and --pooling come to.
+def start_from(options):
+    """What --start, --image-size, --variant and --pooling of a command come to.
 
     Returns:
-        (the `ViT` to fine-tune or None, (height, width), variant, pooling).
+        (the `ViT` to fine-tune or None, {"image_size": (height, width), "variant": ..., "pooling": ...}).
     """
     from keras_vit.data.image_data import suggest_image_size
 
-    started = None
-    if start is not None:
+    started, size = None, parse_image_size(options.image_size)
+    variant, pooling = options.variant, options.pooling
+    if options.start is not None:
         from keras_vit.training.imports import load_start, start_options
 
         with without_chatter():
-            started = load_start(start)
+            started = load_start(options.start)
         size = size or started.image_size
         variant, pooling = start_options(started, variant, pooling)
-    return started, size or (suggest_image_size(data),) * 2, variant, pooling
+    size = size or (suggest_image_size(options.data),) * 2
+    return started, {"image_size": size, "variant": variant, "pooling": pooling}
 
 
 def is_multimodal(data):

@@ -1,5 +1,6 @@
 """`keras-vit find-rate`: a learning rate for a model and its data, from a short training."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -22,65 +23,62 @@ from keras_vit.commands.options import (
     SkipBad,
     Variant,
     WeightDecay,
+    recipe_fields,
+    takes,
 )
 from keras_vit.commands.terminal import import_tensorflow, say, task
 from keras_vit.errors import InputError
 
 
-def find_rate(
-    data: Data,
-    out: Annotated[Path | None, typer.Option(help="A picture of loss against rate, e.g. lr.png.")] = None,
+@dataclasses.dataclass(frozen=True)
+class FindRateOptions:
+    """What `keras-vit find-rate` takes."""
+
+    data: Data
+    out: Annotated[Path | None, typer.Option(help="A picture of loss against rate, e.g. lr.png.")] = None
     start: Annotated[
         Path | None, typer.Option(help="For fine-tuning this RUN, model.keras or checkpoint.")
-    ] = None,
-    recipe: RecipeName = None,
-    variant: Variant = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    pooling: Pooling = None,
-    batch_size: BatchSize = None,
-    weight_decay: WeightDecay = None,
-    label_smoothing: LabelSmoothing = None,
-    dropout: Dropout = None,
-    freeze: Freeze = None,
-    augment: Augment = None,
-    precision: Precision = None,
-    seed: Seed = None,
-    steps: Annotated[int, typer.Option(help="How many, at most.")] = 100,
-    lowest: Annotated[float, typer.Option(help="Rate of the first step.")] = 1e-6,
-    highest: Annotated[float, typer.Option(help="Rate of the last step.")] = 1.0,
-    skip_bad: SkipBad = False,
-) -> None:
+    ] = None
+    recipe: RecipeName = None
+    variant: Variant = None
+    image_size: ImageSize = None
+    channels: Channels = None
+    pooling: Pooling = None
+    batch_size: BatchSize = None
+    weight_decay: WeightDecay = None
+    label_smoothing: LabelSmoothing = None
+    dropout: Dropout = None
+    freeze: Freeze = None
+    augment: Augment = None
+    precision: Precision = None
+    seed: Seed = None
+    steps: Annotated[int, typer.Option(help="How many, at most.")] = 100
+    lowest: Annotated[float, typer.Option(help="Rate of the first step.")] = 1e-6
+    highest: Annotated[float, typer.Option(help="Rate of the last step.")] = 1.0
+    skip_bad: SkipBad = False
+
+
+@takes(FindRateOptions)
+def find_rate(options: FindRateOptions) -> None:
     """Raise the learning rate from step to step until the loss explodes; leaves no RUN."""
-    size = parse_image_size(image_size)
-    check_data(data)
-    check_model(start, "--start")
+    parse_image_size(options.image_size)
+    check_data(options.data)
+    check_model(options.start, "--start")
     import_tensorflow()
     from keras_vit.inspect.plots import check_suffix
     from keras_vit.training import recipes
     from keras_vit.training.methods import learning_rate_finder
 
+    out = options.out
     if out is not None:
         check_suffix(out)  # before anything slow
-    started, size, variant, pooling = start_from(start, data, size, variant, pooling)
-    chosen = recipes.recipe(
-        recipe,
-        image_size=size,
-        channels=channels,
-        variant=variant,
-        pooling=pooling,
-        batch_size=batch_size,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        dropout=dropout,
-        freeze=freeze,
-        augment=augment,
-        precision=precision,
-        seed=seed,
-    )
-    loaded = load_images(data, chosen.image_size, skip_bad, channels=chosen.model_config().channels)
+    started, shape = start_from(options)
+    chosen = recipes.recipe(options.recipe, **{**recipe_fields(options, recipes.Recipe), **shape})
+    channels = chosen.model_config().channels
+    loaded = load_images(options.data, chosen.image_size, options.skip_bad, channels=channels)
+    rates = options.steps, options.lowest, options.highest
     with task("rates") as progress:
-        found = learning_rate_finder.find_rate(loaded, chosen, started, steps, lowest, highest, progress)
+        found = learning_rate_finder.find_rate(loaded, chosen, started, *rates, progress)
     if out is not None:
         learning_rate_finder.draw_rates(found, out)
         say(str(out))

@@ -1,7 +1,11 @@
 """Arguments and options that several commands have. Importing this imports neither Keras nor TensorFlow."""
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -68,3 +72,47 @@ Strategy = Annotated[str, typer.Option(help="auto, none, mirrored (GPUs of this 
 ShownProgress = Annotated[str, typer.Option("--progress", help="bar, json (one object a line) or quiet.")]
 SaveMinutes = Annotated[float, typer.Option(help="How often to save within an epoch; after each one anyway.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write OUT/tensorboard.")]
+
+
+def takes(options: type) -> Callable:
+    """Decorator of a command(options): its parameters are the fields of a dataclass, in their order.
+
+    A field is written as Typer's parameters are: `epochs: Annotated[int | None, typer.Option(...)] = None`.
+    """
+    types, fields = get_type_hints(options, include_extras=True), dataclasses.fields(options)
+    kind, nothing = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            kind,
+            default=nothing if field.default is dataclasses.MISSING else field.default,
+            annotation=types[field.name],
+        )
+        for field in fields
+    ]
+
+    def decorate(command):
+        @functools.wraps(command)
+        def with_parameters(*arguments, **named):
+            return command(options(*arguments, **named))
+
+        with_parameters.__signature__ = inspect.Signature(parameters)
+        with_parameters.__annotations__ = {field.name: types[field.name] for field in fields}
+        return with_parameters
+
+    return decorate
+
+
+def recipe_fields(options: Any, recipe: type, but: tuple = ()) -> dict:
+    """{field: value} of those options that are fields of the dataclass `recipe`; None leaves what it says.
+
+    Args:
+        options: of a command.
+        but: names of fields that are left out.
+    """
+    names = {field.name for field in dataclasses.fields(options)}
+    return {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(recipe)
+        if field.name in names and field.name not in but
+    }

@@ -1,5 +1,6 @@
 """`keras-vit pretrain`: learn from pictures without their labels, by guessing what was hidden."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -36,76 +37,70 @@ from keras_vit.commands.options import (
     Variant,
     WarmupEpochs,
     WeightDecay,
+    recipe_fields,
+    takes,
 )
 from keras_vit.commands.terminal import say
 from keras_vit.commands.train import reporting, train_and_say
 
 
-def pretrain(
-    data: Data,
-    out: NewRun,
-    mode: Annotated[str | None, typer.Option(help="simmim, or mae, whose steps cost less.")] = None,
-    ratio: Annotated[float | None, typer.Option(help="Share of the patches that is hidden.")] = None,
+@dataclasses.dataclass(frozen=True)
+class PretrainOptions:
+    """What `keras-vit pretrain` takes."""
+
+    data: Data
+    out: NewRun
+    mode: Annotated[str | None, typer.Option(help="simmim, or mae, whose steps cost less.")] = None
+    ratio: Annotated[float | None, typer.Option(help="Share of the patches that is hidden.")] = None
     normalise: Annotated[
         bool | None, typer.Option(help="Predict patches without their own brightness and contrast.")
-    ] = None,
+    ] = None
     start: Annotated[
         Path | None, typer.Option(help="Go on from the weights of this RUN, model.keras or checkpoint.")
-    ] = None,
-    variant: Variant = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    recipe: RecipeName = None,
-    pooling: Annotated[str | None, typer.Option(help="cls or mean: what fine-tuning will use.")] = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    warmup_epochs: WarmupEpochs = None,
-    weight_decay: WeightDecay = None,
-    augment: Augment = None,
-    precision: Precision = None,
-    ema: Ema = None,
-    accumulate: Accumulate = None,
-    seed: Seed = None,
-    strategy: Strategy = "auto",
-    progress: ShownProgress = "bar",
-    save_minutes: SaveMinutes = 10.0,
-    tensorboard: TensorBoard = False,
-    skip_bad: SkipBad = False,
-    data_service: DataService = None,
-) -> None:
+    ] = None
+    variant: Variant = None
+    image_size: ImageSize = None
+    channels: Channels = None
+    recipe: RecipeName = None
+    pooling: Annotated[str | None, typer.Option(help="cls or mean: what fine-tuning will use.")] = None
+    epochs: Epochs = None
+    batch_size: BatchSize = None
+    learning_rate: LearningRate = None
+    warmup_epochs: WarmupEpochs = None
+    weight_decay: WeightDecay = None
+    augment: Augment = None
+    precision: Precision = None
+    ema: Ema = None
+    accumulate: Accumulate = None
+    seed: Seed = None
+    strategy: Strategy = "auto"
+    progress: ShownProgress = "bar"
+    save_minutes: SaveMinutes = 10.0
+    tensorboard: TensorBoard = False
+    skip_bad: SkipBad = False
+    data_service: DataService = None
+
+
+@takes(PretrainOptions)
+def pretrain(options: PretrainOptions) -> None:
     """Pretrain a masked Vision Transformer; `train --start RUN` fine-tunes it, `probe RUN` scores it."""
-    size = parse_image_size(image_size)
-    shown = reporting(out, progress, save_minutes, tensorboard)
-    check_data(data)
-    check_model(start, "--start")
-    devices = find_devices(strategy)  # first: workers must meet before TensorFlow does anything
+    parse_image_size(options.image_size)
+    shown = reporting(options)
+    check_data(options.data)
+    check_model(options.start, "--start")
+    devices = find_devices(options.strategy)  # first: workers must meet before TensorFlow does anything
     from keras_vit.distributed.strategies import is_chief
     from keras_vit.training import recipes
     from keras_vit.training.methods.pretraining import pretrain
 
-    started, size, variant, pooling = start_from(start, data, size, variant, pooling)
-    chosen = recipes.pretraining_recipe(
-        recipe,
-        size,
-        mode=mode,
-        ratio=ratio,
-        normalise=normalise,
-        variant=variant,
-        channels=channels,
-        pooling=pooling,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_epochs=warmup_epochs,
-        weight_decay=weight_decay,
-        augment=augment,
-        precision=precision,
-        ema=ema,
-        accumulate=accumulate,
-        seed=seed,
-    )
-    loaded = load_images(data, chosen.image_size, skip_bad, data_service, chosen.model_config().channels)
-    train_and_say(pretrain, loaded, out, chosen, shown, start=started, strategy=devices)
-    if is_chief(devices) and progress == "bar":
-        say(f"{out / 'reconstructions.png'}; next: keras-vit train {data} --start {out} --out ANOTHER")
+    started, shape = start_from(options)
+    fields = {**recipe_fields(options, recipes.PretrainingRecipe), **shape}
+    chosen = recipes.pretraining_recipe(options.recipe, **fields)
+    channels = chosen.model_config().channels
+    loaded = load_images(options.data, chosen.image_size, options.skip_bad, options.data_service, channels)
+    train_and_say(pretrain, loaded, options.out, chosen, shown, start=started, strategy=devices)
+    if is_chief(devices) and options.progress == "bar":
+        out = options.out
+        say(
+            f"{out / 'reconstructions.png'}; next: keras-vit train {options.data} --start {out} --out ANOTHER"
+        )

@@ -4,8 +4,7 @@ They stand here alone, so that one file is to be read when a version changes; te
 of them is gone. Those of LiteRT, the converter and tensorflow-model-optimization are in `export/_compat.py`.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -100,28 +99,3 @@ class HookedAdamW(keras.optimizers.AdamW):
 
     def _apply_weight_decay(self, variables):
         self.decay(variables)
-
-
-@contextlib.contextmanager
-def replaced_in_trainer(
-    symbolic_build: Callable, reduce_per_replica: Callable, next_seed: Callable
-) -> Iterator[None]:
-    """While it lasts, functions of Keras' trainer on TensorFlow are others.
-
-    Args:
-        symbolic_build: from the usual function to the one in its place (Keras 3.15:
-            `TensorFlowTrainer._maybe_symbolic_build`).
-        reduce_per_replica: the same for the function of that name in Keras' file.
-        next_seed: the same for `SeedGenerator.next`, which is public.
-    """
-    from keras.src.backend.tensorflow import trainer as module
-
-    trainer, seeds = module.TensorFlowTrainer, keras.random.SeedGenerator
-    before = trainer._maybe_symbolic_build, module.reduce_per_replica, seeds.next
-    trainer._maybe_symbolic_build = symbolic_build(before[0])
-    module.reduce_per_replica = reduce_per_replica(before[1])
-    seeds.next = next_seed(before[2])
-    try:
-        yield
-    finally:
-        trainer._maybe_symbolic_build, module.reduce_per_replica, seeds.next = before

@@ -178,34 +178,6 @@ def test_an_update_on_all_replicas_runs_once(model):
     assert seen == [7]
 
 
-def test_keras_trainer_is_as_before_afterwards():
-    from keras.src.backend.tensorflow import trainer as module
-
-    names = module.TensorFlowTrainer, "_maybe_symbolic_build"
-    before = getattr(*names), module.reduce_per_replica, keras.random.SeedGenerator.next
-    calls = []
-
-    def counted(name):
-        def wrap(usual):
-            def call(*arguments, **options):
-                calls.append(name)
-                return usual(*arguments, **options)
-
-            return call
-
-        return wrap
-
-    with _compat.replaced_in_trainer(counted("build"), counted("reduce"), counted("seed")):
-        model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
-        model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0)
-    assert set(calls) == {"build", "reduce", "seed"}
-    assert (getattr(*names), module.reduce_per_replica, keras.random.SeedGenerator.next) == before
-    with pytest.raises(RuntimeError), _compat.replaced_in_trainer(*[counted("x")] * 3):
-        raise RuntimeError
-    assert (getattr(*names), module.reduce_per_replica, keras.random.SeedGenerator.next) == before
-
-
 def test_a_frozen_function_has_no_variables():
     variable = tf.Variable(3.0)
     function = tf.function(lambda x: x * variable).get_concrete_function(tf.TensorSpec([], tf.float32))

@@ -13,6 +13,7 @@ import time
 
 import tensorflow as tf
 
+from keras_vit.distributed import replicas
 from keras_vit.distributed.addresses import bind, is_address, parts, why_silent
 from keras_vit.errors import InputError, one_of
 
@@ -23,8 +24,9 @@ SECONDS = 60  # to wait for the other workers
 def strategy(name="auto", seconds=SECONDS):
     """The `tf.distribute.Strategy` to train under, or None for one device.
 
-    Call it before anything else of TensorFlow. `train` takes it. Keras' own `fit` under it needs
-    `with replicas.patched_keras():` around it.
+    Call it before anything else of TensorFlow. Any `keras.Model` that is made in its scope can `fit` under
+    it, also where Keras 3 cannot by itself: see `keras_vit.distributed.replicas`. Nothing of Keras is changed
+    outside of the strategy's `run`.
 
     Args:
         name: "none"; "mirrored" (all GPUs of this machine, or all logical CPU devices); "multiworker"; or
@@ -45,7 +47,7 @@ def strategy(name="auto", seconds=SECONDS):
         devices = _devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) < 2:
             return None
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return replicas.MirroredStrategy([device.name for device in devices])
     if _workers() == 0:
         raise InputError(
             "there are no workers to train with: set TF_CONFIG in each of them, start them by Slurm, or try "
@@ -53,7 +55,7 @@ def strategy(name="auto", seconds=SECONDS):
         )
     resolver = _resolver()
     wait_for_workers(resolver.cluster_spec().job_tasks("worker"), resolver.task_id, seconds)
-    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    return replicas.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
 def is_chief(strategy):

@@ -4,14 +4,12 @@ A step can go through its batch in several parts (`optimization.accumulation`), 
 part (`methods.distillation`), and the loss that is shown counts every real example once (`metrics`).
 """
 
-import contextlib
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
 from keras_vit.config import Tensor
-from keras_vit.distributed.replicas import patched_keras
 from keras_vit.training.metrics import CountedLoss
 from keras_vit.training.optimization.accumulation import accumulated_gradients
 
@@ -47,11 +45,6 @@ class TrainingModel(keras.Model):
     def compile(self, optimizer: Any, loss: Any = None, weighted_metrics: list | None = None) -> None:
         self.model.compile(optimizer=optimizer, loss=loss)  # its `compute_loss` uses that
         super().compile(optimizer=optimizer, weighted_metrics=weighted_metrics)
-
-    def fit(self, *arguments: Any, **options: Any) -> keras.callbacks.History:
-        several = self.distribute_strategy.num_replicas_in_sync > 1
-        with patched_keras() if several else contextlib.nullcontext():
-            return super().fit(*arguments, **options)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs, training=training)

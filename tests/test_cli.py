@@ -27,7 +27,7 @@ def run(capsys, *words):
 
 def picture(path, bright=0, size=(8, 8), mode="RGB", **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(abs(hash(path.name)) % 1000)
+    random = np.random.default_rng(list(path.name.encode()))
     pixels = np.clip(random.normal(60 + bright, 20, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
     Image.fromarray(pixels).convert(mode).save(path, **options)
 

@@ -15,17 +15,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @functools.cache
-def outcome(backend):
+def outcome(backend, *files):
     """{"passed": 900, "skipped": 10, ...} of these tests, and the end of what was printed."""
     # JAX spends its time compiling, which two processes do faster than one.
-    parallel = ["-n", "2", "--dist", "loadfile"] if backend == "jax" else []
+    parallel = ["-n", "2", "--dist", "loadfile"] if backend == "jax" and not files else []
     ran = subprocess.run(
         [
             sys.executable,
             "-m",
             "pytest",
-            "tests/layers",
-            "tests/modalities",
+            *(files or ("tests/layers", "tests/modalities")),
             "-q",
             "-p",
             "no:cacheprovider",
@@ -47,6 +46,12 @@ def test_the_layers_pass_on(backend):
     counts, printed = outcome(backend)
     assert "failed" not in counts and "error" not in counts and "errors" not in counts, printed
     assert counts.get("passed", 0) >= 1280, printed
+
+
+def test_attention_passes_on_jax():
+    """All layers on JAX take minutes to compile; the layer with most in it stands for them here."""
+    counts, printed = outcome("jax", "tests/layers/test_attention.py")
+    assert set(counts) <= {"passed", "warnings", "warning"} and counts.get("passed", 0) >= 40, printed
 
 
 @pytest.mark.slow

@@ -232,6 +232,22 @@ def test_verify_compares_the_copies(whole, directory):
         verify(directory, ({**inputs, "text": inputs["text"][:, :4]}, truth))
 
 
+def test_quantization_aware_training_of_two_modalities():
+    """Small: the kernels of the text's module and of the trunk move, and so do trained ranges."""
+    modalities = {"image": Image(8, 4), "text": Text(WORDS, length=5, sentence=2)}
+    small = randomize(MultimodalViT(modalities, width=16, depth=1, num_heads=2, num_classes=3))
+    aware = quantize_aware(small, "int8_static", dummy_inputs(small, 16, 1))
+    inputs, ranges = small.prepare(dummy_inputs(small, 16, 3)), aware.ranges
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in aware.trainable_variables}
+    aware.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    losses = aware.fit(inputs, np.arange(16) % 3, epochs=8, batch_size=16, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] - 0.02
+    moved = [path for path, value in before.items() if not np.array_equal(value, _now(aware, path))]
+    assert any("decoder_0" in path for path in moved) and any("block_0" in path for path in moved)
+    key = "block_0.mlp.expand.input"
+    assert aware.ranges.keys() == ranges.keys() and aware.ranges[key] != ranges[key]
+
+
 @pytest.mark.slow
 def test_a_quantization_aware_model_trains_and_ships_what_it_trained(whole, tmp_path):
     aware = quantize_aware(whole, "int8_static", dummy_inputs(whole, 64, 1))

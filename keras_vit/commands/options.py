@@ -74,21 +74,27 @@ SaveMinutes = Annotated[float, typer.Option(help="How often to save within an ep
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write OUT/tensorboard.")]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunningOptions:
+    """How a training runs, and what is seen of it: the last options of `train` and `pretrain`."""
+
+    strategy: Strategy = "auto"
+    progress: ShownProgress = "bar"
+    save_minutes: SaveMinutes = 10.0
+    tensorboard: TensorBoard = False
+    skip_bad: SkipBad = False
+    data_service: DataService = None
+
+
 def takes(options: type) -> Callable:
-    """Decorator of a command(options): its parameters are the fields of a dataclass, in their order.
+    """Decorator of a command(options): its parameters are the fields of a dataclass, as it is made from them.
 
     A field is written as Typer's parameters are: `epochs: Annotated[int | None, typer.Option(...)] = None`.
     """
-    types, fields = get_type_hints(options, include_extras=True), dataclasses.fields(options)
-    kind, nothing = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    types = get_type_hints(options, include_extras=True)
     parameters = [
-        inspect.Parameter(
-            field.name,
-            kind,
-            default=nothing if field.default is dataclasses.MISSING else field.default,
-            annotation=types[field.name],
-        )
-        for field in fields
+        parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=types[name])
+        for name, parameter in inspect.signature(options).parameters.items()
     ]
 
     def decorate(command):
@@ -97,7 +103,7 @@ def takes(options: type) -> Callable:
             return command(options(*arguments, **named))
 
         with_parameters.__signature__ = inspect.Signature(parameters)
-        with_parameters.__annotations__ = {field.name: types[field.name] for field in fields}
+        with_parameters.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_parameters
 
     return decorate

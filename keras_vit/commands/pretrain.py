@@ -20,7 +20,6 @@ from keras_vit.commands.options import (
     BatchSize,
     Channels,
     Data,
-    DataService,
     Ema,
     Epochs,
     ImageSize,
@@ -28,12 +27,8 @@ from keras_vit.commands.options import (
     NewRun,
     Precision,
     RecipeName,
-    SaveMinutes,
+    RunningOptions,
     Seed,
-    ShownProgress,
-    SkipBad,
-    Strategy,
-    TensorBoard,
     Variant,
     WarmupEpochs,
     WeightDecay,
@@ -45,7 +40,7 @@ from keras_vit.commands.train import reporting, train_and_say
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainOptions:
+class PretrainOptions(RunningOptions):
     """What `keras-vit pretrain` takes."""
 
     data: Data
@@ -73,19 +68,13 @@ class PretrainOptions:
     ema: Ema = None
     accumulate: Accumulate = None
     seed: Seed = None
-    strategy: Strategy = "auto"
-    progress: ShownProgress = "bar"
-    save_minutes: SaveMinutes = 10.0
-    tensorboard: TensorBoard = False
-    skip_bad: SkipBad = False
-    data_service: DataService = None
 
 
 @takes(PretrainOptions)
 def pretrain(options: PretrainOptions) -> None:
     """Pretrain a masked Vision Transformer; `train --start RUN` fine-tunes it, `probe RUN` scores it."""
     parse_image_size(options.image_size)
-    shown = reporting(options)
+    shown = reporting(options, options.out)
     check_data(options.data)
     check_model(options.start, "--start")
     devices = find_devices(options.strategy)  # first: workers must meet before TensorFlow does anything

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,7 +25,6 @@ from keras_vit.commands.options import (
     BatchSize,
     Channels,
     Data,
-    DataService,
     Dropout,
     Ema,
     Epochs,
@@ -37,12 +36,8 @@ from keras_vit.commands.options import (
     Pooling,
     Precision,
     RecipeName,
-    SaveMinutes,
+    RunningOptions,
     Seed,
-    ShownProgress,
-    SkipBad,
-    Strategy,
-    TensorBoard,
     Variant,
     WarmupEpochs,
     WeightDecay,
@@ -56,7 +51,7 @@ from keras_vit.scenarios import SCENARIOS
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(RunningOptions):
     """What `keras-vit train` takes."""
 
     data: Data
@@ -116,19 +111,13 @@ class TrainOptions:
     sentence: Annotated[
         int | None, typer.Option(help="Make a visual sentence of so many tokens of each text.")
     ] = None
-    strategy: Strategy = "auto"
-    progress: ShownProgress = "bar"
-    save_minutes: SaveMinutes = 10.0
-    tensorboard: TensorBoard = False
-    skip_bad: SkipBad = False
-    data_service: DataService = None
 
 
 @takes(TrainOptions)
 def train(options: TrainOptions) -> None:
     """Train a Vision Transformer on your pictures, or on several modalities."""
     parse_image_size(options.image_size)
-    shown = reporting(options)
+    shown = reporting(options, options.out)
     check_data(options.data)
     check_model(options.start, "--start")
     check_model(options.teacher, "--teacher")
@@ -191,7 +180,7 @@ def _refuse(options, names, message):
         raise InputError(message)
 
 
-def reporting(options: Any) -> dict:
+def reporting(options: RunningOptions, out: Path) -> dict:
     """The arguments of `training.train` for what is saved and seen of it, from a command's options."""
     one_of("progress", options.progress, ("bar", "json", "quiet"))  # before anything slow
     if not 0 <= options.save_minutes < float("inf"):
@@ -201,7 +190,7 @@ def reporting(options: Any) -> dict:
     return {
         "progress": options.progress,
         "save_seconds": 60 * options.save_minutes,
-        "tensorboard": options.out / "tensorboard" if options.tensorboard else None,
+        "tensorboard": out / "tensorboard" if options.tensorboard else None,
     }
 
 

@@ -1,12 +1,11 @@
 """Models whose tensors are constant, or equal to others: the pairing of file and model must not mind."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from small_models import several, vit
 
-from keras_vit import MultimodalViT, ViT
 from keras_vit.export import fold, quantize_aware
 from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.profiles import PROFILES
@@ -14,7 +13,6 @@ from keras_vit.export.tflite.convert import float_file, quantized_file, tapped_f
 from keras_vit.export.tflite.graph import read_graph
 from keras_vit.export.tflite.pairing import pair
 from keras_vit.export.verification.runners import open_runner
-from keras_vit.modalities import Image, Text, Vocabulary
 
 
 def filled(model, *parts, value=0.0):
@@ -22,17 +20,6 @@ def filled(model, *parts, value=0.0):
         if any(part in variable.path for part in parts):
             variable.assign(np.full(variable.shape, value))
     return model
-
-
-def vit(**changes):
-    keras.utils.set_random_seed(0)
-    return ViT("Nano/4", image_size=8, num_classes=3, depth=2, **changes)
-
-
-def several():
-    keras.utils.set_random_seed(0)
-    modalities = {"image": Image(8, 4, depth=1), "text": Text(Vocabulary(["a", "b"]), length=3, sentence=2)}
-    return MultimodalViT(modalities, width=16, depth=1, num_heads=2, num_classes=3)
 
 
 MODELS = {

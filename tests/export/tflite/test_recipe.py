@@ -6,12 +6,11 @@ import functools
 import json
 from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
+from random_weights import randomize
+from small_models import several, vit
 
-from keras_vit import MultimodalViT, ViT
 from keras_vit.export import quantize_aware
 from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.profiles import PROFILES
@@ -19,20 +18,10 @@ from keras_vit.export.tflite import recipe as module
 from keras_vit.export.tflite.convert import quantized_file, tapped_file
 from keras_vit.export.tflite.pairing import pair
 from keras_vit.export.tflite.recipe import FLOAT_IN_FULL, Rule, recipe, with_scores
-from keras_vit.modalities import Image, Text, Vocabulary
 
 # {model: {profile: {opcode, with the type of its weights: {type of its output: how many}}}}
 OPERATORS = json.loads((Path(__file__).parent / "operators.json").read_text())
 QUANTIZED = [name for name, profile in PROFILES.items() if profile.quantized]
-
-
-def vit(**changes):
-    return ViT("Nano/4", image_size=8, num_classes=3, depth=2, **changes)
-
-
-def several():
-    modalities = {"image": Image(8, 4, depth=1), "text": Text(Vocabulary(["a", "b"]), length=3, sentence=2)}
-    return MultimodalViT(modalities, width=16, depth=1, num_heads=2, num_classes=3)
 
 
 MODELS = {
@@ -45,11 +34,7 @@ MODELS = {
 @functools.cache
 def quantized(name, profile):
     """(folded model with rounded kernels, ranges, spec)."""
-    keras.utils.set_random_seed(0)
-    model = MODELS[name]()
-    random = np.random.default_rng(0)
-    for weight in model.trainable_variables:
-        weight.assign(weight + random.normal(0, 0.1, weight.shape))
+    model = randomize(MODELS[name]())
     inputs = dummy_inputs(model, 8)
     aware = quantize_aware(model, profile, inputs if "present" in inputs else inputs["image"])
     return *aware.deploy(), aware.spec

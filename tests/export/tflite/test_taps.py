@@ -1,31 +1,18 @@
 """The file itself says which tensor plays which role; without its taps it is as if it never had them."""
 
-import keras
 import numpy as np
 import pytest
+from random_weights import randomize
+from small_models import several, vit
 
-from keras_vit import MultimodalViT, ViT
+from keras_vit import ViT
 from keras_vit.export import fold, quantize_aware
 from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.tflite.convert import converted, float_file, tapped_file, write_graph
 from keras_vit.export.tflite.fold import from_raw
-from keras_vit.export.tflite.graph import read_graph
+from keras_vit.export.tflite.graph import read_graph, values_of_tensors
 from keras_vit.export.tflite.metadata import packed, parsed
-from keras_vit.export.tflite.pairing import values_of_tensors
 from keras_vit.export.tflite.taps import record, without_taps
-from keras_vit.modalities import Image, Text, Vocabulary
-
-
-def vit(**changes):
-    keras.utils.set_random_seed(0)
-    return ViT("Nano/4", image_size=8, num_classes=3, depth=2, **changes)
-
-
-def several():
-    keras.utils.set_random_seed(0)
-    modalities = {"image": Image(8, 4, depth=1), "text": Text(Vocabulary(["a", "b"]), length=3, sentence=2)}
-    return MultimodalViT(modalities, width=16, depth=1, num_heads=2, num_classes=3)
-
 
 # What could hide a tensor: fused activations, padding, merged tokens, constant queries, masks.
 PLAIN = {
@@ -36,16 +23,9 @@ PLAIN = {
 }
 
 
-def shaken(model):
-    random = np.random.default_rng(0)
-    for weight in model.trainable_variables:
-        weight.assign(weight + random.normal(0, 0.1, weight.shape))
-    return model
-
-
 def static(name):
     """(folded model, ranges) of int8_static."""
-    model = shaken(PLAIN[name]())
+    model = randomize(PLAIN[name]())
     inputs = dummy_inputs(model, 8)
     return quantize_aware(model, "int8_static", inputs if "present" in inputs else inputs["image"]).deploy()
 
@@ -102,7 +82,7 @@ def test_a_role_whose_tap_is_gone_is_named(tmp_path):
 
 def test_what_no_input_changes_has_no_tensor():
     """The queries of attention pooling are learned: the converter computes them."""
-    plain = fold(shaken(vit(pooling="attention")))
+    plain = fold(randomize(vit(pooling="attention")))
     roles = ["pool.attention.query.output", "pool.attention.key.output"]
     _, tensor_of = tapped_file(plain, roles)
     assert tensor_of[roles[0]] is None and tensor_of[roles[1]] is not None

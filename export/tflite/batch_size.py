@@ -10,6 +10,8 @@ LiteRT.js and delegates refuse.
 
 import numpy as np
 
+from keras_vit.export.tflite.graph import opcodes_of
+
 ALONG = ("QUANTIZE", "DEQUANTIZE", "FULLY_CONNECTED", "GELU", "RELU")  # keep the rows of their first input
 BINARY = ("ADD", "SUB", "MUL", "DIV")
 ROWS = 2  # of the batch that a file is tried with
@@ -59,7 +61,7 @@ class _Graph:
 
         graph = file.subgraphs[0]
         self.file, self.tensors, self.operators = file, graph.tensors, graph.operators
-        self.codes = [flatbuffer_utils.opcode_to_name(file, i) for i in range(len(file.operatorCodes))]
+        self.codes = opcodes_of(file)
         self.types = flatbuffer_utils.TensorType
         self.takers, self.makers, self.shapes = {}, {}, {}
         for op in graph.operators:

@@ -168,8 +168,8 @@ def write_graph(model, folder, rollout=False, taps=()):
     # Keras 3 variables are not the converter's: unless frozen here, it writes a file without them.
     constant = frozen(traced.get_concrete_function(**specs))
     module = tf.Module()
-    outputs = [output_name(model.activation), *["rollout"][: int(rollout)]]
-    outputs += [f"{PREFIX}{i}" for i in range(len(tapped))]
+    taken = [f"{PREFIX}{i}" for i in range(len(tapped))]
+    outputs = [output_name(model.activation), *(["rollout"] if rollout else []), *taken]
     serve = tf.function(lambda **inputs: dict(zip(outputs, constant(**inputs), strict=True)), autograph=False)
     module.serve = serve.get_concrete_function(**specs)
 
@@ -247,12 +247,13 @@ def _take_pixels(file, names):
     """Make the inputs called `names` uint8, where an operator QUANTIZE is all that takes them."""
     from ai_edge_litert.tools import flatbuffer_utils
 
+    from keras_vit.export.tflite.graph import opcodes_of
     from keras_vit.export.tflite.implied_ranges import INPUT
 
     graph = file.subgraphs[0]
-    codes = [flatbuffer_utils.opcode_to_name(file, i) for i in range(len(file.operatorCodes))]
+    opcodes = opcodes_of(file)
     for index in graph.inputs:
-        takers = {codes[op.opcodeIndex] for op in graph.operators if index in op.inputs}
+        takers = {opcodes[op.opcodeIndex] for op in graph.operators if index in op.inputs}
         tensor = graph.tensors[index]
         if tensor.name.decode() in {f"{INPUT}{name}:0" for name in names} and takers == {"QUANTIZE"}:
             tensor.type = flatbuffer_utils.TensorType.UINT8

@@ -1,8 +1,11 @@
 """`Graph`: what a .tflite file computes, as plain Python objects."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+
+MOVES = ("RESHAPE", "TRANSPOSE")  # operators that move numbers and leave the values as they are
 
 
 @dataclasses.dataclass
@@ -37,13 +40,19 @@ class Graph:
     constants: dict[int, np.ndarray]
 
 
+def opcodes_of(file: Any) -> list[str]:
+    """The names that the operators of a parsed .tflite refer to by `opcodeIndex`."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return [flatbuffer_utils.opcode_to_name(file, i) for i in range(len(file.operatorCodes))]
+
+
 def read_graph(content: bytes) -> Graph:
     """The graph in the bytes of a .tflite file."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     file = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    graph = file.subgraphs[0]
-    opcodes = [flatbuffer_utils.opcode_to_name(file, i) for i in range(len(file.operatorCodes))]
+    graph, opcodes = file.subgraphs[0], opcodes_of(file)
     operators = [
         Operator(opcodes[op.opcodeIndex], [t for t in op.inputs if t >= 0], list(op.outputs))
         for op in graph.operators
@@ -58,3 +67,22 @@ def read_graph(content: bytes) -> Graph:
         if data is not None and len(data):
             constants[index] = np.frombuffer(bytes(data), "float32").reshape(shapes[index])
     return Graph(operators, names, shapes, floats, constants)
+
+
+def values_of_tensors(content: bytes, graph: Graph, inputs: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
+    """{index of a float32 tensor: its values when the file sees the raw `inputs`}."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=bytes(content),
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    places = interpreter.get_signature_runner("serving_default").get_input_details()
+    for name, place in places.items():
+        interpreter.set_tensor(place["index"], inputs[name])
+    interpreter.invoke()
+    # Kernels have temporary tensors besides.
+    tensors = {tensor for operator in graph.operators for tensor in (*operator.inputs, *operator.outputs)}
+    return {index: interpreter.get_tensor(index).copy() for index in sorted(tensors & graph.floats)}

@@ -8,8 +8,7 @@ import numpy as np
 
 from keras_vit.export.dummy_inputs import dummy_inputs
 from keras_vit.export.quantization.fake_quant import FIXED
-from keras_vit.export.tflite.graph import Graph
-from keras_vit.export.tflite.pairing import values_of_tensors
+from keras_vit.export.tflite.graph import Graph, values_of_tensors
 from keras_vit.modalities.pixels import Pixels
 from keras_vit.models.vit import ViT
 

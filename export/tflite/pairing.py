@@ -84,25 +84,6 @@ def pair(
     return content, read_graph(content), Pairs(layers, tables, roles_of, computed)
 
 
-def values_of_tensors(content: bytes, graph: Graph, inputs: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
-    """{index of a float32 tensor: its values when the file sees the raw `inputs`}."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    interpreter = Interpreter(
-        model_content=bytes(content),
-        experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.allocate_tensors()
-    places = interpreter.get_signature_runner("serving_default").get_input_details()
-    for name, place in places.items():
-        interpreter.set_tensor(place["index"], inputs[name])
-    interpreter.invoke()
-    # Kernels have temporary tensors besides.
-    tensors = {tensor for operator in graph.operators for tensor in (*operator.inputs, *operator.outputs)}
-    return {index: interpreter.get_tensor(index).copy() for index in sorted(tensors & graph.floats)}
-
-
 def _layers_with_weights(model):
     """Yield (name, layer) for the layers whose kernel or table the file holds as the model does."""
     for name, layer in quantizable_layers(model):

@@ -10,12 +10,11 @@ import keras
 import numpy as np
 
 from keras_vit.export.quantization.fake_quant import BLOCK
-from keras_vit.export.tflite.graph import Graph, Operator
+from keras_vit.export.tflite.graph import MOVES, Graph, Operator
 from keras_vit.export.tflite.implied_ranges import Ranges, add_implied_ranges, range_with_zero
 from keras_vit.export.tflite.pairing import Pairs
 from keras_vit.models.vit import ViT
 
-MOVES = ("RESHAPE", "TRANSPOSE")  # they move numbers and keep the range
 POOLS = ("MAX_POOL_2D", "PAD")  # their numbers are others, in the same range
 SLICES = ("STRIDED_SLICE", "SLICE")  # so are theirs; but what is sliced may be float, and the slice not
 PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL")

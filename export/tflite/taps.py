@@ -14,9 +14,9 @@ from typing import Any
 import keras
 
 from keras_vit.export.quantization.spec import quantizable_layers
+from keras_vit.export.tflite.graph import MOVES, opcodes_of
 
 PREFIX = "tap_"
-MOVES = ("RESHAPE", "TRANSPOSE")  # they move numbers and leave the values as they are
 
 
 @contextlib.contextmanager
@@ -57,8 +57,6 @@ def without_taps(content: bytes, roles: list[str]) -> tuple[bytes, dict[str, int
     Raises:
         RuntimeError: a tap that the file does not have, or whose tensor nothing else in the file needs.
     """
-    from ai_edge_litert.tools import flatbuffer_utils
-
     from keras_vit.export.tflite.metadata import packed, parsed
 
     file = parsed(content)
@@ -70,7 +68,7 @@ def without_taps(content: bytes, roles: list[str]) -> tuple[bytes, dict[str, int
     signature.outputs = [o for o in signature.outputs if not o.name.decode().startswith(PREFIX)]
     graph.outputs = [output.tensorIndex for output in signature.outputs]
 
-    opcodes = [flatbuffer_utils.opcode_to_name(file, i) for i in range(len(file.operatorCodes))]
+    opcodes = opcodes_of(file)
     needed, kept = set(graph.outputs), []
     made_by = {}
     for operator in reversed(graph.operators):

@@ -36,8 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m mypy --no-error-summary keras_vit
-	$(BIN)/python -m mypy --no-error-summary export mobile_demo/*.py
+	$(BIN)/python -m mypy --no-error-summary keras_vit export mobile_demo/*.py
 
 web:
 	cd mobile_demo/web && npm ci --silent && npm run build
